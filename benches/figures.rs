@@ -1,0 +1,285 @@
+//! The figures of the README, measured on the program itself: `cargo bench --bench figures`.
+//!
+//! Those that need servers use the ones that `scripts/servers start DIR` starts, and are left out,
+//! by name, when `source DIR/env` was forgotten.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agentarea_api::{
+    api::{Bound, behind_edge, serve},
+    app::App,
+    config::Config,
+};
+use poem::{Endpoint, Request, Response};
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// Tells this program, started again, to serve the bare handler.
+const BARE: &str = "FIGURES_BARE";
+const RUNS: usize = 7;
+const REQUESTS: usize = 20_000;
+const PARALLEL: usize = 16;
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if variable(BARE).is_some() {
+        return runtime.block_on(serve_bare());
+    }
+    agentarea_api::tls::install_provider();
+    runtime.block_on(async {
+        start_to_ready().await;
+        health_against_bare().await;
+        thousand_followers().await;
+        let servers =
+            ["TEST_REDIS_URL", "TEST_DATABASE_URL", "TEST_TEMPORAL_ADDRESS"].map(variable);
+        let [Some(redis), Some(database), Some(temporal)] = servers else {
+            println!("left out, no servers: idle-rss, first-requests");
+            return;
+        };
+        idle_memory(&redis, &database, &temporal).await;
+        first_requests(&redis).await;
+    });
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark is told where the servers are")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A handler that does nothing, behind the same accept loop and middleware.
+struct Bare;
+
+impl Endpoint for Bare {
+    type Output = Response;
+
+    async fn call(&self, _request: Request) -> poem::Result<Response> {
+        Ok(Response::builder().content_type("application/json").body("{\"status\":\"healthy\"}"))
+    }
+}
+
+async fn serve_bare() {
+    let mut config = Config::default();
+    config.server.host = [127, 0, 0, 1].into();
+    config.server.port = 0;
+    let state = App::default().state(Arc::new(config));
+    let bound = Bound::new(&state.config.server).expect("a free port");
+    eprintln!("listening on http://{}", bound.address);
+    let never = CancellationToken::new();
+    serve(bound, behind_edge(&state, Bare), never, Duration::ZERO).await;
+}
+
+struct Server {
+    child: Child,
+    base: String,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _already_dead = self.child.kill().is_err();
+        let _reaped = self.child.wait().is_ok();
+    }
+}
+
+impl Server {
+    fn program(variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentarea-api"));
+        command.env_clear().envs(variables.iter().copied());
+        command.env("AGENTAREA_SERVER__HOST", "127.0.0.1").env("PORT", "0");
+        Self::start(command)
+    }
+
+    fn bare() -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        command.env(BARE, "1");
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let file = fs::File::create(&log).expect("a log");
+        let child = command.current_dir(folder.path()).stderr(file).stdout(Stdio::null()).spawn();
+        let mut server = Self { child: child.expect("it starts"), base: String::new(), folder };
+        server.base = loop {
+            let text = server.log();
+            // The line may be half written.
+            let (_, rest) = text.split_once("listening on ").unwrap_or_default();
+            if let Some((base, _)) = rest.split_once([',', ' ', '\n']) {
+                break base.to_owned();
+            }
+            std::thread::yield_now();
+        };
+        server
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    async fn ready(&self) {
+        while !self.log().contains(" ready") {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Processor time used so far, in clock ticks.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("Linux");
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
+    }
+
+    fn rss_kib(&self) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+
+    async fn post(&self, http: &Client, path: &str, body: &Value) -> u16 {
+        let request = http.post(format!("{}{path}", self.base)).json(body);
+        request.send().await.map_or(0, |answer| answer.status().as_u16())
+    }
+}
+
+async fn start_to_ready() {
+    let mut all = Vec::new();
+    for _ in 0..RUNS {
+        let begin = Instant::now();
+        let server = Server::program(&[]);
+        server.ready().await;
+        all.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    println!("start-to-ready: {:.0} ms (median of {RUNS})", median(all));
+}
+
+/// Processor time of one request, in microseconds.
+async fn cost(server: &Server, http: &Client) -> f64 {
+    let before = server.ticks();
+    let one = || async {
+        for _ in 0..REQUESTS / PARALLEL {
+            let answer =
+                http.get(format!("{}/health", server.base)).send().await.expect("an answer");
+            answer.bytes().await.expect("a body");
+        }
+    };
+    futures_util::future::join_all((0..PARALLEL).map(|_| one())).await;
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred ticks")]
+    let ticks = (server.ticks() - before) as f64;
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
+    let requests = REQUESTS as f64;
+    ticks * 10_000.0 / requests
+}
+
+async fn health_against_bare() {
+    let (bare, real) = (Server::bare(), Server::program(&[]));
+    real.ready().await;
+    let http = Client::new();
+    let (mut bare_cost, mut real_cost) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        bare_cost.push(cost(&bare, &http).await);
+        real_cost.push(cost(&real, &http).await);
+    }
+    let (bare, real) = (median(bare_cost), median(real_cost));
+    println!(
+        "health-vs-bare: {:.2} (bare {bare:.1} µs, /health {real:.1} µs of CPU per request)",
+        bare / real
+    );
+}
+
+async fn thousand_followers() {
+    const CLIENTS: usize = 1000;
+    const EVENTS: usize = 1000;
+    let server = Server::program(&[]);
+    server.ready().await;
+    let http = Client::new();
+    let mut followers = Vec::new();
+    for _ in 0..CLIENTS {
+        let stream = http.get(format!("{}/v1/events/stream", server.base)).send().await;
+        followers.push(stream.expect("a stream"));
+    }
+    let before = server.ticks();
+    let begin = Instant::now();
+    let publish = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(10));
+        for n in 0..EVENTS {
+            pace.tick().await;
+            server.post(&http, "/v1/events", &json!({"type": "t", "data": n})).await;
+        }
+    };
+    let follow = followers.into_iter().map(|mut stream| async move {
+        let mut seen = 0;
+        while seen < EVENTS {
+            let chunk = tokio::time::timeout(Duration::from_mins(1), stream.chunk()).await;
+            let Ok(Ok(Some(chunk))) = chunk else { break };
+            seen += chunk.windows(5).filter(|window| window == b"data:").count();
+        }
+        seen
+    });
+    let (seen, ()) = tokio::join!(futures_util::future::join_all(follow), publish);
+    let complete = seen.iter().filter(|seen| **seen == EVENTS).count();
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand ticks")]
+    let cpu = (server.ticks() - before) as f64 / 100.0;
+    println!(
+        "sse-1000: {complete} of {CLIENTS} clients saw all {EVENTS} events, in {:.1} s with {cpu:.1} s \
+         of CPU and {} MiB",
+        begin.elapsed().as_secs_f64(),
+        server.rss_kib() / 1024
+    );
+}
+
+async fn idle_memory(redis: &str, database: &str, temporal: &str) {
+    let variables =
+        [("REDIS_URL", redis), ("DATABASE_URL", database), ("TEMPORAL_ADDRESS", temporal)];
+    let server = Server::program(&variables);
+    server.ready().await;
+    let http = Client::new();
+    loop {
+        let answer = http.get(format!("{}/health", server.base)).send().await.expect("an answer");
+        let health: Value = answer.json().await.expect("JSON");
+        if health["status"] == "healthy" {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    println!(
+        "idle-rss: {:.1} MiB",
+        f64::from(u32::try_from(server.rss_kib()).unwrap_or(0)) / 1024.0
+    );
+}
+
+async fn first_requests(redis: &str) {
+    const REQUESTS: usize = 2000;
+    let variables = [("REDIS_URL", redis), ("AGENTAREA_EVENT_BROKER__STARTUP", "lazy")];
+    let server = Server::program(&variables);
+    server.ready().await;
+    let http = Client::new();
+    let body = json!({"type": "x"});
+    let begin = Instant::now();
+    let all = (0..REQUESTS).map(|_| server.post(&http, "/v1/events", &body));
+    let accepted =
+        futures_util::future::join_all(all).await.into_iter().filter(|code| *code == 202).count();
+    let took = begin.elapsed().as_millis();
+    let answer =
+        http.get(format!("{}/v1/connections", server.base)).send().await.expect("an answer");
+    let connections: Value = answer.json().await.expect("JSON");
+    let broker = connections["items"]
+        .as_array()
+        .and_then(|items| items.iter().find(|item| item["name"] == "event_broker"));
+    let builds = broker.map(|broker| broker["reuse"]["builds"].clone()).unwrap_or_default();
+    println!(
+        "first-requests: {accepted} of {REQUESTS} accepted in {took} ms, {builds} connection built"
+    );
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

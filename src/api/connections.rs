@@ -1,0 +1,225 @@
+//! `/v1/connections`.
+
+use poem_openapi::{Object, OpenApi, Tags, param::Path, payload::Json};
+
+use super::{State, error::ApiError, types::DateTime};
+use crate::{
+    connection::{ConnectionReport, PoolStatus, ProbeReport, Transition},
+    error::{Error, ErrorKind},
+};
+
+#[derive(Tags)]
+pub(super) enum Tag {
+    /// What is known of the managed connections.
+    Connections,
+}
+
+/// A connection in short.
+#[derive(Clone, Debug, Object)]
+pub(super) struct ConnectionSummary {
+    /// Its name.
+    name: String,
+    /// The backend in use.
+    backend: String,
+    /// Whether an outage makes the instance unhealthy.
+    required: bool,
+    /// `not_initialized`, `initializing`, `initialized`, `unavailable` or `closed`.
+    state: String,
+    /// Whether calls pass: `closed`, `open`, `half_open`, `forced_open` or `forced_closed`.
+    circuit: String,
+    /// Its pool, if it has one.
+    #[oai(skip_serializing_if_is_none)]
+    pool: Option<Pool>,
+    /// How often what was built is used.
+    reuse: Reuse,
+    /// The last probe.
+    #[oai(skip_serializing_if_is_none)]
+    probe: Option<Probe>,
+    /// The class of the last error.
+    #[oai(skip_serializing_if_is_none)]
+    last_error: Option<LastError>,
+    /// How often it came back.
+    recoveries: u64,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Object)]
+struct Pool {
+    /// The most pooled connections at once.
+    max: u64,
+    /// Checked out.
+    in_use: u64,
+    /// Open and free.
+    idle: u64,
+    /// Calls waiting for one.
+    waiting: u64,
+}
+
+/// How often what was built is used.
+#[derive(Clone, Debug, Object)]
+struct Reuse {
+    /// Backends built.
+    builds: u64,
+    /// Of these, replacements of another one.
+    rebuilds: u64,
+    /// Builds that failed.
+    build_failures: u64,
+    /// Calls served.
+    uses: u64,
+    /// Calls being served.
+    in_use: u64,
+    /// Mean time to get the backend, in milliseconds.
+    acquire_mean_ms: f64,
+    /// Longest time to get the backend, in milliseconds.
+    acquire_max_ms: f64,
+}
+
+/// The last probe.
+#[derive(Clone, Debug, Object)]
+struct Probe {
+    /// Whether it was good.
+    ok: bool,
+    /// Seconds since it ended.
+    age_seconds: f64,
+    /// How long it took, in milliseconds.
+    latency_ms: f64,
+    /// Failed probes in a row.
+    failures_in_row: u32,
+}
+
+/// The last error.
+#[derive(Clone, Debug, Object)]
+struct LastError {
+    /// Its class, such as `refused` or `timeout`.
+    class: String,
+    /// When it happened.
+    at: DateTime,
+}
+
+/// A change of a connection's state.
+#[derive(Clone, Debug, Object)]
+struct StateChange {
+    /// When.
+    at: DateTime,
+    /// The state that ended.
+    from: String,
+    /// The state that began.
+    to: String,
+    /// Why.
+    cause: String,
+    /// The class of the error behind it.
+    #[oai(skip_serializing_if_is_none)]
+    error_class: Option<String>,
+    /// How long the state that ended had lasted, in milliseconds.
+    duration_ms: u64,
+}
+
+/// Everything known of a connection.
+#[derive(Debug, Object)]
+struct Connection {
+    #[oai(flatten)]
+    summary: ConnectionSummary,
+    /// The last hundred changes of state, oldest first.
+    timeline: Vec<StateChange>,
+}
+
+/// All connections.
+#[derive(Debug, Object)]
+struct ConnectionList {
+    /// One for each.
+    items: Vec<ConnectionSummary>,
+}
+
+impl ConnectionSummary {
+    pub(super) fn new(report: &ConnectionReport) -> Self {
+        Self {
+            name: report.name.to_owned(),
+            backend: report.backend.clone(),
+            required: report.required,
+            state: report.service.as_str().to_owned(),
+            circuit: report.circuit.as_str().to_owned(),
+            pool: report.pool.map(Pool::from),
+            reuse: Reuse {
+                builds: report.builds,
+                rebuilds: report.rebuilds,
+                build_failures: report.build_failures,
+                uses: report.uses,
+                in_use: report.in_use as u64,
+                acquire_mean_ms: report.acquire_mean.as_secs_f64() * 1e3,
+                acquire_max_ms: report.acquire_max.as_secs_f64() * 1e3,
+            },
+            probe: report.probe.map(Probe::from),
+            last_error: report
+                .last_error
+                .map(|(kind, at)| LastError { class: kind.as_str().to_owned(), at: DateTime(at) }),
+            recoveries: report.recoveries,
+        }
+    }
+}
+
+impl From<PoolStatus> for Pool {
+    fn from(pool: PoolStatus) -> Self {
+        Self {
+            max: pool.max as u64,
+            in_use: pool.in_use as u64,
+            idle: pool.idle as u64,
+            waiting: pool.waiting as u64,
+        }
+    }
+}
+
+impl From<ProbeReport> for Probe {
+    fn from(probe: ProbeReport) -> Self {
+        Self {
+            ok: probe.ok,
+            age_seconds: probe.age.as_secs_f64(),
+            latency_ms: probe.latency.as_secs_f64() * 1e3,
+            failures_in_row: probe.failures_in_row,
+        }
+    }
+}
+
+impl From<&Transition> for StateChange {
+    fn from(transition: &Transition) -> Self {
+        Self {
+            at: DateTime(transition.at),
+            from: transition.from.as_str().to_owned(),
+            to: transition.to.as_str().to_owned(),
+            cause: transition.cause.to_owned(),
+            error_class: transition.error.map(|kind| kind.as_str().to_owned()),
+            duration_ms: u64::try_from(transition.lasted.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+pub(super) struct Api(pub(super) State);
+
+#[OpenApi(tag = "Tag::Connections")]
+impl Api {
+    /// List the connections
+    #[oai(path = "/v1/connections", method = "get", operation_id = "listConnections")]
+    async fn list(&self) -> Json<ConnectionList> {
+        let items = self.0.manager.reports().iter().map(ConnectionSummary::new).collect();
+        Json(ConnectionList { items })
+    }
+
+    /// Look at a connection
+    #[oai(path = "/v1/connections/:name", method = "get", operation_id = "getConnection")]
+    async fn get(
+        &self,
+        /// `event_broker`, `execution_service` or `database`.
+        name: Path<String>,
+    ) -> Result<Json<Connection>, ApiError> {
+        let reports = self.0.manager.reports();
+        let report = reports.iter().find(|report| report.name == name.0).ok_or_else(|| {
+            let names: Vec<&str> = reports.iter().map(|report| report.name).collect();
+            let message =
+                format!("there is no connection {:?}; there are {}", name.0, names.join(", "));
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        Ok(Json(Connection {
+            summary: ConnectionSummary::new(report),
+            timeline: self.0.manager.timeline(report.name).iter().map(StateChange::from).collect(),
+        }))
+    }
+}

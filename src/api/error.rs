@@ -1,0 +1,205 @@
+//! One table from the program's errors to HTTP.
+
+use std::{fmt, time::Duration};
+
+use poem::{
+    Response,
+    error::{MethodNotAllowedError, NotFoundError, ReadBodyError, ResponseError},
+    http::StatusCode,
+};
+use poem_openapi::{
+    ApiResponse,
+    error::{ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError},
+    registry::{MetaResponses, Registry},
+};
+
+use super::problem::{InvalidItem, Problem};
+use crate::error::{Error, ErrorKind};
+
+/// Waiting so long before a repetition spares a service that just failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest detail of what the framework refuses.
+const MAX_DETAIL: usize = 300;
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    error: Error,
+    invalid: Vec<InvalidItem>,
+}
+
+impl ApiError {
+    pub(super) fn invalid_items(invalid: Vec<InvalidItem>) -> Self {
+        let message = "some events of the batch are invalid; none was stored";
+        Self { error: Error::new(ErrorKind::InvalidInput, message), invalid }
+    }
+
+    /// How long the client should wait, where waiting helps.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let helps = self.status() == StatusCode::SERVICE_UNAVAILABLE;
+        helps.then(|| self.error.retry_after().unwrap_or(RETRY_AFTER))
+    }
+
+    pub(super) fn error(&self) -> &Error {
+        &self.error
+    }
+
+    pub(super) fn problem(&self) -> Problem {
+        let (status, kind, title) = classify(&self.error);
+        let mut problem = Problem::new(status, kind, title);
+        // The text of an outage can name an address; that of a bad request is for the client.
+        if !self.error.kind().is_outage() && self.error.kind() != ErrorKind::Internal {
+            problem.detail = Some(self.error.message().to_owned());
+        }
+        if !self.invalid.is_empty() {
+            problem.invalid = Some(self.invalid.clone());
+        }
+        problem
+    }
+}
+
+/// The table: kind → status, stable type, title.
+fn classify(error: &Error) -> (StatusCode, &'static str, &'static str) {
+    use ErrorKind as K;
+    match error.kind() {
+        K::InvalidInput => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "invalid-input", "The input is invalid")
+        }
+        K::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
+        K::AlreadyExists => (StatusCode::CONFLICT, "already-exists", "The id is taken"),
+        K::Conflict => (StatusCode::CONFLICT, "conflict", "The request conflicts with the state"),
+        K::KeyReused => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "The Idempotency-Key was used for another request",
+        ),
+        K::Unsupported => {
+            (StatusCode::NOT_IMPLEMENTED, "unsupported", "The backend in use cannot do this")
+        }
+        K::Overloaded | K::Throttled => {
+            (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too much is asked for at once")
+        }
+        K::Internal => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "An internal error happened")
+        }
+        _ if error.outcome_unknown() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "outcome-unknown",
+            "It is not known whether the request had its effect",
+        ),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A needed connection is down"),
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        Self { error, invalid: Vec::new() }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl ResponseError for ApiError {
+    fn status(&self) -> StatusCode {
+        classify(&self.error).0
+    }
+}
+
+// The specification's error responses come from the table of routes.
+impl ApiResponse for ApiError {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: Vec::new() }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+/// What poem itself refuses: input that fits no type, unknown routes, bodies that are too large.
+pub(super) fn framework_problem(error: &poem::Error) -> Problem {
+    let status = error.status();
+    if error.is::<ParseRequestPayloadError>() {
+        return with_detail(status, "invalid-body", "The body cannot be read", error);
+    }
+    if error.is::<ParseParamError>() || error.is::<ParsePathError>() {
+        return with_detail(status, "invalid-parameter", "A parameter cannot be read", error);
+    }
+    if error.is::<ContentTypeError>() {
+        let title = "The content type is not supported";
+        return with_detail(status, "unsupported-media-type", title, error);
+    }
+    if error.is::<NotFoundError>() {
+        return Problem::new(status, "not-found", "There is no such thing");
+    }
+    if error.is::<MethodNotAllowedError>() {
+        return Problem::new(status, "method-not-allowed", "The route does not have this method");
+    }
+    if matches!(error.downcast_ref(), Some(ReadBodyError::PayloadTooLarge)) {
+        return too_large();
+    }
+    match status {
+        StatusCode::BAD_REQUEST => {
+            with_detail(status, "invalid-request", "The request cannot be read", error)
+        }
+        _ => Problem::new(
+            status,
+            if status.is_server_error() { "internal" } else { "invalid-request" },
+            status.canonical_reason().unwrap_or("The request was not served"),
+        ),
+    }
+}
+
+/// A parameter or header that cannot be read.
+pub(super) fn bad_request(message: impl Into<String>) -> poem::Error {
+    poem::Error::from_string(message, StatusCode::BAD_REQUEST)
+}
+
+/// The answer when a handler panics; the panic itself is on standard error.
+pub(super) fn panicked() -> Response {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Problem::new(status, "internal", "An internal error happened").into_response()
+}
+
+pub(super) fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
+}
+
+fn with_detail(status: StatusCode, kind: &str, title: &str, error: &poem::Error) -> Problem {
+    // The framework repeats what it was given, however long.
+    let detail = error.to_string().chars().take(MAX_DETAIL).collect();
+    Problem { detail: Some(detail), ..Problem::new(status, kind, title) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_outage_never_reaches_the_client() {
+        let outage = Error::new(ErrorKind::Refused, "10.0.0.7:6379 refuses");
+        let problem = ApiError::from(outage).problem();
+        assert_eq!((problem.status, problem.detail), (503, None));
+        let bad = Error::new(ErrorKind::InvalidInput, "there is no workflow \"x\"");
+        let problem = ApiError::from(bad).problem();
+        assert_eq!(problem.status, 422);
+        assert!(problem.detail.is_some());
+    }
+
+    #[test]
+    fn a_lost_answer_is_told_from_a_refusal() {
+        for (kind, expected) in [
+            (ErrorKind::Disconnected, "outcome-unknown"),
+            (ErrorKind::OutcomeUnknown, "outcome-unknown"),
+            (ErrorKind::Refused, "unavailable"),
+        ] {
+            let problem = ApiError::from(Error::new(kind, "")).problem();
+            assert!(problem.kind.ends_with(expected), "{}", problem.kind);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `/v1/events`.
+
+use poem::Body;
+use poem_openapi::{
+    ApiRequest, ApiResponse, Enum, Object, OpenApi, Tags,
+    param::{Header, Query},
+    payload::{Binary, Json},
+    types::Any,
+};
+use serde_json::Value;
+
+use super::{
+    State,
+    error::{ApiError, bad_request},
+    problem::InvalidItem,
+    types::Raw,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    model::events::{Event, Position},
+    services::event_stream::Filter,
+};
+
+#[derive(Tags)]
+pub(super) enum Tag {
+    /// Publishing and following events.
+    Events,
+}
+
+/// How an event reaches the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum)]
+#[oai(rename_all = "lowercase")]
+pub(super) enum Delivery {
+    /// Accepted durably, delivered as soon as the broker can take it.
+    #[default]
+    Durable,
+    /// Published without being stored; answered once the broker has it.
+    Direct,
+}
+
+/// A `CloudEvents` 1.0 event in the JSON format. Extension attributes may be added.
+#[derive(Debug, Object)]
+#[oai(rename = "CloudEvent")]
+pub(super) struct CloudEvent {
+    /// Always `1.0`.
+    specversion: String,
+    /// Unique within the source.
+    id: String,
+    /// Where the event happened, a URI reference.
+    source: String,
+    /// What happened, such as `task.created`.
+    #[oai(rename = "type")]
+    kind: String,
+    /// What it happened to; events of one subject keep their order.
+    subject: Option<String>,
+    /// When it happened, RFC 3339.
+    time: Option<String>,
+    /// The media type of `data`.
+    datacontenttype: Option<String>,
+    /// The schema of `data`.
+    dataschema: Option<String>,
+    /// The payload.
+    data: Option<Any<Value>>,
+    /// The payload when it is binary.
+    data_base64: Option<String>,
+}
+
+/// An event in short; id, source and time are filled in.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub(super) struct ShortEvent {
+    /// What happened, such as `task.created`.
+    #[oai(rename = "type")]
+    kind: String,
+    /// What it happened to; events of one subject keep their order.
+    subject: Option<String>,
+    /// The payload.
+    data: Option<Any<Value>>,
+}
+
+/// One event, a batch, or the short form, by content type.
+#[derive(Debug, ApiRequest)]
+pub(super) enum Publish {
+    /// A `CloudEvents` event.
+    #[oai(content_type = "application/cloudevents+json")]
+    One(Json<Raw<CloudEvent>>),
+    /// A batch: all of it is accepted, or none.
+    #[oai(content_type = "application/cloudevents-batch+json")]
+    Batch(Json<Vec<Raw<CloudEvent>>>),
+    // Last, because it takes every type that ends in `+json`.
+    /// The short form.
+    Short(Json<ShortEvent>),
+}
+
+/// The ids of what was published.
+#[derive(Debug, Object)]
+pub(super) struct Published {
+    /// The id of the one event.
+    #[oai(skip_serializing_if_is_none)]
+    id: Option<String>,
+    /// The ids of the batch, in its order.
+    #[oai(skip_serializing_if_is_none)]
+    ids: Option<Vec<String>>,
+}
+
+#[derive(ApiResponse)]
+pub(super) enum PublishResponse {
+    /// The broker has it (`delivery=direct`).
+    #[oai(status = 200)]
+    Delivered(Json<Published>),
+    /// It is accepted.
+    #[oai(status = 202)]
+    Accepted(Json<Published>),
+}
+
+#[derive(ApiResponse)]
+pub(super) enum StreamResponse {
+    /// Server-sent events: `data` is an event's `CloudEvents` JSON, `id` resumes after it. An event
+    /// named `gap` says that events were missed. Comments keep the connection open.
+    #[oai(status = 200, content_type = "text/event-stream")]
+    Stream(
+        Binary<Body>,
+        #[oai(header = "Cache-Control")] String,
+        #[oai(header = "X-Accel-Buffering")] String,
+    ),
+}
+
+pub(super) struct Api(pub(super) State);
+
+#[OpenApi(tag = "Tag::Events")]
+impl Api {
+    /// Publish events
+    ///
+    /// Takes one `CloudEvent`, a batch, or the short form, by content type.
+    #[oai(path = "/v1/events", method = "post", operation_id = "publishEvents")]
+    async fn publish(
+        &self,
+        /// `durable` (the default) or `direct`.
+        delivery: Query<Option<Delivery>>,
+        body: Publish,
+    ) -> Result<PublishResponse, ApiError> {
+        let state = &self.0;
+        let delivery = delivery.0.unwrap_or_default();
+        if delivery == Delivery::Direct && !state.config.features.direct_delivery {
+            let message = "direct delivery is switched off";
+            return Err(Error::new(ErrorKind::NotFound, message).into());
+        }
+        let is_batch = matches!(body, Publish::Batch(_));
+        let events = read(body)?;
+        if !events.is_empty() {
+            state.events.publish(&events).await?;
+        }
+        let mut ids: Vec<String> = events.into_iter().map(|event| event.id).collect();
+        let published = if is_batch {
+            Published { id: None, ids: Some(ids) }
+        } else {
+            Published { id: ids.pop(), ids: None }
+        };
+        Ok(match delivery {
+            Delivery::Direct => PublishResponse::Delivered(Json(published)),
+            Delivery::Durable => PublishResponse::Accepted(Json(published)),
+        })
+    }
+
+    /// Follow events
+    ///
+    /// Server-sent events. Without `Last-Event-ID` the stream starts now; with it, after that
+    /// event.
+    #[oai(path = "/v1/events/stream", method = "get", operation_id = "streamEvents")]
+    async fn stream(
+        &self,
+        /// Only events of this type, or of types that begin so if it ends in `*`.
+        #[oai(name = "type")]
+        kind: Query<Option<String>>,
+        /// Only events of this subject.
+        subject: Query<Option<String>>,
+        /// The id of the last event that was seen.
+        #[oai(name = "Last-Event-ID")]
+        last_event_id: Header<Option<String>>,
+    ) -> Result<StreamResponse, poem::Error> {
+        let state = &self.0;
+        let last = match last_event_id.0.as_deref().map(str::trim).filter(|id| !id.is_empty()) {
+            None => None,
+            Some(id) => Some(
+                id.parse::<Position>()
+                    .map_err(|message| bad_request(format!("Last-Event-ID: {message}")))?,
+            ),
+        };
+        let filter = Filter::new(kind.0, subject.0);
+        let mut client = state.streams.subscribe(filter, last).await.map_err(ApiError::from)?;
+        let text = async_stream::stream! {
+            // Headers alone do not reach the client through every proxy; a comment does.
+            yield Ok::<_, std::io::Error>(bytes::Bytes::from_static(b": subscribed\n\n"));
+            while let Some(text) = client.next().await {
+                yield Ok(text);
+            }
+        };
+        Ok(StreamResponse::Stream(
+            Binary(Body::from_bytes_stream(text)),
+            "no-store".to_owned(),
+            "no".to_owned(),
+        ))
+    }
+}
+
+fn read(body: Publish) -> Result<Vec<Event>, ApiError> {
+    let invalid = |message: String| Error::new(ErrorKind::InvalidInput, message);
+    match body {
+        Publish::Short(Json(short)) => {
+            let event = Event::new(short.kind, short.subject, short.data.map(|data| data.0));
+            event.check().map_err(invalid)?;
+            Ok(vec![event])
+        }
+        Publish::One(Json(raw)) => Ok(vec![Event::from_json(raw.0).map_err(invalid)?]),
+        Publish::Batch(Json(batch)) => {
+            let mut events = Vec::with_capacity(batch.len());
+            let mut wrong = Vec::new();
+            for (index, raw) in (0..).zip(batch) {
+                match Event::from_json(raw.0) {
+                    Ok(event) => events.push(event),
+                    Err(detail) => wrong.push(InvalidItem { index, detail }),
+                }
+            }
+            if wrong.is_empty() { Ok(events) } else { Err(ApiError::invalid_items(wrong)) }
+        }
+    }
+}

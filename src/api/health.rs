@@ -1,0 +1,266 @@
+//! `/health`, `/livez`, `/readyz`, `/metrics`. The handlers do no I/O.
+
+use std::{collections::HashMap, marker::PhantomData, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use poem::{http::StatusCode, web::Data};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi, Tags, param::Query, payload::PlainText, types::ToJSON,
+};
+use tokio::time::Instant;
+
+use super::{
+    State,
+    connections::ConnectionSummary,
+    edge::Caller,
+    types::{DateTime, Written},
+};
+use crate::{config::Details, connection::ConnectionReport, health, model::time};
+
+#[derive(Tags)]
+pub(super) enum Tag {
+    /// Whether the service and its connections work.
+    Health,
+}
+
+/// Whether the service and its connections work, measured in the background moments ago.
+#[derive(Debug, Object)]
+pub(super) struct HealthReport {
+    /// The status of the whole: `healthy`, `degraded`, `starting`, `unhealthy`, `draining` or
+    /// `stalled`.
+    status: String,
+    /// Always `agentarea-api`.
+    service: String,
+    /// The version of the program.
+    version: String,
+    /// Identifies the answering process.
+    instance: String,
+    /// The connections.
+    connections: Connections,
+    /// When this was answered.
+    timestamp: DateTime,
+}
+
+/// The connections.
+#[derive(Debug, Object)]
+struct Connections {
+    /// The value of `ENVIRONMENT`.
+    environment: String,
+    /// The worst of the connections: `healthy`, `degraded` or `unhealthy`.
+    status: String,
+    /// Each connection: `not_initialized`, `initializing`, `initialized`, `unavailable` or
+    /// `closed`.
+    services: Services,
+    /// True while no backend was built for a single call.
+    connection_reuse: bool,
+    /// True while at most one backend of each connection lives, outside a swap.
+    singleton_pattern: bool,
+    /// Each connection in short, by name, for those who may see it.
+    #[oai(skip_serializing_if_is_none)]
+    details: Option<HashMap<String, ConnectionSummary>>,
+}
+
+/// Where each connection stands.
+#[derive(Debug, Object)]
+struct Services {
+    /// Carries events.
+    event_broker: String,
+    /// Runs executions.
+    execution_service: String,
+    /// Keeps what was accepted.
+    database: String,
+}
+
+/// The report, under the HTTP status that the configuration gives to its state.
+#[derive(ApiResponse)]
+pub(super) enum HealthResponse {
+    /// The report; by default of a service that is healthy, degraded, or unhealthy (see `status`).
+    #[oai(status = 200)]
+    Up(Written<HealthReport>),
+    /// The report; by default of a service that is starting, draining or stalled.
+    #[oai(status = 503)]
+    Down(Written<HealthReport>),
+    /// The report, under another status that the configuration names.
+    Other(StatusCode, Written<HealthReport>),
+}
+
+#[derive(ApiResponse)]
+pub(super) enum ProbeResponse {
+    /// Yes.
+    #[oai(status = 200)]
+    Yes(PlainText<String>, #[oai(header = "Cache-Control")] String),
+    /// No.
+    #[oai(status = 503)]
+    No(PlainText<String>, #[oai(header = "Cache-Control")] String),
+}
+
+#[derive(ApiResponse)]
+pub(super) enum MetricsResponse {
+    /// `OpenMetrics` text.
+    #[oai(
+        status = 200,
+        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    )]
+    Text(PlainText<String>),
+}
+
+/// How old an answer of `/health` may be if no state has changed: much younger than any probe, so
+/// that a crowd of load balancers costs little more than one.
+const FRESH: Duration = Duration::from_millis(10);
+
+/// An answer that was written a moment ago.
+#[derive(Clone)]
+struct Answer {
+    at: Instant,
+    draining: bool,
+    changes: u64,
+    status: u16,
+    body: Bytes,
+}
+
+pub(super) struct Api {
+    state: State,
+    /// The last answer without and with details.
+    answers: [Mutex<Option<Answer>>; 2],
+}
+
+impl Api {
+    pub(super) fn new(state: State) -> Self {
+        Self { state, answers: Default::default() }
+    }
+
+    fn answer(&self, details: bool) -> Answer {
+        let draining = self.state.draining.is_on();
+        let mut last = self.answers[usize::from(details)].lock();
+        let changes = self.state.manager.changes();
+        let fresh = |answer: &&Answer| {
+            answer.at.elapsed() < FRESH && (answer.draining, answer.changes) == (draining, changes)
+        };
+        if let Some(answer) = last.as_ref().filter(fresh) {
+            return answer.clone();
+        }
+        let reports = self.state.manager.reports();
+        let status = health::status(&reports, draining);
+        let answer = Answer {
+            at: Instant::now(),
+            draining,
+            changes,
+            status: status.http_status(&self.state.config.health.http_status),
+            body: report(&self.state, &reports, status, details).to_json_string().into(),
+        };
+        *last = Some(answer.clone());
+        answer
+    }
+}
+
+#[OpenApi(tag = "Tag::Health")]
+impl Api {
+    /// Report on the service and its connections
+    #[oai(path = "/health", method = "get", operation_id = "getHealth")]
+    async fn health(&self, caller: Data<&Caller>) -> HealthResponse {
+        let details = match self.state.config.health.details {
+            Details::Always => true,
+            Details::WhenAuthorized => caller.may_read(),
+            Details::Never => false,
+        };
+        let Answer { status, body, .. } = self.answer(details);
+        let body = Written(body, PhantomData);
+        match status {
+            200 => HealthResponse::Up(body),
+            503 => HealthResponse::Down(body),
+            other => {
+                let other = StatusCode::from_u16(other).unwrap_or(StatusCode::OK);
+                HealthResponse::Other(other, body)
+            }
+        }
+    }
+
+    /// Tell whether the process works
+    ///
+    /// For liveness probes: only a process that hangs says no.
+    #[oai(path = "/livez", method = "get", operation_id = "getLiveness")]
+    async fn livez(
+        &self,
+        /// List the parts.
+        verbose: Query<Option<String>>,
+    ) -> ProbeResponse {
+        self.probe(verbose.0.is_some(), health::Status::is_alive)
+    }
+
+    /// Tell whether the service should get traffic
+    #[oai(path = "/readyz", method = "get", operation_id = "getReadiness")]
+    async fn readyz(
+        &self,
+        /// List the parts.
+        verbose: Query<Option<String>>,
+    ) -> ProbeResponse {
+        self.probe(verbose.0.is_some(), health::Status::is_ready)
+    }
+
+    /// Give the metrics to Prometheus
+    #[oai(path = "/metrics", method = "get", operation_id = "getMetrics")]
+    async fn metrics(&self) -> MetricsResponse {
+        // Reporting brings the gauges of pools and probes up to date.
+        let _reports = self.state.manager.reports();
+        MetricsResponse::Text(PlainText(self.state.metrics.text()))
+    }
+}
+
+impl Api {
+    fn probe(&self, verbose: bool, holds: fn(health::Status) -> bool) -> ProbeResponse {
+        let reports = self.state.manager.reports();
+        let status = health::status(&reports, self.state.draining.is_on());
+        let mut text = status.as_str().to_owned();
+        if verbose {
+            let parts = reports.iter().map(|report| {
+                let mark = if report.down { '-' } else { '+' };
+                format!("\n[{mark}] {} {}", report.name, report.service.as_str())
+            });
+            text.extend(parts);
+        }
+        text.push('\n');
+        let no_store = "no-store".to_owned();
+        if holds(status) {
+            ProbeResponse::Yes(PlainText(text), no_store)
+        } else {
+            ProbeResponse::No(PlainText(text), no_store)
+        }
+    }
+}
+
+fn report(
+    state: &State,
+    reports: &[ConnectionReport],
+    status: health::Status,
+    details: bool,
+) -> HealthReport {
+    let service = |name: &str| {
+        let report = reports.iter().find(|report| report.name == name);
+        report.map_or("not_initialized", |report| report.service.as_str()).to_owned()
+    };
+    // While a required connection is undecided, the others tell; the whole says `starting`.
+    let connections = health::connections_status(reports).unwrap_or(health::Status::Degraded);
+    HealthReport {
+        status: status.as_str().to_owned(),
+        service: "agentarea-api".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: state.instance.to_string(),
+        connections: Connections {
+            environment: state.config.environment.clone(),
+            status: connections.as_str().to_owned(),
+            services: Services {
+                event_broker: service("event_broker"),
+                execution_service: service("execution_service"),
+                database: service("database"),
+            },
+            connection_reuse: health::connection_reuse(reports),
+            singleton_pattern: health::singleton_pattern(reports),
+            details: details.then(|| {
+                let named = |r: &ConnectionReport| (r.name.to_owned(), ConnectionSummary::new(r));
+                reports.iter().map(named).collect()
+            }),
+        },
+        timestamp: DateTime(time::now()),
+    }
+}

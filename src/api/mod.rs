@@ -1,0 +1,119 @@
+//! The HTTP API: routes, types, errors, doors, and the server that carries them.
+
+mod auth;
+mod connections;
+mod document;
+mod edge;
+mod error;
+mod events;
+mod executions;
+mod health;
+mod pages;
+mod problem;
+mod routes;
+mod server;
+mod types;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use poem::{Endpoint, EndpointExt, Response, Route, middleware::CatchPanic};
+use poem_openapi::OpenApiService;
+
+pub use self::{
+    auth::{NewKey, new_key},
+    server::{Bound, serve},
+};
+use crate::{
+    config::Config,
+    manager::ConnectionManager,
+    services::{event_stream::EventStreams, events::Events, executions::Executions},
+    telemetry::metrics::Metrics,
+};
+
+/// What the handlers share.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Identifies this process among the replicas.
+    pub instance: Arc<str>,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The connections, for their reports.
+    pub manager: ConnectionManager,
+    /// Publishing.
+    pub events: Events,
+    /// Following.
+    pub streams: EventStreams,
+    /// Executions.
+    pub executions: Executions,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Set once the service is stopping.
+    pub draining: Draining,
+}
+
+/// Whether the service is stopping.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+impl Draining {
+    /// From now on the service reports that it is stopping.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+type Apis = (health::Api, events::Api, executions::Api, connections::Api, pages::Api);
+
+fn service(state: &State) -> OpenApiService<Apis, ()> {
+    let apis = (
+        health::Api::new(state.clone()),
+        events::Api(state.clone()),
+        executions::Api(state.clone()),
+        connections::Api(state.clone()),
+        pages::Api(state.clone()),
+    );
+    OpenApiService::new(apis, "agentarea-api", env!("CARGO_PKG_VERSION"))
+        .description(
+            "The front door of an AgentArea deployment: publish events, follow them, and run \
+             durable executions.",
+        )
+        .license("Apache-2.0")
+}
+
+/// The specification of the features that are on, as YAML. Needs no running connection.
+#[must_use]
+pub fn specification_yaml(state: &State) -> String {
+    document::yaml(&document::build(&service(state).spec(), &state.config.features))
+}
+
+/// All routes behind the one middleware.
+#[must_use]
+pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
+    let service = service(state);
+    let document = document::build(&service.spec(), &state.config.features);
+    let pages = pages::Pages::new(&service, &document);
+    let routes = Route::new()
+        .at("/docs", pages.docs())
+        .at("/openapi.json", pages.json())
+        .at("/openapi.yaml", pages.yaml())
+        .nest("/", service);
+    behind_edge(state, routes)
+}
+
+/// Puts the one middleware around `routes`; benchmarks compare with other routes behind it.
+pub fn behind_edge<E: Endpoint + 'static>(
+    state: &State,
+    routes: E,
+) -> impl Endpoint<Output = Response> + 'static {
+    let caught = CatchPanic::new().with_handler(|_cause| error::panicked());
+    routes.with(caught).with(edge::Edge::new(state)).map_to_response()
+}

@@ -1,0 +1,239 @@
+//! The accept loop: what carries the endpoint.
+//!
+//! It is our own because the framework's neither cuts a request head that never ends nor always
+//! finishes draining. A client connection is bounded in three ways: a first request within
+//! `header_timeout` (which also catches a silent peer and a stalled TLS handshake), each further
+//! head within `header_timeout`, and the drain.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use futures_util::{StreamExt, future, stream};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulShutdown, Watcher},
+    },
+};
+use poem::{
+    Endpoint, Response,
+    http::uri::Scheme,
+    listener::{AcceptorExt, BoxAcceptor, BoxIo, RustlsCertificate, RustlsConfig, TcpAcceptor},
+    web::{LocalAddr, RemoteAddr},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::config::Server;
+
+type HyperBody = http_body_util::combinators::BoxBody<bytes::Bytes, io::Error>;
+
+/// Clients that the system lets wait for the accept loop.
+const BACKLOG: i32 = 1024;
+/// Pause after a failed accept, as when the process runs out of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// The largest request head.
+const MAX_HEAD: usize = 64 << 10;
+
+/// A bound port, before anything is served on it.
+pub struct Bound {
+    acceptor: BoxAcceptor,
+    /// The address it is bound to, with the port that the system chose.
+    pub address: SocketAddr,
+    max_connections: usize,
+    header_timeout: Duration,
+}
+
+impl Bound {
+    /// Binds the configured address.
+    ///
+    /// # Errors
+    /// When the port is taken or not allowed, or the TLS files cannot be used.
+    pub fn new(config: &Server) -> anyhow::Result<Self> {
+        let wanted = SocketAddr::new(config.host, config.port);
+        let listener = listen(wanted).map_err(|error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::AddrInUse => "; stop what uses it, or choose another with PORT",
+                io::ErrorKind::PermissionDenied => "; choose a port above 1023 with PORT",
+                _ => "",
+            };
+            anyhow::anyhow!("cannot listen on {wanted}: {error}{remedy}")
+        })?;
+        let address = listener.local_addr()?;
+        let acceptor = TcpAcceptor::from_tokio(listener)?;
+        let acceptor = match (&config.tls.cert_file, &config.tls.key_file) {
+            (Some(cert), Some(key)) => {
+                let read = |path: &std::path::Path| {
+                    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+                };
+                let certificate = RustlsCertificate::new().cert(read(cert)?).key(read(key)?);
+                let tls = RustlsConfig::new().fallback(certificate);
+                acceptor.rustls(stream::once(future::ready(tls)).boxed()).boxed()
+            }
+            _ => acceptor.boxed(),
+        };
+        Ok(Self {
+            acceptor,
+            address,
+            max_connections: config.max_connections,
+            header_timeout: config.header_timeout,
+        })
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it on Linux.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    tokio::net::TcpListener::from_std(socket.into())
+}
+
+/// Serves `endpoint` until `stop`, then lets requests under way finish for up to `drain`. False
+/// when some had to be cut off.
+pub async fn serve<E>(bound: Bound, endpoint: E, stop: CancellationToken, drain: Duration) -> bool
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let Bound { mut acceptor, header_timeout, max_connections, .. } = bound;
+    let carrier = Arc::new(Carrier {
+        endpoint,
+        builder: builder(header_timeout),
+        header_timeout,
+        cut: CancellationToken::new(),
+    });
+    let graceful = GracefulShutdown::new();
+    let permits = Arc::new(Semaphore::new(max_connections));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&mut acceptor, &permits) => accepted,
+        };
+        match accepted {
+            Ok((permit, peer)) => {
+                let (carrier, watcher) = (Arc::clone(&carrier), graceful.watcher());
+                connections.spawn(async move {
+                    carrier.carry(peer, watcher).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a client connection cannot be accepted");
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    // Refuses newcomers from here on, instead of letting them wait in the backlog.
+    drop(acceptor);
+    let in_time = timeout(drain, graceful.shutdown()).await.is_ok();
+    carrier.cut.cancel();
+    connections.close();
+    connections.wait().await;
+    in_time
+}
+
+type Peer = (BoxIo, LocalAddr, RemoteAddr, Scheme);
+
+async fn accept(
+    acceptor: &mut BoxAcceptor,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(OwnedSemaphorePermit, Peer)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let peer = acceptor.as_mut().accept().await?;
+    Ok((permit, peer))
+}
+
+fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .max_concurrent_streams(200)
+        .max_header_list_size(16 << 10);
+    builder
+}
+
+/// What every client connection needs.
+struct Carrier<E> {
+    endpoint: E,
+    builder: Builder<TokioExecutor>,
+    header_timeout: Duration,
+    cut: CancellationToken,
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Carrier<E> {
+    /// Serves one client connection to its end.
+    async fn carry(self: Arc<Self>, peer: Peer, watcher: Watcher) {
+        let (io, local, remote, scheme) = peer;
+        let first = Arc::new(First::default());
+        let (carrier, seen) = (Arc::clone(&self), Arc::clone(&first));
+        let service = hyper::service::service_fn(move |request| {
+            seen.mark();
+            let carrier = Arc::clone(&carrier);
+            let parts = (request, local.clone(), remote.clone(), scheme.clone());
+            async move {
+                let response = carrier.endpoint.get_response(parts.into()).await;
+                Ok::<hyper::Response<HyperBody>, Infallible>(response.into())
+            }
+        });
+        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        let connection = watcher.watch(connection.into_owned());
+        tokio::select! {
+            ended = connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a client connection ended early");
+                }
+            }
+            // The head's own timeout starts only once the protocol is known.
+            () = first.missing_after(self.header_timeout) => {}
+            () = self.cut.cancelled() => {}
+        }
+    }
+}
+
+/// Whether a client connection has brought its first request.
+#[derive(Default)]
+struct First {
+    seen: AtomicBool,
+    told: Notify,
+}
+
+impl First {
+    fn mark(&self) {
+        if !self.seen.swap(true, Ordering::Relaxed) {
+            self.told.notify_one();
+        }
+    }
+
+    /// Completes only if no request comes within `limit`.
+    async fn missing_after(&self, limit: Duration) {
+        if timeout(limit, self.told.notified()).await.is_ok() {
+            future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Types that the API's objects share.
+
+use std::{borrow::Cow, marker::PhantomData};
+
+use bytes::Bytes;
+use poem::{
+    IntoResponse, Request, RequestBody, Response,
+    http::{HeaderValue, header},
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    payload::{Json, Payload},
+    registry::{MetaRequest, MetaSchema, MetaSchemaRef, Registry},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
+use serde_json::Value;
+
+use crate::model::time::Timestamp;
+
+/// A moment: RFC 3339 in UTC, ending in `Z`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct DateTime(pub(super) Timestamp);
+
+impl Type for DateTime {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "string_date-time".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "date-time")))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for DateTime {
+    fn to_json(&self) -> Option<Value> {
+        Some(Value::String(self.0.to_string()))
+    }
+}
+
+impl ParseFromJSON for DateTime {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        let Some(Value::String(text)) = value else { return Err(ParseError::expected_input()) };
+        text.parse().map(Self).map_err(ParseError::custom)
+    }
+}
+
+/// A JSON value that the specification describes as `T` but that is kept as it came, with the
+/// members that `T` does not name.
+#[derive(Clone, Debug)]
+pub(super) struct Raw<T>(pub(super) Value, PhantomData<T>);
+
+impl<T: Type> Type for Raw<T> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Value;
+    type RawElementValueType = Value;
+
+    fn name() -> Cow<'static, str> {
+        T::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Value> {
+        Some(&self.0)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
+        Box::new(std::iter::once(&self.0))
+    }
+}
+
+impl<T: Type> ParseFromJSON for Raw<T> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        match value {
+            Some(value @ Value::Object(_)) => Ok(Self(value, PhantomData)),
+            _ => Err(ParseError::custom("expected an object")),
+        }
+    }
+}
+
+impl<T: Type> ToJSON for Raw<T> {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.clone())
+    }
+}
+
+/// JSON that was written before, described as `T`; nobody else may keep it.
+#[derive(Clone, Debug)]
+pub(super) struct Written<T>(pub(super) Bytes, pub(super) PhantomData<T>);
+
+impl<T: Type> Payload for Written<T> {
+    const CONTENT_TYPE: &'static str = <Json<T> as Payload>::CONTENT_TYPE;
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type> IntoResponse for Written<T> {
+    fn into_response(self) -> Response {
+        let mut response = Response::from(self.0);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(Self::CONTENT_TYPE));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// A JSON body that may be left out altogether.
+#[derive(Debug)]
+pub(super) struct OptionalJson<T>(pub(super) Option<T>);
+
+impl<'a, T: ParseFromJSON> ApiExtractor<'a> for OptionalJson<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        <Json<T> as ApiExtractor<'a>>::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let meta = <Json<T> as ApiExtractor<'a>>::request_meta()?;
+        Some(MetaRequest { required: false, ..meta })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        // A client that sends no body names no type for it.
+        if request.content_type().is_none() {
+            let length = request.header(header::CONTENT_LENGTH);
+            if length.is_none_or(|length| length == "0") {
+                return Ok(Self(None));
+            }
+        }
+        let Json(value) =
+            <Json<T> as ApiExtractor<'a>>::from_request(request, body, options).await?;
+        Ok(Self(Some(value)))
+    }
+}

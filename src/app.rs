@@ -1,0 +1,252 @@
+//! The composition root: the only file that sees everything. It reads in the order of start, then
+//! in the order of stopping.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    api::{self, Bound, Draining, State},
+    config::{BackendDescriptor, Config, Loaded},
+    lifecycle::{Exit, Lifecycle, Signals, stopped_in_time},
+    manager::ConnectionManager,
+    model::ids,
+    services::{
+        event_stream::EventStreams,
+        events::Events,
+        executions::{Executions, Parts},
+    },
+    telemetry::metrics::Metrics,
+};
+
+/// The program before its configuration is known.
+#[derive(Debug)]
+pub struct App {
+    instance: Arc<str>,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+    manager: ConnectionManager,
+}
+
+impl Default for App {
+    fn default() -> Self {
+        let instance: Arc<str> = ids::new_id().into();
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), env!("AGENTAREA_COMMIT"));
+        let lifecycle = Lifecycle::default();
+        let manager = ConnectionManager::new(&instance, &metrics, &lifecycle.tasks);
+        Self { instance, metrics, lifecycle, manager }
+    }
+}
+
+impl App {
+    /// The backends of this build, as the configuration sees them.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BackendDescriptor> {
+        self.manager.descriptors()
+    }
+
+    /// The handlers' state over connections that are not made yet.
+    #[must_use]
+    pub fn state(&self, config: Arc<Config>) -> State {
+        let events = Events::new(self.manager.event_broker.clone());
+        let streams = EventStreams::new(
+            self.manager.event_broker.clone(),
+            config.event_stream.clone(),
+            Arc::clone(&self.metrics),
+            self.lifecycle.tasks.clone(),
+            self.lifecycle.stop_serving.clone(),
+        );
+        let parts = Parts {
+            database: self.manager.database.clone(),
+            service: self.manager.execution_service.clone(),
+            events: events.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let executions = Executions::new(parts, &config);
+        State {
+            instance: Arc::clone(&self.instance),
+            config,
+            manager: self.manager.clone(),
+            events,
+            streams,
+            executions,
+            metrics: Arc::clone(&self.metrics),
+            draining: Draining::default(),
+        }
+    }
+
+    /// Serves the API until the program is asked to stop.
+    ///
+    /// # Errors
+    /// When the port cannot be listened on or signals cannot be received.
+    pub async fn serve(self, loaded: Loaded) -> anyhow::Result<Exit> {
+        let begin = Instant::now();
+        let mut signals = Signals::listen()?;
+        log_choices(&loaded);
+        let config = Arc::new(loaded.config);
+        let bound = match Bound::new(&config.server) {
+            Ok(bound) => bound,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                return Ok(Exit::CannotListen);
+            }
+        };
+        let address = bound.address;
+        let state = self.state(Arc::clone(&config));
+        let serving = self.lifecycle.tasks.spawn(api::serve(
+            bound,
+            api::endpoint(&state),
+            self.lifecycle.stop_serving.clone(),
+            config.server.shutdown_grace,
+        ));
+        self.manager.start(&config);
+        let follower = state.executions.clone().follow(self.lifecycle.stop_work.clone());
+        let following = self.lifecycle.tasks.spawn(follower);
+
+        let started = tokio::select! {
+            started = self.manager.started() => started,
+            error = self.manager.database.refused() => Err(error),
+            signal = signals.next() => {
+                tracing::info!("{signal} received before the start was complete");
+                return Ok(Exit::Clean);
+            }
+        };
+        if let Err(error) = started {
+            let remedy = error.kind().remedy();
+            tracing::error!(%error, remedy, "a connection that start needs cannot be made");
+            return Ok(Exit::ConnectionUnavailable);
+        }
+        tracing::info!(%address, "listening on http://{address}, Swagger UI at /docs");
+        self.lifecycle.tasks.spawn(log_ready(self.manager.clone(), begin));
+
+        let refused = async {
+            let error = self.manager.database.refused().await;
+            tracing::error!(%error, "the database refuses this program");
+        };
+        let exit = tokio::select! {
+            signal = signals.next() => {
+                tracing::info!("{signal} received, stopping");
+                Exit::Clean
+            }
+            () = refused => Exit::ConnectionUnavailable,
+        };
+        let stopping = self.stop(&state, serving, following);
+        tokio::select! {
+            clean = stopping => Ok(if clean { exit } else { Exit::CutOff }),
+            signal = signals.again() => {
+                tracing::warn!("{signal} received again, ending at once");
+                Ok(Exit::Impatient)
+            }
+        }
+    }
+
+    /// Runs the configured workflows on Temporal until the program is asked to stop.
+    ///
+    /// # Errors
+    /// When signals cannot be received.
+    #[cfg(feature = "worker")]
+    pub async fn work(self, loaded: Loaded) -> anyhow::Result<Exit> {
+        use crate::{backends::execution_service::worker, connection::Settings};
+
+        let mut signals = Signals::listen()?;
+        log_choices(&loaded);
+        let config = loaded.config;
+        if config.execution_service.backend != "temporal" {
+            tracing::error!(
+                "a worker needs Temporal: set TEMPORAL_ADDRESS, or execution_service.backend = \
+                 \"temporal\""
+            );
+            return Ok(Exit::BadConfig);
+        }
+        let connection = Settings::from(&config.execution_service);
+        let settings = worker::Settings {
+            section: connection.section,
+            instance: Arc::clone(&self.instance),
+            connect_timeout: connection.pool.connect_timeout,
+            grace: config.server.shutdown_grace,
+        };
+        let workflows =
+            config.workflows.iter().map(|(name, w)| (name.clone(), w.definition())).collect();
+        let stop = self.lifecycle.stop_work.clone();
+        let mut working = std::pin::pin!(worker::run(settings, workflows, stop.clone()));
+        tokio::select! {
+            worked = &mut working => return Ok(worker_exit(worked)),
+            signal = signals.next() => tracing::info!("{signal} received, stopping"),
+        }
+        stop.cancel();
+        tokio::select! {
+            worked = &mut working => Ok(worker_exit(worked)),
+            signal = signals.again() => {
+                tracing::warn!("{signal} received again, ending at once");
+                Ok(Exit::Impatient)
+            }
+        }
+    }
+
+    /// Not ready → serve on for a while → no new requests → work → connections, in reverse order.
+    async fn stop(
+        &self,
+        state: &State,
+        serving: tokio::task::JoinHandle<bool>,
+        following: tokio::task::JoinHandle<()>,
+    ) -> bool {
+        let server = &state.config.server;
+        state.draining.begin();
+        sleep(server.drain_delay).await;
+        let deadline = Instant::now() + server.shutdown_grace;
+        let left =
+            || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+
+        self.lifecycle.stop_serving.cancel();
+        let answered = serving.await.unwrap_or(false);
+        if !answered {
+            tracing::warn!("requests did not end in time and were cut off");
+        }
+        self.lifecycle.stop_work.cancel();
+        let followed = stopped_in_time("the follower of executions", left(), async {
+            let _ended = following.await.is_ok();
+        })
+        .await;
+        let closed = stopped_in_time("a connection", left(), self.manager.close()).await;
+        self.lifecycle.tasks.close();
+        let ended = stopped_in_time("a background task", left(), self.lifecycle.tasks.wait()).await;
+        tracing::info!("stopped");
+        answered && followed && closed && ended
+    }
+}
+
+#[cfg(feature = "worker")]
+fn worker_exit(worked: Result<(), crate::error::Error>) -> Exit {
+    match worked {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Exit::Clean
+        }
+        Err(error) => {
+            tracing::error!(%error, "the worker cannot run");
+            Exit::Failed
+        }
+    }
+}
+
+/// Says once that every connection which is needed works.
+async fn log_ready(manager: ConnectionManager, begin: Instant) {
+    manager.ready().await;
+    let start_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(start_ms, "ready");
+}
+
+/// Says which backends were chosen and by what.
+fn log_choices(loaded: &Loaded) {
+    let environment = &loaded.config.environment;
+    tracing::info!(environment, "agentarea-api {} starts", env!("CARGO_PKG_VERSION"));
+    for (name, connection) in loaded.config.connections() {
+        let backend = &connection.backend;
+        let place = loaded.tree.place(&format!("{name}.backend"));
+        let by = place.map_or_else(|| "compiled default".to_owned(), |place| place.to_string());
+        tracing::info!(connection = name, backend, "{name} uses {backend}, chosen by {by}");
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+}

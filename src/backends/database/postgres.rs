@@ -1,0 +1,355 @@
+//! `PostgreSQL`: for any number of processes.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{
+    config::{Host, SslMode},
+    error::SqlState,
+};
+
+use super::{
+    Database, FAMILY, POSTGRES_VARIABLES,
+    pool::{Checkout, Connect, Pool, check_version, query_error},
+    tls,
+};
+use crate::{
+    config::{self, BackendConfig, BackendDescriptor, Secret, Section, Table, TableProblem},
+    connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
+    error::{Error, ErrorKind, RetryClass},
+};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+/// Replicas that start together migrate one after the other; the number is ours alone.
+const MIGRATION_LOCK: i64 = 4_917_230_115;
+
+type Conn = AsyncPgConnection;
+
+/// `PostgreSQL`, for any number of instances.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Config {
+    /// Address, user and database, such as `postgres://user:password@host:5432/agentarea`. Its
+    /// `sslmode` is not read: `tls` decides.
+    url: Secret,
+    /// The password, if it does not stand in `url`.
+    password: Option<Secret>,
+    /// `disable`: no TLS. `prefer`: TLS if the server offers it, its certificate unchecked.
+    /// `require`: TLS, its certificate unchecked. `verify`: TLS with a certificate that fits the
+    /// host name and comes from `ca_file`, or from a public authority if that is unset.
+    tls: Tls,
+    /// PEM file with the authorities that `verify` trusts.
+    ca_file: Option<PathBuf>,
+}
+
+/// How much TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Tls {
+    /// None.
+    Disable,
+    /// If the server offers it.
+    Prefer,
+    /// Always.
+    Require,
+    /// Always, and with a certificate that is checked.
+    Verify,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: Secret::from("postgres://postgres@127.0.0.1:5432/agentarea"),
+            password: None,
+            tls: Tls::Prefer,
+            ca_file: None,
+        }
+    }
+}
+
+impl BackendConfig for Config {
+    fn check(&self) -> Vec<TableProblem> {
+        // The parser's message can repeat parts of the URL, so it is not shown.
+        if self.url.expose().parse::<tokio_postgres::Config>().is_err() {
+            let expected = "cannot be read; expected postgres://user:password@host:5432/database";
+            return vec![("url", expected.to_owned())];
+        }
+        Vec::new()
+    }
+}
+
+pub(super) struct Factory;
+
+#[async_trait]
+impl BackendFactory<dyn Database> for Factory {
+    fn descriptor(&self) -> BackendDescriptor {
+        BackendDescriptor {
+            family: FAMILY,
+            name: "postgres",
+            variables: &POSTGRES_VARIABLES,
+            shared: true,
+            example: "DATABASE_URL=postgres://user:password@postgres:5432/agentarea",
+            table: Table::of::<Config>(),
+        }
+    }
+
+    async fn build(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Database>, Error> {
+        let config: Config = section.read()?;
+        let connector = Arc::new(Connector::new(&config, context)?);
+        let mut conn = connector.connect().await?;
+        conn = migrate(conn).await?;
+        check_version(&queries::oldest_program(&mut conn).await?)?;
+        let pool = Pool::new(Arc::clone(&connector), &context.pool, context.metrics.clone())?;
+        let probe = tokio::sync::Mutex::new(conn);
+        Ok(Arc::new(Db { pool, connector, probe, instance: Arc::clone(&context.instance) }))
+    }
+
+    fn build_timeout(&self, _pool: &config::Pool) -> Duration {
+        super::MIGRATION_TIMEOUT
+    }
+}
+
+/// Applies what is missing. The lock ends with the connection, should this process die.
+async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
+    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
+    conn.batch_execute(&lock).await.map_err(query_error)?;
+    let mut harness = AsyncMigrationHarness::new(conn);
+    let migrated = harness.run_pending_migrations(MIGRATIONS).map(|_| ()).map_err(|error| {
+        Error::new(ErrorKind::Unavailable, format!("the migrations failed: {error}"))
+    });
+    let mut conn = harness.into_inner();
+    let unlock = format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})");
+    conn.batch_execute(&unlock).await.map_err(query_error)?;
+    migrated.map(|()| conn)
+}
+
+struct Connector {
+    config: tokio_postgres::Config,
+    tls: Option<tokio_postgres_rustls::MakeRustlsConnect>,
+    limit: Duration,
+}
+
+impl Connector {
+    fn new(config: &Config, context: &BuildContext) -> Result<Self, Error> {
+        let mut parsed: tokio_postgres::Config =
+            config.url.expose().parse().map_err(|_| {
+                Error::new(ErrorKind::Internal, "database.postgres.url cannot be read")
+            })?;
+        if let Some(password) = &config.password {
+            parsed.password(password.expose());
+        }
+        parsed
+            .application_name(format!("agentarea-api {}", context.instance))
+            .connect_timeout(context.pool.connect_timeout)
+            .keepalives_idle(Duration::from_secs(30))
+            .ssl_mode(match config.tls {
+                Tls::Disable => SslMode::Disable,
+                Tls::Prefer => SslMode::Prefer,
+                Tls::Require | Tls::Verify => SslMode::Require,
+            });
+        let tls = match config.tls {
+            Tls::Disable => None,
+            Tls::Prefer | Tls::Require => Some(tls::unverified()?),
+            Tls::Verify => Some(tls::verified(config.ca_file.as_deref())?),
+        };
+        Ok(Self { config: parsed, tls, limit: context.pool.connect_timeout })
+    }
+
+    async fn establish(&self) -> Result<Conn, Error> {
+        let established = if let Some(tls) = &self.tls {
+            let (client, conn) =
+                self.config.connect(tls.clone()).await.map_err(|e| self.error(e))?;
+            AsyncPgConnection::try_from_client_and_connection(client, conn).await
+        } else {
+            let (client, conn) =
+                self.config.connect(tokio_postgres::NoTls).await.map_err(|e| self.error(e))?;
+            AsyncPgConnection::try_from_client_and_connection(client, conn).await
+        };
+        established.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "the session cannot be set up").with_source(error)
+        })
+    }
+
+    /// What a failed connect means, and what to do about it.
+    fn error(&self, error: tokio_postgres::Error) -> Error {
+        let database = self.config.get_dbname().unwrap_or("postgres");
+        let (kind, message) = match error.code() {
+            Some(code) => match *code {
+                SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                    (ErrorKind::Unauthenticated, "the database refuses user or password".to_owned())
+                }
+                SqlState::INVALID_CATALOG_NAME => (
+                    ErrorKind::Missing,
+                    format!("the database {database:?} does not exist; create it"),
+                ),
+                SqlState::INSUFFICIENT_PRIVILEGE => {
+                    (ErrorKind::Forbidden, "the user may not connect".to_owned())
+                }
+                SqlState::TOO_MANY_CONNECTIONS => (
+                    ErrorKind::Throttled,
+                    "the database has no connection slots left; lower pool.max_size".to_owned(),
+                ),
+                _ => (ErrorKind::Unavailable, "the database does not accept us".to_owned()),
+            },
+            None => (self.transport_kind(&error), "the database cannot be reached".to_owned()),
+        };
+        Error::new(kind, message).with_retry(RetryClass::NotSent).with_source(error)
+    }
+
+    fn transport_kind(&self, error: &tokio_postgres::Error) -> ErrorKind {
+        let mut cause = std::error::Error::source(error);
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+                return match io.kind() {
+                    std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => {
+                        ErrorKind::Refused
+                    }
+                    std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
+                    std::io::ErrorKind::InvalidData => ErrorKind::Tls,
+                    std::io::ErrorKind::ConnectionReset
+                    | std::io::ErrorKind::ConnectionAborted
+                    | std::io::ErrorKind::UnexpectedEof
+                    | std::io::ErrorKind::BrokenPipe => ErrorKind::Disconnected,
+                    // A name that does not resolve has no kind of its own.
+                    _ if self.names_a_host() => ErrorKind::NameNotFound,
+                    _ => ErrorKind::Unavailable,
+                };
+            }
+            cause = inner.source();
+        }
+        if error.to_string().contains("TLS") { ErrorKind::Tls } else { ErrorKind::Unavailable }
+    }
+
+    fn names_a_host(&self) -> bool {
+        self.config.get_hosts().iter().any(
+            |host| matches!(host, Host::Tcp(name) if name.parse::<std::net::IpAddr>().is_err()),
+        )
+    }
+}
+
+#[async_trait]
+impl Connect for Connector {
+    type Conn = Conn;
+
+    async fn connect(&self) -> Result<Conn, Error> {
+        tokio::time::timeout(self.limit, self.establish()).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
+                .with_retry(RetryClass::NotSent))
+        })
+    }
+}
+
+/// `PostgreSQL` behind a pool.
+struct Db {
+    pool: Pool<Connector>,
+    connector: Arc<Connector>,
+    /// The probe's own connection, so that a busy pool does not look like an outage.
+    probe: tokio::sync::Mutex<Conn>,
+    instance: Arc<str>,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresDatabase")
+            .field("pool", &self.pool.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Db {
+    async fn conn(&self) -> Result<Checkout<Connector>, Error> {
+        self.pool.get().await
+    }
+}
+
+impl Database for Db {
+    fn serves_one_process(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl Backend for Db {
+    async fn probe(&self) -> Result<(), Error> {
+        use diesel_async::pooled_connection::PoolableConnection;
+        let mut conn = self.probe.lock().await;
+        if conn.is_broken() {
+            *conn = self.connector.connect().await?;
+        }
+        let in_recovery: bool =
+            diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>("pg_is_in_recovery()"))
+                .get_result(&mut *conn)
+                .await
+                .map_err(query_error)?;
+        if in_recovery {
+            return Err(Error::new(ErrorKind::ReadOnly, "the server is a replica in recovery"));
+        }
+        queries::touch_instance(&mut conn, &self.instance).await
+    }
+
+    async fn close(&self) {
+        self.pool.close();
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        Some(self.pool.status())
+    }
+}
+
+/// Several processes compare these times, so they come from the server's clock.
+async fn now(conn: &mut Conn) -> Result<i64, Error> {
+    diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(
+        "(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+    ))
+    .get_result(conn)
+    .await
+    .map_err(query_error)
+}
+
+macro_rules! transaction {
+    ($conn:expr, $body:expr) => {
+        diesel_async::AsyncConnection::transaction(&mut *$conn, $body).await
+    };
+}
+
+/// Replicas that claim at once take different rows.
+macro_rules! skip_locked {
+    ($query:expr) => {
+        $query.for_update().skip_locked()
+    };
+}
+
+#[path = "queries.rs"]
+mod queries;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::{database::contract, test_server};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn postgres_fulfils_the_contract() {
+        let database = test_server::PostgresDatabase::create().await;
+        contract::suite(&Factory, &Section(serde_json::json!({"url": database.url}))).await;
+        database.drop().await;
+    }
+
+    #[test]
+    fn an_unreadable_url_is_refused_without_showing_it() {
+        let config =
+            Config { url: Secret::from("postgres://u:hunter2@h:notaport/d"), ..Config::default() };
+        let problems = config.check();
+        assert_eq!(problems.len(), 1);
+        assert!(!problems[0].1.contains("hunter2"));
+    }
+}

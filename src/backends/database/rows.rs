@@ -1,0 +1,204 @@
+//! Rows of the tables, and what they mean.
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{ClaimedRun, KeyUse, Run, schema};
+use crate::{
+    error::{Error, ErrorKind},
+    model::{
+        executions::{Execution, Outcome, StartRequest, Status},
+        time::from_micros,
+    },
+};
+
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::executions)]
+pub(super) struct ExecutionRow {
+    id: String,
+    workflow: String,
+    input: String,
+    status: String,
+    result: Option<String>,
+    error: Option<String>,
+    created_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    confirmed_at: Option<i64>,
+    backend: String,
+    request_id: String,
+    timeout_ms: Option<i64>,
+    definition: String,
+}
+
+impl ExecutionRow {
+    pub(super) fn new(execution: &Execution) -> Result<Self, Error> {
+        Ok(Self {
+            id: execution.id.clone(),
+            workflow: execution.workflow.clone(),
+            input: json(&execution.input)?,
+            status: execution.status.as_str().to_owned(),
+            result: execution.result.as_ref().map(json).transpose()?,
+            error: execution.error.clone(),
+            created_at: execution.created_at.as_microsecond(),
+            started_at: execution.started_at.map(jiff::Timestamp::as_microsecond),
+            finished_at: execution.finished_at.map(jiff::Timestamp::as_microsecond),
+            confirmed_at: execution.confirmed_at.map(jiff::Timestamp::as_microsecond),
+            backend: execution.backend.clone(),
+            request_id: execution.request_id.clone(),
+            timeout_ms: execution.timeout.map(millis),
+            definition: json(&execution.definition)?,
+        })
+    }
+
+    pub(super) fn read(self) -> Result<Execution, Error> {
+        Ok(Execution {
+            id: self.id,
+            workflow: self.workflow,
+            input: parse(&self.input)?,
+            status: status(&self.status)?,
+            result: self.result.as_deref().map(parse).transpose()?,
+            error: self.error,
+            created_at: from_micros(self.created_at),
+            started_at: self.started_at.map(from_micros),
+            finished_at: self.finished_at.map(from_micros),
+            confirmed_at: self.confirmed_at.map(from_micros),
+            backend: self.backend,
+            request_id: self.request_id,
+            timeout: self.timeout_ms.map(from_millis),
+            definition: parse(&self.definition)?,
+        })
+    }
+}
+
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::idempotency_keys)]
+pub(super) struct KeyRow {
+    pub(super) scope: String,
+    pub(super) idempotency_key: String,
+    pub(super) body_hash: String,
+    pub(super) execution_id: String,
+    pub(super) answer: Option<String>,
+    pub(super) busy_until: i64,
+    pub(super) expires_at: i64,
+}
+
+impl KeyRow {
+    pub(super) fn new(key: &KeyUse, execution: &str, now: i64) -> Self {
+        Self {
+            scope: key.scope.clone(),
+            idempotency_key: key.key.clone(),
+            body_hash: key.body_hash.clone(),
+            execution_id: execution.to_owned(),
+            answer: None,
+            busy_until: now.saturating_add(micros(key.busy_for)),
+            expires_at: now.saturating_add(micros(key.keep_for)),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::runs)]
+pub(super) struct RunRow {
+    pub(super) id: String,
+    request_id: String,
+    definition: String,
+    input: String,
+    status: String,
+    result: Option<String>,
+    error: Option<String>,
+    created_at: i64,
+    deadline_at: Option<i64>,
+    finished_at: Option<i64>,
+    tries: i32,
+    next_try_at: i64,
+    owner: Option<String>,
+    claimed_until: i64,
+    fence: i64,
+    cancel_requested: bool,
+}
+
+impl RunRow {
+    pub(super) fn new(request: &StartRequest, now: i64) -> Result<Self, Error> {
+        Ok(Self {
+            id: request.id.clone(),
+            request_id: request.request_id.clone(),
+            definition: json(&request.definition)?,
+            input: json(&request.input)?,
+            status: Status::Running.as_str().to_owned(),
+            result: None,
+            error: None,
+            created_at: now,
+            deadline_at: request.timeout.map(|timeout| now.saturating_add(micros(timeout))),
+            finished_at: None,
+            tries: 0,
+            next_try_at: now,
+            owner: None,
+            claimed_until: 0,
+            fence: 0,
+            cancel_requested: false,
+        })
+    }
+
+    pub(super) fn read(self) -> Result<Run, Error> {
+        Ok(Run {
+            id: self.id,
+            request_id: self.request_id,
+            outcome: Outcome {
+                status: status(&self.status)?,
+                result: self.result.as_deref().map(parse).transpose()?,
+                error: self.error,
+                started_at: Some(from_micros(self.created_at)),
+                finished_at: self.finished_at.map(from_micros),
+            },
+        })
+    }
+
+    pub(super) fn claimed(self, now: i64) -> Result<ClaimedRun, Error> {
+        Ok(ClaimedRun {
+            id: self.id,
+            definition: parse(&self.definition)?,
+            input: parse(&self.input)?,
+            tries: u32::try_from(self.tries).unwrap_or(0),
+            fence: self.fence,
+            time_left: self.deadline_at.map(|at| from_micros_span(at - now)),
+            pause: from_micros_span(self.next_try_at - now),
+            cancel_requested: self.cancel_requested,
+        })
+    }
+}
+
+/// A duration in the unit of the tables.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn from_micros_span(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn from_millis(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// A value as the tables keep it.
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::new(ErrorKind::Internal, "not JSON").with_source(error))
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorKind::Incompatible, "a stored value cannot be read").with_source(error)
+    })
+}
+
+fn status(text: &str) -> Result<Status, Error> {
+    text.parse().map_err(|message: String| Error::new(ErrorKind::Incompatible, message))
+}

@@ -1,0 +1,67 @@
+//! The tables, in the types that both databases have.
+
+diesel::table! {
+    schema_info (id) {
+        id -> Integer,
+        oldest_program -> Text,
+    }
+}
+
+diesel::table! {
+    instances (id) {
+        id -> Text,
+        seen_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    executions (id) {
+        id -> Text,
+        workflow -> Text,
+        input -> Text,
+        status -> Text,
+        result -> Nullable<Text>,
+        error -> Nullable<Text>,
+        created_at -> BigInt,
+        started_at -> Nullable<BigInt>,
+        finished_at -> Nullable<BigInt>,
+        confirmed_at -> Nullable<BigInt>,
+        backend -> Text,
+        request_id -> Text,
+        timeout_ms -> Nullable<BigInt>,
+        definition -> Text,
+    }
+}
+
+diesel::table! {
+    idempotency_keys (scope, idempotency_key) {
+        scope -> Text,
+        idempotency_key -> Text,
+        body_hash -> Text,
+        execution_id -> Text,
+        answer -> Nullable<Text>,
+        busy_until -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    runs (id) {
+        id -> Text,
+        request_id -> Text,
+        definition -> Text,
+        input -> Text,
+        status -> Text,
+        result -> Nullable<Text>,
+        error -> Nullable<Text>,
+        created_at -> BigInt,
+        deadline_at -> Nullable<BigInt>,
+        finished_at -> Nullable<BigInt>,
+        tries -> Integer,
+        next_try_at -> BigInt,
+        owner -> Nullable<Text>,
+        claimed_until -> BigInt,
+        fence -> BigInt,
+        cancel_requested -> Bool,
+    }
+}

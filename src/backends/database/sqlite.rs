@@ -1,0 +1,292 @@
+//! The embedded database: one file, one process.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use diesel_async::{
+    AsyncConnection, AsyncMigrationHarness, SimpleAsyncConnection,
+    sync_connection_wrapper::SyncConnectionWrapper,
+};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Database, FAMILY, SQLITE_VARIABLES,
+    pool::{Checkout, Connect, Pool, check_version},
+};
+use crate::{
+    config::{self, BackendConfig, BackendDescriptor, Section, Table, TableProblem},
+    connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
+    error::{Error, ErrorKind},
+    model::time,
+};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+type Conn = SyncConnectionWrapper<diesel::SqliteConnection>;
+
+/// The database in one file, for one process.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Config {
+    /// The file; it and its folder are made when missing. Beside it stand `-wal`, `-shm` and
+    /// `.lock`.
+    path: PathBuf,
+    /// What a commit waits for. `full`: what was accepted survives a power failure. `normal`: it
+    /// survives the death of the process, and the last moments before a power failure may be lost.
+    synchronous: Synchronous,
+}
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Synchronous {
+    /// Until the disk has it.
+    Full,
+    /// Until the operating system has it.
+    Normal,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { path: PathBuf::from("data/agentarea.db"), synchronous: Synchronous::Full }
+    }
+}
+
+impl BackendConfig for Config {
+    fn check(&self) -> Vec<TableProblem> {
+        let usable = self.path.file_name().is_some() && self.path != Path::new(":memory:");
+        if usable {
+            return Vec::new();
+        }
+        vec![("path", "must be the path of a file, such as \"data/agentarea.db\"".to_owned())]
+    }
+}
+
+/// Builds the database; remembers the lock it holds, because a rebuild in the same process meets
+/// it again.
+#[derive(Default)]
+pub(super) struct Factory {
+    lock: Mutex<Weak<FileLock>>,
+}
+
+#[async_trait]
+impl BackendFactory<dyn Database> for Factory {
+    fn descriptor(&self) -> BackendDescriptor {
+        BackendDescriptor {
+            family: FAMILY,
+            name: "sqlite",
+            variables: &SQLITE_VARIABLES,
+            shared: false,
+            example: "DATABASE_URL=sqlite:data/agentarea.db",
+            table: Table::of::<Config>(),
+        }
+    }
+
+    async fn build(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Database>, Error> {
+        let config: Config = section.read()?;
+        let lock = self.lock(&config.path)?;
+        let connector = Arc::new(Connector { config });
+        let mut harness = AsyncMigrationHarness::new(connector.connect().await?);
+        harness.run_pending_migrations(MIGRATIONS).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, format!("the migrations failed: {error}"))
+        })?;
+        let mut conn = harness.into_inner();
+        check_version(&queries::oldest_program(&mut conn).await?)?;
+        let pool = Pool::new(Arc::clone(&connector), &context.pool, context.metrics.clone())?;
+        let instance = Arc::clone(&context.instance);
+        let probe = tokio::sync::Mutex::new(conn);
+        Ok(Arc::new(Db { pool, probe, instance, _lock: lock }))
+    }
+
+    fn build_timeout(&self, _pool: &config::Pool) -> Duration {
+        super::MIGRATION_TIMEOUT
+    }
+}
+
+impl Factory {
+    fn lock(&self, database: &Path) -> Result<Arc<FileLock>, Error> {
+        let mut held = self.lock.lock();
+        if let Some(lock) = held.upgrade().filter(|lock| lock.database == database) {
+            return Ok(lock);
+        }
+        let lock = Arc::new(FileLock::acquire(database)?);
+        *held = Arc::downgrade(&lock);
+        Ok(lock)
+    }
+}
+
+/// Keeps a second process away: two would not see each other's wake-ups.
+#[derive(Debug)]
+struct FileLock {
+    database: PathBuf,
+    _file: File,
+}
+
+impl FileLock {
+    fn acquire(database: &Path) -> Result<Self, Error> {
+        let unusable = |what: &str, error: std::io::Error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => ErrorKind::Forbidden,
+                std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+                _ => ErrorKind::Unavailable,
+            };
+            Error::new(kind, format!("{what} for {} cannot be made", database.display()))
+                .with_source(error)
+        };
+        if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).map_err(|error| unusable("the folder", error))?;
+        }
+        let mut name = database.as_os_str().to_owned();
+        name.push(".lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(PathBuf::from(name))
+            .map_err(|error| unusable("the lock file", error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { database: database.to_owned(), _file: file }),
+            Err(TryLockError::WouldBlock) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{} is in use by another process; stop it, choose another file with \
+                     DATABASE_URL=sqlite:PATH, or use PostgreSQL for several processes",
+                    database.display()
+                ),
+            )),
+            Err(TryLockError::Error(error)) => Err(unusable("the lock", error)),
+        }
+    }
+}
+
+struct Connector {
+    config: Config,
+}
+
+#[async_trait]
+impl Connect for Connector {
+    type Conn = Conn;
+
+    async fn connect(&self) -> Result<Conn, Error> {
+        let path = self.config.path.display();
+        let mut conn = Conn::establish(&path.to_string()).await.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, format!("{path} cannot be opened"))
+                .with_source(error)
+        })?;
+        let synchronous = match self.config.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        };
+        // The busy timeout comes first: switching to WAL needs the lock that another connection
+        // of ours may hold.
+        let settings = format!(
+            "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+             PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;"
+        );
+        conn.batch_execute(&settings).await.map_err(super::pool::query_error)?;
+        Ok(conn)
+    }
+}
+
+/// The database in a file.
+struct Db {
+    pool: Pool<Connector>,
+    /// The probe's own connection, so that a busy pool does not look like an outage.
+    probe: tokio::sync::Mutex<Conn>,
+    instance: Arc<str>,
+    _lock: Arc<FileLock>,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteDatabase").field("pool", &self.pool.status()).finish_non_exhaustive()
+    }
+}
+
+impl Db {
+    async fn conn(&self) -> Result<Checkout<Connector>, Error> {
+        self.pool.get().await
+    }
+}
+
+impl Database for Db {
+    fn serves_one_process(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Backend for Db {
+    async fn probe(&self) -> Result<(), Error> {
+        let mut conn = self.probe.lock().await;
+        queries::touch_instance(&mut conn, &self.instance).await
+    }
+
+    async fn close(&self) {
+        self.pool.close();
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        Some(self.pool.status())
+    }
+}
+
+/// One process writes the file, so its clock is the database's.
+async fn now(_conn: &mut Conn) -> Result<i64, Error> {
+    Ok(time::now().as_microsecond())
+}
+
+/// Writers take the write lock at once: upgrading a read lock later could deadlock.
+macro_rules! transaction {
+    ($conn:expr, $body:expr) => {
+        (*$conn).immediate_transaction($body).await
+    };
+}
+
+/// There are no row locks: the one writer at a time has the whole file.
+macro_rules! skip_locked {
+    ($query:expr) => {
+        $query
+    };
+}
+
+#[path = "queries.rs"]
+mod queries;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::database::contract;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sqlite_fulfils_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = serde_json::json!({"path": folder.path().join("new/contract.db")});
+        contract::suite(&Factory::default(), &Section(table)).await;
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let held = FileLock::acquire(&path).unwrap();
+        let error = FileLock::acquire(&path).unwrap_err();
+        assert!(error.message().contains("in use by another process"), "{error}");
+        drop(held);
+        assert!(FileLock::acquire(&path).is_ok());
+    }
+}

@@ -1,0 +1,202 @@
+//! The stream in this process's memory. It serves one process, and what it holds ends with it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::timeout};
+
+use super::{EventBroker, FAMILY};
+use crate::{
+    config::{BackendConfig, BackendDescriptor, Section, Size, Table},
+    connection::{Backend, BuildContext, Factory as BackendFactory},
+    error::Error,
+    model::{
+        events::{Event, Position, Range, StoredEvent},
+        time,
+    },
+};
+
+/// The stream in this process's memory: for one instance, and lost when it ends.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Config {
+    /// Events kept for readers that resume; older ones are dropped.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    max_events: usize,
+    /// The same bound in bytes; whichever is reached first counts.
+    #[schemars(extend("x-minimum" = "64KiB", "x-maximum" = "16GiB"))]
+    max_bytes: Size,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_events: 10_000, max_bytes: Size(16 << 20) }
+    }
+}
+
+impl BackendConfig for Config {}
+
+pub(super) struct Factory;
+
+#[async_trait]
+impl BackendFactory<dyn EventBroker> for Factory {
+    fn descriptor(&self) -> BackendDescriptor {
+        BackendDescriptor {
+            family: FAMILY,
+            name: "memory",
+            variables: &[],
+            shared: false,
+            example: "",
+            table: Table::of::<Config>(),
+        }
+    }
+
+    async fn build(
+        &self,
+        section: &Section,
+        _context: &BuildContext,
+    ) -> Result<Arc<dyn EventBroker>, Error> {
+        Ok(Arc::new(MemoryBroker::new(section.read()?)))
+    }
+}
+
+/// Keeps the last events in a ring.
+#[derive(Debug)]
+struct MemoryBroker {
+    config: Config,
+    ring: Mutex<Ring>,
+    newest: watch::Sender<Position>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    events: VecDeque<StoredEvent>,
+    bytes: usize,
+    /// The last event that was dropped, or the place where the stream began.
+    complete_after: Position,
+    newest: Position,
+}
+
+impl MemoryBroker {
+    fn new(config: Config) -> Self {
+        // The stream begins now: a place that an earlier process gave out lies before it, so that
+        // its reader is told of the gap.
+        let begin = next_position(Position::START);
+        Self {
+            config,
+            ring: Mutex::new(Ring {
+                events: VecDeque::new(),
+                bytes: 0,
+                complete_after: begin,
+                newest: begin,
+            }),
+            newest: watch::Sender::new(begin),
+        }
+    }
+}
+
+/// The place after `newest`, in the current millisecond unless the clock stands behind it.
+fn next_position(newest: Position) -> Position {
+    let since_epoch = std::time::SystemTime::from(time::now()).duration_since(UNIX_EPOCH);
+    let millis = since_epoch.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    if millis > newest.millis {
+        Position { millis, number: 0 }
+    } else {
+        Position { number: newest.number + 1, ..newest }
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBroker {
+    async fn probe(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+#[async_trait]
+impl EventBroker for MemoryBroker {
+    async fn publish(&self, events: &[Event]) -> Result<(), Error> {
+        let mut ring = self.ring.lock();
+        for event in events {
+            let json: Arc<str> = event.to_json().into();
+            ring.newest = next_position(ring.newest);
+            ring.bytes += json.len();
+            let position = ring.newest;
+            ring.events.push_back(StoredEvent { position, json });
+        }
+        while ring.events.len() > self.config.max_events || ring.bytes > self.config.max_bytes.0 {
+            let Some(dropped) = ring.events.pop_front() else { break };
+            ring.bytes -= dropped.json.len();
+            ring.complete_after = dropped.position;
+        }
+        // Told under the lock, so that readers see places in order.
+        self.newest.send_replace(ring.newest);
+        Ok(())
+    }
+
+    async fn range(&self) -> Result<Range, Error> {
+        let ring = self.ring.lock();
+        Ok(Range { complete_after: ring.complete_after, newest: ring.newest })
+    }
+
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, Error> {
+        let ring = self.ring.lock();
+        let from = ring.events.partition_point(|event| event.position <= after);
+        Ok(ring.events.range(from..).take(limit).cloned().collect())
+    }
+
+    async fn wait(
+        &self,
+        after: Position,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredEvent>, Error> {
+        let mut newest = self.newest.subscribe();
+        // Elapsed and closed both mean that there is nothing more to read than there is now.
+        let _elapsed = timeout(wait, newest.wait_for(|newest| *newest > after)).await.is_err();
+        self.read(after, limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::event_broker::contract;
+
+    fn broker(max_events: usize) -> MemoryBroker {
+        MemoryBroker::new(Config { max_events, ..Config::default() })
+    }
+
+    #[tokio::test]
+    async fn the_memory_broker_fulfils_the_contract() {
+        contract::suite(Arc::new(broker(10_000))).await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_behind_the_ring_cannot_resume() {
+        let broker = broker(2);
+        let begin = broker.range().await.unwrap().newest;
+        for _ in 0..3 {
+            broker.publish(&[Event::new("a", None, None)]).await.unwrap();
+        }
+        let range = broker.range().await.unwrap();
+        assert!(!range.can_resume_after(begin));
+        assert_eq!(broker.read(range.complete_after, 9).await.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn places_grow_even_when_the_clock_steps_back() {
+        let ahead = Position { millis: u64::MAX, number: 3 };
+        assert!(next_position(ahead) > ahead);
+    }
+}

@@ -1,0 +1,85 @@
+//! Event brokers: they take events and let readers follow and resume the stream.
+
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+
+#[cfg(test)]
+mod contract;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    config::{WellKnownVariable, verbatim},
+    connection::{Backend, Registry},
+    error::Error,
+    model::events::{Event, Position, Range, StoredEvent},
+};
+
+/// The name of the family.
+pub const FAMILY: &str = "event_broker";
+
+/// Variables of the Redis backend, known even to a build without it, which must refuse them.
+const REDIS_VARIABLES: [WellKnownVariable; 1] =
+    [WellKnownVariable { name: "REDIS_URL", key: "url", selects: true, read: verbatim }];
+
+/// Takes events and keeps them in one stream that can be read from any place it still holds.
+#[async_trait]
+pub trait EventBroker: Backend {
+    /// Appends the events in order, all or none.
+    ///
+    /// Returns once the broker has acknowledged them.
+    ///
+    /// # Errors
+    /// `outcome_unknown()` tells whether they may have been appended nevertheless.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not append the events; it never appends a part of them.
+    async fn publish(&self, events: &[Event]) -> Result<(), Error>;
+
+    /// The part of the stream that can be read now.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn range(&self) -> Result<Range, Error>;
+
+    /// At most `limit` events after `position`, oldest first; empty at the end of the stream.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, Error>;
+
+    /// As [`EventBroker::read`], but waits up to `wait` for an event if there is none. This is the
+    /// one blocking read of the family: call it on a [`Lease`](crate::connection::Lease).
+    ///
+    /// # Errors
+    /// When the broker cannot be asked, or the connection breaks while waiting.
+    ///
+    /// # Cancel safety
+    /// Has no effect: nothing is consumed by reading.
+    async fn wait(
+        &self,
+        after: Position,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Vec<StoredEvent>, Error>;
+}
+
+/// The brokers of this build.
+#[must_use]
+pub fn registry() -> Registry<dyn EventBroker> {
+    let registry = Registry::new(FAMILY).register(memory::Factory);
+    #[cfg(feature = "redis")]
+    let registry = registry.register(redis::Factory);
+    #[cfg(not(feature = "redis"))]
+    let registry = registry.compiled_out(super::compiled_out(FAMILY, "redis", &REDIS_VARIABLES));
+    registry
+}

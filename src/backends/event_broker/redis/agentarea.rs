@@ -1,0 +1,80 @@
+//! What `AgentArea`'s own services read: events as messages of their broker library, on
+//! channels.
+
+use serde_json::{Map, Value, json};
+
+use crate::model::{events::Event, time};
+
+/// Appends all events, then tells `AgentArea`'s subscribers. A `PUBLISH` that fails (its channel can
+/// be forbidden) does not undo what is stored.
+pub(super) const APPEND_AND_PUBLISH: &str = "\
+for i = 2, #ARGV, 3 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'event', ARGV[i])
+end
+for i = 2, #ARGV, 3 do
+    redis.pcall('PUBLISH', ARGV[i + 1], ARGV[i + 2])
+end";
+
+/// `FastStream`'s message around `AgentArea`'s event.
+pub(super) fn envelope(event: &Event) -> String {
+    let mut data = match (&event.data, &event.data_base64) {
+        (Some(Value::Object(data)), _) => data.clone(),
+        (Some(data), _) => Map::from_iter([("value".to_owned(), data.clone())]),
+        (None, Some(data)) => Map::from_iter([("data_base64".to_owned(), json!(data))]),
+        (None, None) => Map::new(),
+    };
+    if let Some(subject) = &event.subject {
+        data.entry("aggregate_id").or_insert_with(|| json!(subject));
+    }
+    let happened = event.time.as_ref().and_then(|time| time.parse().ok());
+    let happened: time::Timestamp = happened.unwrap_or_else(time::now);
+    let inner = json!({
+        "event_id": event.id,
+        "timestamp": happened.as_duration().as_secs_f64().to_string(),
+        "event_type": event.kind,
+        "data": data,
+    });
+    let headers = json!({"correlation_id": event.id, "content-type": "application/json"});
+    json!({"data": inner.to_string(), "headers": headers}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inner(event: &Event) -> Value {
+        let outer: Value = serde_json::from_str(&envelope(event)).unwrap();
+        assert_eq!(outer["headers"]["correlation_id"], event.id.as_str());
+        assert_eq!(outer["headers"]["content-type"], "application/json");
+        serde_json::from_str(outer["data"].as_str().expect("data is a string of JSON")).unwrap()
+    }
+
+    #[test]
+    fn the_envelope_is_what_agentarea_reads() {
+        let subject = Some("task-1".to_owned());
+        let mut event = Event::new("workflow.WorkflowStarted", subject, Some(json!({"n": 1})));
+        event.time = Some("2026-01-01T00:00:00.25Z".to_owned());
+        assert_eq!(
+            inner(&event),
+            json!({
+                "event_id": event.id,
+                "timestamp": "1767225600.25",
+                "event_type": "workflow.WorkflowStarted",
+                "data": {"n": 1, "aggregate_id": "task-1"},
+            })
+        );
+    }
+
+    #[test]
+    fn data_is_always_an_object() {
+        let data = |data| inner(&Event::new("a", None, data))["data"].clone();
+        assert_eq!(data(None), json!({}));
+        assert_eq!(data(Some(json!([1]))), json!({"value": [1]}));
+        let own = json!({"aggregate_id": "mine"});
+        let event = Event::new("a", Some("subject".to_owned()), Some(own.clone()));
+        assert_eq!(inner(&event)["data"], own, "what the sender said stays");
+        let mut binary = Event::new("a", None, None);
+        binary.data_base64 = Some("AA==".to_owned());
+        assert_eq!(inner(&binary)["data"], json!({"data_base64": "AA=="}));
+    }
+}

@@ -1,0 +1,226 @@
+//! Connections to the server: the shared one, and those for one caller alone.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use deadpool_redis::{Hook, HookError, Manager, Pool, PoolError, TimeoutType};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, WeakShared},
+};
+use parking_lot::Mutex;
+use rand::Rng;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection,
+};
+
+use super::translate::{translate, unsent};
+use crate::{
+    config,
+    error::{Error, ErrorKind, RetryClass},
+};
+
+/// One multiplexed connection: made when it is needed, shared by all, replaced when it breaks.
+pub(super) struct Line {
+    client: Client,
+    settings: AsyncConnectionConfig,
+    patience: u32,
+    state: Mutex<LineState>,
+}
+
+#[derive(Default)]
+struct LineState {
+    open: Option<Open>,
+    /// The attempt under way. Only those who wait for it keep it alive, so that nobody is given
+    /// the result of an attempt from long ago.
+    connecting: Option<WeakShared<Connecting>>,
+    closed: bool,
+}
+
+type Connecting = BoxFuture<'static, Result<Open, Error>>;
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    /// Calls in a row that were dropped before their answer came.
+    unanswered: Arc<AtomicU32>,
+}
+
+impl Line {
+    pub(super) fn new(client: Client, settings: AsyncConnectionConfig, patience: u32) -> Self {
+        Self { client, settings, patience, state: Mutex::default() }
+    }
+
+    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        self.call(|mut connection| async move { command.query_async(&mut connection).await }).await
+    }
+
+    pub(super) async fn call<T, F, Fut>(&self, command: F) -> Result<T, Error>
+    where
+        F: FnOnce(MultiplexedConnection) -> Fut,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        let open = self.open().await?;
+        let mut pending = Pending { line: self, open: &open, answered: false };
+        let result = command(open.connection.clone()).await;
+        pending.answered = true;
+        drop(pending);
+        open.unanswered.store(0, Ordering::Relaxed);
+        result.map_err(|error| {
+            let translated = translate(&error);
+            // A replica that was the primary leads nowhere: the next call asks the name again.
+            if error.is_unrecoverable_error()
+                || error.is_io_error()
+                || translated.kind() == ErrorKind::ReadOnly
+            {
+                self.forget(&open);
+            }
+            translated
+        })
+    }
+
+    async fn open(&self) -> Result<Open, Error> {
+        let attempt = {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Err(Error::new(ErrorKind::Closed, "the connection is closed"));
+            }
+            if let Some(open) = &state.open {
+                return Ok(open.clone());
+            }
+            let under_way = state.connecting.as_ref().and_then(WeakShared::upgrade);
+            under_way.unwrap_or_else(|| {
+                let attempt = self.connect().shared();
+                state.connecting = attempt.downgrade();
+                attempt
+            })
+        };
+        let result = attempt.clone().await;
+        let mut state = self.state.lock();
+        let current = state.connecting.as_ref().and_then(WeakShared::upgrade);
+        // The first of those who waited keeps the connection for all.
+        if current.is_some_and(|current| current.ptr_eq(&attempt)) {
+            state.connecting = None;
+            state.open = result.clone().ok().filter(|_| !state.closed);
+        }
+        result
+    }
+
+    fn connect(&self) -> Connecting {
+        let (client, settings) = (self.client.clone(), self.settings.clone());
+        let attempt = async move {
+            let made = client.get_multiplexed_async_connection_with_config(&settings).await;
+            let connection = made.map_err(|error| unsent(translate(&error)))?;
+            Ok(Open { connection, unanswered: Arc::default() })
+        };
+        attempt.boxed()
+    }
+
+    /// Makes the next call connect anew, unless that has happened already. Calls under way keep
+    /// the old connection until they are answered or dropped.
+    fn forget(&self, broken: &Open) {
+        let mut state = self.state.lock();
+        if state.open.as_ref().is_some_and(|o| Arc::ptr_eq(&o.unanswered, &broken.unanswered)) {
+            state.open = None;
+        }
+    }
+
+    pub(super) fn close(&self) {
+        *self.state.lock() = LineState { closed: true, ..LineState::default() };
+    }
+}
+
+/// A call that waits for its answer.
+struct Pending<'a> {
+    line: &'a Line,
+    open: &'a Open,
+    answered: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.answered
+            && self.open.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= self.line.patience
+        {
+            self.line.forget(self.open);
+        }
+    }
+}
+
+pub(super) fn pool(
+    client: &Client,
+    settings: AsyncConnectionConfig,
+    limits: &config::Pool,
+) -> Result<Pool, Error> {
+    let internal = |error: &dyn fmt::Display| {
+        Error::new(ErrorKind::Internal, format!("the pool cannot be set up: {error}"))
+    };
+    let manager = Manager::new_with_config(client.get_connection_info().clone(), settings)
+        .map_err(|error| internal(&error))?;
+    let max_lifetime = limits.max_lifetime;
+    Pool::builder(manager)
+        .max_size(limits.max_size)
+        .runtime(deadpool_redis::Runtime::Tokio1)
+        .wait_timeout(Some(limits.acquire_timeout))
+        .create_timeout(Some(limits.connect_timeout))
+        .recycle_timeout(Some(limits.acquire_timeout))
+        .pre_recycle(Hook::sync_fn(move |_, metrics| {
+            let jitter = rand::rng().random_range(0.9..=1.0);
+            if !max_lifetime.is_zero() && metrics.age() > max_lifetime.mul_f64(jitter) {
+                return Err(HookError::message("it reached its maximum lifetime"));
+            }
+            Ok(())
+        }))
+        .build()
+        .map_err(|error| internal(&error))
+}
+
+/// A pooled connection that goes back only when its answer was read to the end.
+pub(super) struct Exclusive(Option<deadpool_redis::Connection>);
+
+impl Exclusive {
+    pub(super) async fn take(pool: &Pool) -> Result<Self, Error> {
+        pool.get().await.map(|connection| Self(Some(connection))).map_err(pool_error)
+    }
+
+    pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Error> {
+        let Some(connection) = &mut self.0 else {
+            return Err(Error::new(ErrorKind::Internal, "the connection was given back"));
+        };
+        command.query_async(connection).await.map_err(|error| translate(&error))
+    }
+
+    pub(super) fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(deadpool_redis::Connection::take(connection));
+        }
+    }
+}
+
+fn pool_error(error: PoolError) -> Error {
+    match error {
+        PoolError::Backend(error) => unsent(translate(&error)),
+        PoolError::Timeout(TimeoutType::Wait) => Error::new(
+            ErrorKind::Timeout,
+            "no pooled connection became free within pool.acquire_timeout",
+        )
+        .with_retry(RetryClass::NotSent),
+        PoolError::Timeout(_) => {
+            Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
+                .with_retry(RetryClass::NotSent)
+        }
+        PoolError::Closed => Error::new(ErrorKind::Closed, "the pool is closed"),
+        other => Error::new(ErrorKind::Unavailable, format!("no pooled connection: {other}")),
+    }
+}

@@ -1,0 +1,373 @@
+//! The execution service inside this program: runs are rows of the database, claimed with a lease
+//! and a fencing number, so that what a dead process held goes on elsewhere or after a restart.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Description, ExecutionService, FAMILY, runner::Runner, step::Steps};
+use crate::{
+    backends::database::{Database, Run},
+    config::{BackendConfig, BackendDescriptor, Section, Table, values::duration},
+    connection::{Backend, BuildContext, Factory as BackendFactory, Managed, Operation},
+    error::{Error, ErrorKind},
+    model::{
+        executions::{StartRequest, Workflow},
+        time::Timestamp,
+    },
+};
+
+const INSERT: Operation = Operation::idempotent("insert_run");
+const LOOK: Operation = Operation::idempotent("run");
+const LIST: Operation = Operation::idempotent("ended_runs");
+const CANCEL: Operation = Operation::idempotent("cancel_run");
+const TERMINATE: Operation = Operation::idempotent("terminate_run");
+
+/// How often a waiting caller looks again; another process may have ended the run.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The execution service inside this program, durable in the database.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Config {
+    /// Runs that one instance works on at once; further ones wait.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) max_concurrent: usize,
+    /// How long a claim lasts unless it is renewed, which happens three times as often. Another
+    /// instance takes over what a dead one held after this time.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "1h"))]
+    pub(super) lease: Duration,
+    /// How often runs that nobody holds are looked for. Runs started by this instance begin at
+    /// once.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "50ms", "x-maximum" = "1h"))]
+    pub(super) poll_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_concurrent: 256,
+            lease: Duration::from_secs(15),
+            poll_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+impl BackendConfig for Config {}
+
+pub(super) struct Factory {
+    database: Managed<dyn Database>,
+    built: AtomicU64,
+}
+
+impl Factory {
+    pub(super) fn new(database: Managed<dyn Database>) -> Self {
+        Self { database, built: AtomicU64::new(0) }
+    }
+}
+
+#[async_trait]
+impl BackendFactory<dyn ExecutionService> for Factory {
+    fn descriptor(&self) -> BackendDescriptor {
+        BackendDescriptor {
+            family: FAMILY,
+            name: "embedded",
+            variables: &[],
+            // Claims keep several processes apart, but the steps run inside the API's process;
+            // production runs them on workers of their own.
+            shared: false,
+            example: "",
+            table: Table::of::<Config>(),
+        }
+    }
+
+    async fn build(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn ExecutionService>, Error> {
+        let config: Config = section.read()?;
+        let steps = Steps::new().map_err(|error| {
+            Error::new(ErrorKind::Internal, "the HTTP client cannot be set up").with_source(error)
+        })?;
+        let number = self.built.fetch_add(1, Ordering::Relaxed);
+        let board = Arc::new(Board::default());
+        let runner = Runner {
+            database: self.database.clone(),
+            config: config.clone(),
+            steps,
+            board: Arc::clone(&board),
+            instance: Arc::clone(&context.instance),
+            owner: format!("{}/{number}", context.instance),
+            closing: context.closing.clone(),
+        };
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        context.tasks.spawn(async move {
+            runner.run().await;
+            drop(end);
+        });
+        Ok(Arc::new(EmbeddedService {
+            database: self.database.clone(),
+            board,
+            config,
+            closing: context.closing.clone(),
+            ended,
+        }))
+    }
+}
+
+/// What service and runner tell each other.
+#[derive(Debug)]
+pub(super) struct Board {
+    /// There is something to claim.
+    pub(super) work: Notify,
+    /// Counts ended runs, for callers that wait for one.
+    pub(super) ended_runs: watch::Sender<u64>,
+    /// Runs that this process works on.
+    pub(super) active: Mutex<HashMap<String, ActiveRun>>,
+    /// When the runner last went round.
+    pub(super) heartbeat: Mutex<Instant>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            work: Notify::new(),
+            ended_runs: watch::Sender::new(0),
+            active: Mutex::default(),
+            heartbeat: Mutex::new(Instant::now()),
+        }
+    }
+}
+
+impl Board {
+    pub(super) fn run_ended(&self) {
+        self.ended_runs.send_modify(|count| *count += 1);
+    }
+}
+
+/// How to reach a run that this process works on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ActiveRun {
+    /// The number of the claim.
+    pub(super) fence: i64,
+    /// Its cancellation was asked for.
+    pub(super) cancel: CancellationToken,
+    /// It is no longer ours to work on.
+    pub(super) lost: CancellationToken,
+}
+
+#[derive(Debug)]
+struct EmbeddedService {
+    database: Managed<dyn Database>,
+    board: Arc<Board>,
+    config: Config,
+    closing: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl EmbeddedService {
+    async fn look(&self, id: &str) -> Result<Run, Error> {
+        let run =
+            self.database.call(LOOK, |database| async move { database.run(id).await }).await?;
+        run.ok_or_else(|| unknown(id))
+    }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no running execution has the id {id:?}"))
+}
+
+fn description(run: Run) -> Description {
+    Description { id: run.id, outcome: run.outcome }
+}
+
+#[async_trait]
+impl Backend for EmbeddedService {
+    /// The service works when the database does and the runner goes round.
+    async fn probe(&self) -> Result<(), Error> {
+        self.database.call(LOOK, |database| async move { database.run("").await }).await?;
+        let silent = self.board.heartbeat.lock().elapsed();
+        if silent > self.config.poll_interval * 3 + self.config.lease {
+            return Err(Error::new(ErrorKind::Internal, "the runner does not go round"));
+        }
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.closing.cancel();
+        self.ended.cancelled().await;
+    }
+}
+
+#[async_trait]
+impl ExecutionService for EmbeddedService {
+    async fn start(&self, request: &StartRequest) -> Result<(), Error> {
+        if matches!(request.definition, Workflow::Temporal { .. }) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "workflow {:?} runs on Temporal only; set TEMPORAL_ADDRESS",
+                    request.workflow
+                ),
+            ));
+        }
+        let new = self
+            .database
+            .call(INSERT, |database| async move { database.insert_run(request).await })
+            .await?;
+        if !new && self.look(&request.id).await?.request_id != request.request_id {
+            return Err(Error::new(ErrorKind::AlreadyExists, "the id is taken"));
+        }
+        self.board.work.notify_one();
+        Ok(())
+    }
+
+    async fn describe(&self, id: &str) -> Result<Description, Error> {
+        self.look(id).await.map(description)
+    }
+
+    async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let runs = self
+            .database
+            .call(LIST, |database| async move { database.ended_runs(since, limit).await })
+            .await?;
+        Ok(runs.into_iter().map(description).collect())
+    }
+
+    async fn result(&self, id: &str, wait: Duration) -> Result<Description, Error> {
+        let deadline = Instant::now() + wait;
+        let mut ended = self.board.ended_runs.subscribe();
+        loop {
+            // Marked as seen before looking, so that an end in between is not missed.
+            ended.mark_unchanged();
+            let run = self.look(id).await?;
+            let now = Instant::now();
+            if run.outcome.status.is_terminal() || now >= deadline {
+                return Ok(description(run));
+            }
+            let until = deadline.min(now + LOOK_AGAIN);
+            let _told = timeout_at(until, ended.changed()).await.is_ok();
+        }
+    }
+
+    async fn signal(&self, _id: &str, _name: &str, _input: &Value) -> Result<(), Error> {
+        Err(unsupported("signals"))
+    }
+
+    async fn query(&self, _id: &str, _name: &str, _input: &Value) -> Result<Value, Error> {
+        Err(unsupported("queries"))
+    }
+
+    async fn cancel(&self, id: &str) -> Result<(), Error> {
+        let found = self
+            .database
+            .call(CANCEL, |database| async move { database.cancel_run(id).await })
+            .await?;
+        if !found {
+            return Err(unknown(id));
+        }
+        if let Some(run) = self.board.active.lock().get(id) {
+            run.cancel.cancel();
+        }
+        self.board.run_ended();
+        Ok(())
+    }
+
+    async fn terminate(&self, id: &str, reason: &str) -> Result<(), Error> {
+        let found = self
+            .database
+            .call(TERMINATE, |database| async move { database.terminate_run(id, reason).await })
+            .await?;
+        if !found {
+            return Err(unknown(id));
+        }
+        if let Some(run) = self.board.active.lock().get(id) {
+            run.lost.cancel();
+        }
+        self.board.run_ended();
+        Ok(())
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("the embedded execution service has no {what}; use Temporal"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{
+        backends::{
+            database,
+            execution_service::{self, contract},
+        },
+        config,
+        connection::Settings,
+        telemetry::metrics::Metrics,
+    };
+
+    fn database_on(folder: &std::path::Path, tasks: &TaskTracker) -> Managed<dyn Database> {
+        let metrics = Metrics::new("0", "0").connection(database::FAMILY);
+        let slot = Managed::new(database::registry(), "test".into(), metrics, tasks.clone());
+        let mut config = config::Connection::database();
+        config.backend = "sqlite".to_owned();
+        let table = serde_json::json!({"path": folder.join("embedded.db")});
+        config.backends.insert("sqlite".to_owned(), Section(table));
+        slot.start(Settings::from(&config));
+        slot
+    }
+
+    fn service_on(
+        database: &Managed<dyn Database>,
+        tasks: &TaskTracker,
+    ) -> Managed<dyn ExecutionService> {
+        let metrics = Metrics::new("0", "0").connection(FAMILY);
+        let registry = execution_service::registry(database.clone());
+        let slot = Managed::new(registry, "test".into(), metrics, tasks.clone());
+        let mut config = config::Connection::execution_service();
+        config.backend = "embedded".to_owned();
+        slot.start(Settings::from(&config));
+        slot
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_embedded_service_fulfils_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = TaskTracker::new();
+        let database = database_on(folder.path(), &tasks);
+        let service = service_on(&database, &tasks);
+        let lease = service.lease().await.unwrap();
+        contract::suite(Arc::clone(&lease)).await;
+        drop(lease);
+        service.close().await;
+        database.close().await;
+    }
+}

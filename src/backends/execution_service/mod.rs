@@ -1,0 +1,142 @@
+//! Execution services: they run workflows durably.
+
+mod embedded;
+mod runner;
+mod step;
+#[cfg(feature = "temporal")]
+mod temporal;
+#[cfg(feature = "worker")]
+pub mod worker;
+
+#[cfg(test)]
+mod contract;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::database::Database;
+use crate::{
+    config::{WellKnownVariable, verbatim},
+    connection::{Backend, Managed, Registry},
+    error::Error,
+    model::{
+        executions::{Outcome, StartRequest},
+        time::Timestamp,
+    },
+};
+
+/// The name of the family.
+pub const FAMILY: &str = "execution_service";
+
+/// Variables of the Temporal backend, known even to a build without it, which must refuse them.
+const TEMPORAL_VARIABLES: [WellKnownVariable; 4] = [
+    variable("TEMPORAL_ADDRESS", "address", true),
+    variable("TEMPORAL_SERVER_URL", "address", true),
+    variable("TEMPORAL_NAMESPACE", "namespace", false),
+    variable("TEMPORAL_TASK_QUEUE", "task_queue", false),
+];
+
+const fn variable(name: &'static str, key: &'static str, selects: bool) -> WellKnownVariable {
+    WellKnownVariable { name, key, selects, read: verbatim }
+}
+
+/// An execution as its backend sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// The execution's id.
+    pub id: String,
+    /// Where it stands, with its result or error. Never `accepted`.
+    pub outcome: Outcome,
+}
+
+/// Runs executions durably.
+#[async_trait]
+pub trait ExecutionService: Backend {
+    /// Starts an execution, once however often the same request id is handed over.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when another request holds the id; `Unsupported` when the backend cannot
+    /// run this kind of workflow.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have started it; hand it over again with the same request id.
+    async fn start(&self, request: &StartRequest) -> Result<(), Error>;
+
+    /// Where an execution stands.
+    ///
+    /// # Errors
+    /// `NotFound` when the backend does not know it.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn describe(&self, id: &str) -> Result<Description, Error>;
+
+    /// Executions that ended at or after `since`, oldest first, at most `limit`. The backend's view
+    /// may lag behind, so ask with an overlap.
+    ///
+    /// # Errors
+    /// When the backend cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error>;
+
+    /// Waits up to `wait` for an execution to end, and says where it stands then.
+    ///
+    /// # Errors
+    /// `NotFound` when the backend does not know it.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn result(&self, id: &str, wait: Duration) -> Result<Description, Error>;
+
+    /// Sends a signal to a running execution.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not running; `Unsupported` when the backend has no signals.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have sent it.
+    async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error>;
+
+    /// Asks a question of an execution.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidInput` when it has no such query, `Unsupported`.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error>;
+
+    /// Asks an execution to end. It may clean up, and it may take its time.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not running.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have asked; asking again changes nothing.
+    async fn cancel(&self, id: &str) -> Result<(), Error>;
+
+    /// Ends an execution by force.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not running.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have ended it; ending it again changes nothing.
+    async fn terminate(&self, id: &str, reason: &str) -> Result<(), Error>;
+}
+
+/// The execution services of this build.
+#[must_use]
+pub fn registry(database: Managed<dyn Database>) -> Registry<dyn ExecutionService> {
+    let registry = Registry::new(FAMILY).register(embedded::Factory::new(database));
+    #[cfg(feature = "temporal")]
+    let registry = registry.register(temporal::Factory);
+    #[cfg(not(feature = "temporal"))]
+    let registry =
+        registry.compiled_out(super::compiled_out(FAMILY, "temporal", &TEMPORAL_VARIABLES));
+    registry
+}

@@ -1,0 +1,310 @@
+//! The embedded executor: claims runs and works on them.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    embedded::{ActiveRun, Board, Config},
+    step::{StepError, Steps},
+};
+use crate::{
+    backends::database::{ClaimedRun, Database},
+    connection::{Managed, Operation},
+    error::Error,
+    model::{
+        executions::{Outcome, Status, StepRetry, Workflow},
+        time,
+    },
+};
+
+const CLAIM: Operation = Operation::idempotent("claim_runs");
+const RENEW: Operation = Operation::idempotent("renew_runs");
+const NOTE: Operation = Operation::idempotent("note_try");
+const FINISH: Operation = Operation::idempotent("finish_run");
+const RELEASE: Operation = Operation::idempotent("release_runs");
+
+/// Pause before a mark that failed is tried again.
+const MARK_AGAIN: Duration = Duration::from_secs(1);
+/// How long steps under way may take once the program stops; then their claims are given back.
+const FINISH_STEPS: Duration = Duration::from_secs(5);
+
+/// Claims runs and works on them until `closing`.
+pub(super) struct Runner {
+    pub(super) database: Managed<dyn Database>,
+    pub(super) config: Config,
+    pub(super) steps: Steps,
+    pub(super) board: Arc<Board>,
+    pub(super) instance: Arc<str>,
+    pub(super) owner: String,
+    pub(super) closing: CancellationToken,
+}
+
+impl Runner {
+    pub(super) async fn run(self) {
+        let runner = Arc::new(self);
+        let runs = TaskTracker::new();
+        tokio::select! {
+            () = runner.closing.cancelled() => {}
+            () = runner.renew_claims() => {}
+            () = runner.claim_runs(&runs) => {}
+        }
+        runner.stop(&runs).await;
+    }
+
+    /// Looks for runs when told, and from time to time.
+    async fn claim_runs(self: &Arc<Self>, runs: &TaskTracker) {
+        let mut adopted = false;
+        loop {
+            *self.board.heartbeat.lock() = Instant::now();
+            let found = match self.adopt_once(&mut adopted).await {
+                Ok(()) => self.claim_free(runs).await,
+                Err(error) => Err(error),
+            };
+            // Its outage is logged by the database's own probes.
+            let claimed = found.unwrap_or_else(|error| {
+                tracing::debug!(%error, "runs cannot be claimed");
+                0
+            });
+            if claimed == 0 {
+                let _told = timeout(self.config.poll_interval, self.board.work.notified()).await;
+            }
+        }
+    }
+
+    /// In a database of our own, whatever somebody else holds was held by a process that died.
+    async fn adopt_once(&self, adopted: &mut bool) -> Result<(), Error> {
+        if *adopted {
+            return Ok(());
+        }
+        let instance = &*self.instance;
+        self.database
+            .call(RELEASE, |database| async move {
+                if database.serves_one_process() {
+                    database.release_runs_of_others(instance).await?;
+                }
+                Ok(())
+            })
+            .await?;
+        *adopted = true;
+        Ok(())
+    }
+
+    async fn claim_free(self: &Arc<Self>, runs: &TaskTracker) -> Result<usize, Error> {
+        let free = self.config.max_concurrent.saturating_sub(runs.len());
+        if free == 0 {
+            return Ok(0);
+        }
+        let limit = i64::try_from(free).unwrap_or(i64::MAX);
+        let claimed = self
+            .database
+            .call(CLAIM, |database| async move {
+                database.claim_runs(&self.owner, self.config.lease, limit).await
+            })
+            .await?;
+        let count = claimed.len();
+        for run in claimed {
+            let active = ActiveRun { fence: run.fence, ..ActiveRun::default() };
+            self.board.active.lock().insert(run.id.clone(), active.clone());
+            if run.cancel_requested {
+                active.cancel.cancel();
+            }
+            let runner = Arc::clone(self);
+            runs.spawn(async move {
+                let id = run.id.clone();
+                runner.work(run, &active).await;
+                // The same run may have been claimed again meanwhile.
+                let fence = active.fence;
+                runner.board.active.lock().retain(|key, run| *key != id || run.fence != fence);
+                runner.board.run_ended();
+                runner.board.work.notify_one();
+            });
+        }
+        Ok(count)
+    }
+
+    /// Keeps our claims, and learns what others want of our runs.
+    async fn renew_claims(&self) {
+        let mut renewed_at = Instant::now();
+        loop {
+            sleep(self.config.lease / 3).await;
+            let begun = Instant::now();
+            // Taken before asking: a run that is claimed meanwhile is not in the answer.
+            let known: Vec<String> = self.board.active.lock().keys().cloned().collect();
+            if known.is_empty() {
+                renewed_at = begun;
+                continue;
+            }
+            let renewed = timeout_at(renewed_at + self.config.lease, self.renew(&known)).await;
+            if let Ok(held) = renewed {
+                renewed_at = begun;
+                self.apply(&known, &held);
+            } else {
+                // Past the lease somebody else may hold them: working on would do steps twice.
+                for run in self.board.active.lock().values() {
+                    run.lost.cancel();
+                }
+                renewed_at = Instant::now();
+            }
+        }
+    }
+
+    /// Asks until there is an answer.
+    async fn renew(&self, known: &[String]) -> Vec<(String, bool)> {
+        loop {
+            let renewed = self
+                .database
+                .call(RENEW, |database| async move {
+                    database.renew_runs(&self.owner, known, self.config.lease).await
+                })
+                .await;
+            match renewed {
+                Ok(held) => return held,
+                Err(error) => tracing::debug!(%error, "claims cannot be renewed"),
+            }
+            sleep(MARK_AGAIN).await;
+        }
+    }
+
+    fn apply(&self, known: &[String], held: &[(String, bool)]) {
+        let ids: HashSet<&str> = held.iter().map(|(id, _)| id.as_str()).collect();
+        let active = self.board.active.lock();
+        for run in known.iter().filter(|id| !ids.contains(id.as_str())) {
+            if let Some(run) = active.get(run) {
+                run.lost.cancel();
+            }
+        }
+        for (id, cancel_requested) in held {
+            if let (true, Some(run)) = (*cancel_requested, active.get(id)) {
+                run.cancel.cancel();
+            }
+        }
+    }
+
+    /// Works on one run until it ends or is no longer ours.
+    async fn work(&self, run: ClaimedRun, active: &ActiveRun) {
+        let deadline = run.time_left.map(|left| Instant::now() + left);
+        let time_up = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = active.lost.cancelled() => None,
+            () = active.cancel.cancelled() => Some(ended(Status::Cancelled, "cancelled on request")),
+            () = time_up => Some(ended(Status::TimedOut, "its time was up")),
+            outcome = self.try_steps(&run) => outcome,
+        };
+        if let Some(outcome) = outcome {
+            self.finish(&run, &outcome, &active.lost).await;
+        }
+    }
+
+    /// Tries the step as often as its retry policy allows. Nothing when the claim was lost.
+    async fn try_steps(&self, run: &ClaimedRun) -> Option<Outcome> {
+        let retry = retry_of(&run.definition);
+        let mut tries = run.tries;
+        let mut pause = run.pause;
+        loop {
+            sleep(pause).await;
+            tries += 1;
+            pause = retry.pause_after(tries);
+            if !self.note(run, tries, pause).await {
+                return None;
+            }
+            match self.steps.run(&run.id, &run.definition, &run.input).await {
+                Ok(result) => return Some(completed(result)),
+                Err(StepError { message, retryable }) => {
+                    if !retryable || tries >= retry.max_attempts {
+                        return Some(ended(Status::Failed, &message));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores that a try begins. A try that cannot be counted does not begin.
+    async fn note(&self, run: &ClaimedRun, tries: u32, pause: Duration) -> bool {
+        loop {
+            let noted = self
+                .database
+                .call(NOTE, |database| async move {
+                    database.note_try(&run.id, run.fence, tries, pause).await
+                })
+                .await;
+            match noted {
+                Ok(ours) => return ours,
+                Err(_) => sleep(MARK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Stores the end of a run, for as long as the run is ours.
+    async fn finish(&self, run: &ClaimedRun, outcome: &Outcome, lost: &CancellationToken) {
+        loop {
+            let finished = self
+                .database
+                .call(FINISH, |database| async move {
+                    database.finish_run(&run.id, run.fence, outcome).await
+                })
+                .await;
+            if finished.is_ok() {
+                return;
+            }
+            tokio::select! {
+                () = lost.cancelled() => return,
+                () = self.closing.cancelled() => return,
+                () = sleep(MARK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Lets steps under way end, then gives the remaining claims back.
+    async fn stop(&self, runs: &TaskTracker) {
+        runs.close();
+        let in_time = timeout(FINISH_STEPS, runs.wait()).await.is_ok();
+        if !in_time {
+            for run in self.board.active.lock().values() {
+                run.lost.cancel();
+            }
+            runs.wait().await;
+        }
+        let released = self
+            .database
+            .call(RELEASE, |database| async move { database.release_runs(&self.owner).await })
+            .await;
+        if let Err(error) = released {
+            tracing::warn!(%error, "claims cannot be given back and end with their lease");
+        }
+    }
+}
+
+fn retry_of(definition: &Workflow) -> StepRetry {
+    match definition {
+        Workflow::Http { retry, .. } => *retry,
+        Workflow::Echo { .. } | Workflow::Temporal { .. } => StepRetry {
+            max_attempts: 1,
+            initial_backoff: Duration::ZERO,
+            max_backoff: Duration::ZERO,
+            multiplier: 1.0,
+        },
+    }
+}
+
+fn completed(result: Value) -> Outcome {
+    Outcome {
+        status: Status::Completed,
+        result: Some(result),
+        error: None,
+        started_at: None,
+        finished_at: Some(time::now()),
+    }
+}
+
+fn ended(status: Status, error: &str) -> Outcome {
+    Outcome::ended(status, error, time::now())
+}

@@ -1,0 +1,310 @@
+//! Executions on a Temporal server. A workflow of kind `temporal` runs on workers elsewhere; `echo`
+//! and `http` run on `agentarea-api worker`.
+//!
+//! Every call is one raw RPC: the SDK's retries are off, because the guard has its own, and the
+//! SDK's `start_workflow` would make a new request id each time.
+
+mod answers;
+mod connect;
+mod list;
+mod start;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use temporalio_client::{
+    Connection, RetryOptions,
+    grpc::WorkflowService,
+    tonic::{Code, Request},
+};
+use temporalio_common::protos::{
+    grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus},
+    temporal::api::{
+        common::v1::WorkflowExecution,
+        enums::v1::{HistoryEventFilterType, WorkflowExecutionStatus},
+        history::v1::history_event::Attributes,
+        query::v1::WorkflowQuery,
+        workflow::v1::WorkflowExecutionInfo,
+        workflowservice::v1::{
+            DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest,
+            QueryWorkflowRequest, RequestCancelWorkflowExecutionRequest,
+            SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+        },
+    },
+};
+use tokio::time::timeout;
+
+pub(super) use self::connect::{Config, connect};
+use self::{
+    answers::{body, ending, from_payloads, start_request_id, timestamp, to_arguments, translate},
+    connect::request,
+};
+#[cfg(feature = "worker")]
+pub(super) use self::{connect::describe_namespace, start::Argument};
+use super::{Description, ExecutionService, FAMILY, TEMPORAL_VARIABLES};
+use crate::{
+    config::{BackendDescriptor, Section, Table},
+    connection::{Backend, BuildContext, Factory as BackendFactory},
+    error::{Error, ErrorKind},
+    model::{
+        executions::{Outcome, StartRequest, Status},
+        ids,
+        time::Timestamp,
+    },
+};
+
+/// Deadline of one long poll. The server ends a poll earlier by itself; with little time left it
+/// would answer at once, so that a loop over it would spin.
+const POLL_TIMEOUT: Duration = Duration::from_secs(70);
+
+const HEALTH_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";
+
+pub(super) struct Factory;
+
+#[async_trait]
+impl BackendFactory<dyn ExecutionService> for Factory {
+    fn descriptor(&self) -> BackendDescriptor {
+        BackendDescriptor {
+            family: FAMILY,
+            name: "temporal",
+            variables: &TEMPORAL_VARIABLES,
+            shared: true,
+            example: "TEMPORAL_ADDRESS=temporal:7233",
+            table: Table::of::<Config>(),
+        }
+    }
+
+    async fn build(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn ExecutionService>, Error> {
+        let config: Config = section.read()?;
+        let limit = context.pool.connect_timeout;
+        let connection =
+            connect(&config, &context.instance, limit, RetryOptions::no_retries()).await?;
+        Ok(Arc::new(Temporal { connection, config, identity: Arc::clone(&context.instance) }))
+    }
+}
+
+/// A connection to a Temporal server. It is one HTTP/2 connection, which carries any number of
+/// calls and dials again by itself.
+#[derive(Debug)]
+struct Temporal {
+    connection: Connection,
+    config: Config,
+    identity: Arc<str>,
+}
+
+impl Temporal {
+    fn rpc(&self) -> Box<dyn WorkflowService> {
+        self.connection.workflow_service()
+    }
+
+    fn workflow_id(&self, id: &str) -> String {
+        format!("{}{id}", self.config.workflow_id_prefix)
+    }
+
+    /// The newest run of an execution, which is the end of a chain of continued ones.
+    fn newest_run(&self, id: &str) -> WorkflowExecution {
+        WorkflowExecution { workflow_id: self.workflow_id(id), run_id: String::new() }
+    }
+
+    async fn info(&self, id: &str) -> Result<WorkflowExecutionInfo, Error> {
+        let message = DescribeWorkflowExecutionRequest {
+            namespace: self.config.namespace.clone(),
+            execution: Some(self.newest_run(id)),
+        };
+        let answer = self.rpc().describe_workflow_execution(request(message)).await;
+        body(answer)?.workflow_execution_info.ok_or_else(|| {
+            let message = "Temporal describes an execution without its state";
+            Error::new(ErrorKind::Incompatible, message)
+        })
+    }
+
+    fn history(&self, run: Option<WorkflowExecution>) -> GetWorkflowExecutionHistoryRequest {
+        GetWorkflowExecutionHistoryRequest {
+            namespace: self.config.namespace.clone(),
+            execution: run,
+            history_event_filter_type: HistoryEventFilterType::CloseEvent.into(),
+            skip_archival: true,
+            ..Default::default()
+        }
+    }
+
+    /// Completes when the execution has ended, with all runs that continue one another.
+    async fn ended(&self, id: &str) -> Result<(), Error> {
+        let mut page = Vec::new();
+        loop {
+            let mut poll = Request::new(GetWorkflowExecutionHistoryRequest {
+                wait_new_event: true,
+                next_page_token: page,
+                ..self.history(Some(self.newest_run(id)))
+            });
+            poll.set_timeout(POLL_TIMEOUT);
+            let answer = body(self.rpc().get_workflow_execution_history(poll).await)?;
+            let event = answer.history.and_then(|mut history| history.events.pop());
+            page = match event.and_then(|event| event.attributes) {
+                // Without a page the next poll finds the run that continues this one.
+                Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(_)) => Vec::new(),
+                Some(_) => return Ok(()),
+                // The server ends a poll when it has waited for long.
+                None => answer.next_page_token,
+            };
+        }
+    }
+
+    async fn outcome(&self, info: WorkflowExecutionInfo) -> Result<Outcome, Error> {
+        let status = status(info.status())?;
+        let started_at = info.start_time.as_ref().map(|at| timestamp(at.seconds, at.nanos));
+        let outcome = Outcome { status, result: None, error: None, started_at, finished_at: None };
+        if status == Status::Running {
+            return Ok(outcome);
+        }
+        let finished_at = info.close_time.as_ref().map(|at| timestamp(at.seconds, at.nanos));
+        let message = self.history(info.execution);
+        let answer = self.rpc().get_workflow_execution_history(request(message)).await;
+        let history = body(answer)?.history;
+        let closed_by = history.and_then(|mut history| history.events.pop());
+        let (result, error) = ending(closed_by.and_then(|event| event.attributes));
+        Ok(Outcome { result, error, finished_at, ..outcome })
+    }
+}
+
+/// Temporal's status as ours.
+fn status(status: WorkflowExecutionStatus) -> Result<Status, Error> {
+    Ok(match status {
+        // A run that was continued has ended, but the execution goes on.
+        WorkflowExecutionStatus::Running
+        | WorkflowExecutionStatus::Paused
+        | WorkflowExecutionStatus::ContinuedAsNew => Status::Running,
+        WorkflowExecutionStatus::Completed => Status::Completed,
+        WorkflowExecutionStatus::Failed => Status::Failed,
+        WorkflowExecutionStatus::Canceled => Status::Cancelled,
+        WorkflowExecutionStatus::Terminated => Status::Terminated,
+        WorkflowExecutionStatus::TimedOut => Status::TimedOut,
+        WorkflowExecutionStatus::Unspecified => {
+            let message = "Temporal gives an execution a status that this program does not know";
+            return Err(Error::new(ErrorKind::Incompatible, message));
+        }
+    })
+}
+
+#[async_trait]
+impl Backend for Temporal {
+    async fn probe(&self) -> Result<(), Error> {
+        let message = HealthCheckRequest { service: HEALTH_SERVICE.to_owned() };
+        match self.connection.health_service().check(request(message)).await {
+            Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {}
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "Temporal says that it is not serving",
+                ));
+            }
+            // A proxy need not pass the health service on.
+            Err(answer) if answer.code() == Code::Unimplemented => {}
+            Err(answer) => return Err(translate(&answer)),
+        }
+        connect::describe_namespace(&self.connection, &self.config.namespace).await
+    }
+
+    async fn close(&self) {}
+}
+
+#[async_trait]
+impl ExecutionService for Temporal {
+    async fn start(&self, start: &StartRequest) -> Result<(), Error> {
+        let message = self.start_message(start)?;
+        match self.rpc().start_workflow_execution(request(message)).await {
+            Ok(_) => Ok(()),
+            Err(answer) if answer.code() == Code::AlreadyExists => {
+                self.check_ours(start, start_request_id(&answer).as_deref()).await
+            }
+            Err(answer) => Err(translate(&answer)),
+        }
+    }
+
+    async fn describe(&self, id: &str) -> Result<Description, Error> {
+        let outcome = self.outcome(self.info(id).await?).await?;
+        Ok(Description { id: id.to_owned(), outcome })
+    }
+
+    async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error> {
+        self.ended_since(since, limit).await
+    }
+
+    async fn result(&self, id: &str, wait: Duration) -> Result<Description, Error> {
+        // The poll's own deadline would not do: with little of it left the server answers at once.
+        if let Ok(ended) = timeout(wait, self.ended(id)).await {
+            ended?;
+        }
+        self.describe(id).await
+    }
+
+    async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error> {
+        let message = SignalWorkflowExecutionRequest {
+            namespace: self.config.namespace.clone(),
+            workflow_execution: Some(self.newest_run(id)),
+            signal_name: name.to_owned(),
+            input: to_arguments(input)?,
+            identity: self.identity.to_string(),
+            request_id: ids::new_id(),
+            ..Default::default()
+        };
+        let answer = self.rpc().signal_workflow_execution(request(message)).await;
+        body(answer).map(drop)
+    }
+
+    async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error> {
+        let message = QueryWorkflowRequest {
+            namespace: self.config.namespace.clone(),
+            execution: Some(self.newest_run(id)),
+            query: Some(WorkflowQuery {
+                query_type: name.to_owned(),
+                query_args: to_arguments(input)?,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let answer = self.rpc().query_workflow(request(message)).await;
+        from_payloads(body(answer)?.query_result)
+            .map_err(|message| Error::new(ErrorKind::Unsupported, message))
+    }
+
+    async fn cancel(&self, id: &str) -> Result<(), Error> {
+        // The server takes the wish even when there is nothing left to cancel.
+        if status(self.info(id).await?.status())? != Status::Running {
+            return Err(Error::new(ErrorKind::NotFound, "the execution has ended"));
+        }
+        let message = RequestCancelWorkflowExecutionRequest {
+            namespace: self.config.namespace.clone(),
+            workflow_execution: Some(self.newest_run(id)),
+            identity: self.identity.to_string(),
+            request_id: ids::new_id(),
+            ..Default::default()
+        };
+        match self.rpc().request_cancel_workflow_execution(request(message)).await {
+            Ok(_) => Ok(()),
+            // It was asked before.
+            Err(answer) if answer.code() == Code::AlreadyExists => Ok(()),
+            Err(answer) => Err(translate(&answer)),
+        }
+    }
+
+    async fn terminate(&self, id: &str, reason: &str) -> Result<(), Error> {
+        let message = TerminateWorkflowExecutionRequest {
+            namespace: self.config.namespace.clone(),
+            workflow_execution: Some(self.newest_run(id)),
+            reason: reason.to_owned(),
+            identity: self.identity.to_string(),
+            ..Default::default()
+        };
+        let answer = self.rpc().terminate_workflow_execution(request(message)).await;
+        body(answer).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! The settings of a Temporal server, and the one way to connect to it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use temporalio_client::{
+    ClientTlsOptions, Connection, ConnectionOptions, GrpcCompression, RetryOptions, TlsOptions,
+    Url,
+    tonic::{Code, Request},
+};
+use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
+use tokio::time::timeout;
+
+use super::answers::{connect_error, translate};
+use crate::{
+    config::{BackendConfig, Secret, TableProblem, read_secret},
+    error::{Error, ErrorKind, RetryClass},
+};
+
+/// Bounds an RPC when no guard does.
+const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A Temporal server or Temporal Cloud: durable executions for any number of instances.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(in super::super) struct Config {
+    /// `host:port` of the server's frontend, or a URL with `http` or `https`; `https` means TLS,
+    /// and so does `host:port` with `tls.enabled`.
+    pub(super) address: String,
+    /// The namespace of the executions; it must exist.
+    pub(in super::super) namespace: String,
+    /// The task queue that `agentarea-api worker` polls; also that of workflows of kind `temporal`
+    /// that name none.
+    pub(in super::super) task_queue: String,
+    /// Put before an execution's id to make its workflow id, so that several deployments can share
+    /// a namespace: letters, digits and `- _ . : ~ /`. Executions that run while it is changed are
+    /// no longer found.
+    pub(super) workflow_id_prefix: String,
+    /// TLS to the server.
+    pub(super) tls: Tls,
+    /// API key, as Temporal Cloud has them; only over TLS. Read again from its file whenever the
+    /// connection is built anew.
+    // A plain `Option` has a schema of two alternatives, in which the mark of a secret is lost.
+    #[schemars(with = "Secret")]
+    pub(super) api_key: Option<Secret>,
+}
+
+/// TLS to a Temporal server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Tls {
+    /// Whether an `address` without a scheme means TLS.
+    enabled: bool,
+    /// PEM file with the authorities that may have signed the server's certificate; the system's if
+    /// unset.
+    ca_file: Option<PathBuf>,
+    /// PEM file with our certificate, for servers that ask for one; needs `key_file`. The files are
+    /// read again whenever the connection is built anew.
+    cert_file: Option<PathBuf>,
+    /// PEM file with the private key of `cert_file`.
+    key_file: Option<PathBuf>,
+    /// The name in the server's certificate, where it differs from the host in `address`.
+    domain: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:7233".to_owned(),
+            namespace: "default".to_owned(),
+            task_queue: "agentarea".to_owned(),
+            workflow_id_prefix: String::new(),
+            tls: Tls::default(),
+            api_key: None,
+        }
+    }
+}
+
+impl BackendConfig for Config {
+    fn check(&self) -> Vec<TableProblem> {
+        let mut problems = Vec::new();
+        let encrypted = match self.target() {
+            Ok(target) => Some(target.scheme() == "https"),
+            Err(message) => {
+                problems.push(("address", message));
+                None
+            }
+        };
+        for (key, value) in [("namespace", &self.namespace), ("task_queue", &self.task_queue)] {
+            if value.is_empty() {
+                problems.push((key, "may not be empty".to_owned()));
+            }
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:~/".contains(c);
+        if !self.workflow_id_prefix.chars().all(plain) {
+            let message = "may hold letters, digits and - _ . : ~ / only".to_owned();
+            problems.push(("workflow_id_prefix", message));
+        }
+        if encrypted == Some(false) {
+            self.check_clear_text(&mut problems);
+        }
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            let message = "a client certificate needs both cert_file and key_file".to_owned();
+            problems.push(("tls", message));
+        }
+        if let Some(key) = &self.api_key
+            && (key.expose().is_empty() || !key.expose().chars().all(|c| c.is_ascii_graphic()))
+        {
+            let message = "an API key has visible ASCII characters only, at least one".to_owned();
+            problems.push(("api_key", message));
+        }
+        problems
+    }
+}
+
+impl Config {
+    /// Finds settings that mean nothing, or harm, without TLS.
+    fn check_clear_text(&self, problems: &mut Vec<TableProblem>) {
+        if self.api_key.is_some() {
+            let message =
+                "would be sent in clear text: set tls.enabled = true, or an https address";
+            problems.push(("api_key", message.to_owned()));
+        }
+        let Tls { enabled, ca_file, cert_file, key_file, domain } = &self.tls;
+        if *enabled {
+            let message = "contradicts the http address: write https, or host:port";
+            problems.push(("tls.enabled", message.to_owned()));
+        } else if ca_file.is_some() || cert_file.is_some() || key_file.is_some() || domain.is_some()
+        {
+            let message = "has no effect without tls.enabled = true or an https address";
+            problems.push(("tls", message.to_owned()));
+        }
+    }
+
+    /// Where to connect; the scheme tells whether with TLS.
+    fn target(&self) -> Result<Url, String> {
+        let address = &self.address;
+        let bad = || {
+            format!(
+                "expected host:port or a URL such as \"https://temporal:7233\", found {address:?}"
+            )
+        };
+        let url = if address.contains("://") {
+            address.clone()
+        } else {
+            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            port.ok_or_else(bad)?;
+            format!("{}://{address}", if self.tls.enabled { "https" } else { "http" })
+        };
+        let url = Url::parse(&url).map_err(|_| bad())?;
+        let bare = matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if !bare || !url.has_host() || !matches!(url.scheme(), "http" | "https") {
+            return Err(bad());
+        }
+        Ok(url)
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(address: &str) -> Self {
+        Self { address: address.to_owned(), ..Self::default() }
+    }
+
+    fn tls_options(&self) -> Result<TlsOptions, Error> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| unreadable(path).with_source(error))
+        };
+        let tls = &self.tls;
+        let client = match (&tls.cert_file, &tls.key_file) {
+            (Some(cert), Some(key)) => Some(
+                ClientTlsOptions::builder()
+                    .client_cert(read(cert)?)
+                    .client_private_key(read(key)?)
+                    .build(),
+            ),
+            _ => None,
+        };
+        Ok(TlsOptions::builder()
+            .maybe_server_root_ca_cert(tls.ca_file.as_ref().map(read).transpose()?)
+            .maybe_domain(tls.domain.clone())
+            .maybe_client_tls_options(client)
+            .build())
+    }
+
+    fn options(
+        &self,
+        identity: &str,
+        limit: Duration,
+        retries: RetryOptions,
+    ) -> Result<ConnectionOptions, Error> {
+        let target = self.target().map_err(|message| Error::new(ErrorKind::Internal, message))?;
+        let encrypted = target.scheme() == "https";
+        Ok(ConnectionOptions::new(target)
+            .identity(identity)
+            .connect_timeout(limit)
+            .retry_options(retries)
+            .grpc_compression(GrpcCompression::None)
+            // Spreading calls over all addresses of a name would fail those that meet an address
+            // where nobody answers; a single connection takes the first that does.
+            .dns_load_balancing(None)
+            .maybe_tls_options(encrypted.then(|| self.tls_options()).transpose()?)
+            .maybe_api_key(self.api_key.as_ref().map(current_value))
+            .build())
+    }
+}
+
+/// The secret as its file holds it now, so that a key can be exchanged while the program runs.
+fn current_value(secret: &Secret) -> String {
+    let read = secret.file().and_then(|path| read_secret(path).ok());
+    read.unwrap_or_else(|| secret.expose().to_owned())
+}
+
+fn unreadable(path: &Path) -> Error {
+    let message = format!("{} cannot be read", path.display());
+    Error::new(ErrorKind::Tls, message).with_retry(RetryClass::NotSent)
+}
+
+/// Connects, and makes sure that the namespace exists. `retries` are those of the SDK.
+///
+/// # Cancel safety
+/// May be dropped at any await; what was opened so far is closed.
+pub(in super::super) async fn connect(
+    config: &Config,
+    identity: &str,
+    limit: Duration,
+    retries: RetryOptions,
+) -> Result<Connection, Error> {
+    let options = config.options(identity, limit, retries)?;
+    let connecting = async {
+        // Boxed in a function without type parameters: the future drags in the code of five gRPC
+        // services, which would be compiled again for everything that awaits it.
+        let connection = Box::pin(Connection::connect(options)).await;
+        let connection = connection.map_err(|error| connect_error(&error))?;
+        describe_namespace(&connection, &config.namespace).await?;
+        Ok(connection)
+    };
+    // The option `connect_timeout` covers TCP and TLS, not the calls that follow.
+    let connected = timeout(limit, connecting).await.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(limit);
+        Err(Error::new(ErrorKind::Timeout, format!("no connection to Temporal within {limit}")))
+    });
+    connected.map_err(|error: Error| match error.retry() {
+        // Nothing but questions has been sent so far.
+        RetryClass::MaybeSent => error.with_retry(RetryClass::NotSent),
+        _ => error,
+    })
+}
+
+/// Makes sure that the namespace exists.
+pub(in super::super) async fn describe_namespace(
+    connection: &Connection,
+    namespace: &str,
+) -> Result<(), Error> {
+    let message =
+        DescribeNamespaceRequest { namespace: namespace.to_owned(), ..Default::default() };
+    match connection.workflow_service().describe_namespace(request(message)).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => Err(Error::new(
+            ErrorKind::Missing,
+            format!(
+                "Temporal has no namespace {namespace:?}; create it with: \
+                 temporal operator namespace create -n {namespace}"
+            ),
+        )),
+        Err(status) => Err(translate(&status)),
+    }
+}
+
+/// A request with a deadline.
+pub(super) fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(RPC_TIMEOUT);
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn an_address_is_host_and_port_or_a_url() {
+        for (address, target) in [
+            ("temporal:7233", "http://temporal:7233/"),
+            ("[::1]:7233", "http://[::1]:7233/"),
+            ("https://acme.tmprl.cloud:7233", "https://acme.tmprl.cloud:7233/"),
+        ] {
+            let config = Config { address: address.to_owned(), ..Config::default() };
+            assert_eq!(config.target().unwrap().as_str(), target);
+        }
+        for bad in ["", "temporal", "temporal:seven", "ftp://a:1", "http://a:1/b", "u@h:1", "::1"] {
+            assert_eq!(problems(|config| config.address = bad.to_owned()), ["address"], "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tls_comes_by_the_switch_or_the_scheme() {
+        let mut config = Config::default();
+        config.tls.enabled = true;
+        assert_eq!(config.target().unwrap().scheme(), "https");
+        assert!(config.check().is_empty());
+        config.address = "http://temporal:7233".to_owned();
+        assert_eq!(problems(|other| *other = config), ["tls.enabled"]);
+    }
+
+    #[test]
+    fn an_api_key_is_not_sent_in_clear_text() {
+        let key = || Some(Secret::from("key"));
+        assert_eq!(problems(|config| config.api_key = key()), ["api_key"]);
+        let encrypted = |config: &mut Config| {
+            config.api_key = key();
+            config.address = "https://temporal:7233".to_owned();
+        };
+        assert!(problems(encrypted).is_empty());
+        // A line break would make the client leave the header out.
+        let broken = |config: &mut Config| {
+            encrypted(config);
+            config.api_key = Some(Secret::from("a\nb"));
+        };
+        assert_eq!(problems(broken), ["api_key"]);
+    }
+
+    #[test]
+    fn half_a_client_certificate_is_refused() {
+        let half = |config: &mut Config| {
+            config.tls.enabled = true;
+            config.tls.cert_file = Some("client.pem".into());
+        };
+        assert_eq!(problems(half), ["tls"]);
+    }
+
+    #[test]
+    fn a_prefix_cannot_break_out_of_a_query() {
+        let prefix = |config: &mut Config| config.workflow_id_prefix = "a' OR ".to_owned();
+        assert_eq!(problems(prefix), ["workflow_id_prefix"]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Handing an execution over to the server.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use temporalio_common::protos::temporal::api::{
+    common::v1::{Memo, Payloads, WorkflowType},
+    enums::v1::{WorkflowIdConflictPolicy, WorkflowIdReusePolicy},
+    taskqueue::v1::TaskQueue,
+    workflowservice::v1::StartWorkflowExecutionRequest,
+};
+
+use super::{Temporal, answers::to_payload};
+use crate::{
+    error::{Error, ErrorKind},
+    model::executions::{StartRequest, StepRetry, Workflow},
+};
+
+/// The workflow type that `agentarea-api worker` registers.
+const WORKFLOW_TYPE: &str = "AgentAreaWorkflow";
+
+/// Where a run keeps the request id of its hand-over. Unlike the server's own record of it, the
+/// memo survives when the run is reset or continued as new.
+pub(super) const REQUEST_ID_MEMO: &str = "agentarea_request_id";
+
+/// How much longer than its own work a step may take before Temporal gives it up: enough for the
+/// step to report its own, better explained timeout first.
+const STEP_MARGIN: Duration = Duration::from_secs(30);
+
+/// The argument of [`WORKFLOW_TYPE`]. The worker takes what the step does from its own
+/// configuration, so that whoever may start workflows cannot make it call any URL; how long and
+/// how often it is tried is part of the history, so that a replay decides alike.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in super::super) struct Argument {
+    /// The workflow's name.
+    pub(in super::super) workflow: String,
+    /// The execution's id.
+    pub(in super::super) execution: String,
+    pub(in super::super) input: Value,
+    /// Time for one try.
+    pub(in super::super) timeout: Duration,
+    /// When to try again; for ever if unset.
+    pub(in super::super) retry: Option<StepRetry>,
+}
+
+impl Temporal {
+    pub(super) fn start_message(
+        &self,
+        request: &StartRequest,
+    ) -> Result<StartWorkflowExecutionRequest, Error> {
+        let own_queue = &self.config.task_queue;
+        let (workflow_type, task_queue, argument) = match &request.definition {
+            Workflow::Temporal { workflow_type, task_queue } => {
+                let queue = task_queue.as_ref().unwrap_or(own_queue);
+                (workflow_type.as_str(), queue, to_payload(&request.input)?)
+            }
+            _ => (WORKFLOW_TYPE, own_queue, to_payload(&argument(request))?),
+        };
+        let too_long = |_| Error::new(ErrorKind::InvalidInput, "the timeout is too long");
+        let timeout = request.timeout.map(TryInto::try_into).transpose().map_err(too_long)?;
+        let request_id = to_payload(&request.request_id)?;
+        Ok(StartWorkflowExecutionRequest {
+            namespace: self.config.namespace.clone(),
+            workflow_id: self.workflow_id(&request.id),
+            workflow_type: Some(WorkflowType { name: workflow_type.to_owned() }),
+            task_queue: Some(TaskQueue { name: task_queue.clone(), ..Default::default() }),
+            input: Some(Payloads { payloads: vec![argument] }),
+            workflow_execution_timeout: timeout,
+            identity: self.identity.to_string(),
+            request_id: request.request_id.clone(),
+            workflow_id_reuse_policy: WorkflowIdReusePolicy::RejectDuplicate.into(),
+            workflow_id_conflict_policy: WorkflowIdConflictPolicy::Fail.into(),
+            memo: Some(Memo { fields: [(REQUEST_ID_MEMO.to_owned(), request_id)].into() }),
+            ..Default::default()
+        })
+    }
+
+    /// Whether the run that holds the id is the one that `request` started.
+    pub(super) async fn check_ours(
+        &self,
+        request: &StartRequest,
+        started_by: Option<&str>,
+    ) -> Result<(), Error> {
+        if started_by == Some(&request.request_id) {
+            return Ok(());
+        }
+        let taken = || Error::new(ErrorKind::AlreadyExists, "another execution holds the id");
+        let memo = match self.info(&request.id).await {
+            Ok(info) => info.memo.unwrap_or_default(),
+            // It is gone by now, so nothing tells whose it was.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(taken()),
+            Err(error) => return Err(error),
+        };
+        let ours = to_payload(&request.request_id)?;
+        let noted = memo.fields.get(REQUEST_ID_MEMO).map(|noted| &noted.data);
+        if noted == Some(&ours.data) { Ok(()) } else { Err(taken()) }
+    }
+}
+
+/// What [`WORKFLOW_TYPE`] is started with.
+fn argument(request: &StartRequest) -> Argument {
+    let (timeout, retry) = match &request.definition {
+        Workflow::Echo { delay } => (*delay, None),
+        Workflow::Http { timeout, retry, .. } => (*timeout, Some(*retry)),
+        Workflow::Temporal { .. } => (Duration::ZERO, None),
+    };
+    Argument {
+        workflow: request.workflow.clone(),
+        execution: request.id.clone(),
+        input: request.input.clone(),
+        timeout: timeout.saturating_add(STEP_MARGIN),
+        retry,
+    }
+}

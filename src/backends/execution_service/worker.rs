@@ -1,0 +1,303 @@
+//! Runs the workflows of kind `echo` and `http` on Temporal.
+//!
+//! There is one workflow type for all of them. It schedules one activity, which looks the workflow
+//! up by name in this worker's configuration and runs its step; when to try again and for how long
+//! comes with the execution, so that a replay decides as the first run did.
+
+use std::{
+    collections::BTreeMap, convert::Infallible, pin::pin, sync::Arc, thread, time::Duration,
+};
+
+use rand::Rng;
+use serde_json::Value;
+use temporalio_client::{Client, ClientOptions, Connection, RetryOptions, RetryPolicy};
+use temporalio_common::error::ApplicationFailure;
+use temporalio_macros::{activities, workflow, workflow_methods};
+use temporalio_sdk::{
+    ActivityExecutionError, ActivityOptions, Runtime, Worker, WorkerOptions, WorkflowContext,
+    WorkflowResult, WorkflowTermination,
+    activities::{ActivityContext, ActivityError},
+    runtime::RuntimeOptions,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, interval_at, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    step::{StepError, Steps},
+    temporal::{Argument, Config, connect, describe_namespace},
+};
+use crate::{
+    config::Section,
+    error::{Error, ErrorKind},
+    model::executions::{StepRetry, Workflow},
+};
+
+/// How often a running step asks whether its execution was cancelled.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A worker that is silent for so long is taken for dead, and its steps are tried elsewhere. Long
+/// enough for a restart of the server.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the result of a step waits for an outage to end. After [`HEARTBEAT_TIMEOUT`] the server
+/// has given the step to another worker.
+const REPORT_FOR: Duration = HEARTBEAT_TIMEOUT;
+
+/// First and longest pause before the worker is made again.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How much of the grace period remains for reporting once the steps have ended.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Time between two looks at whether the server can be reached.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// What a worker needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The table of the backend `temporal`.
+    pub section: Section,
+    /// Identifies this process among the workers.
+    pub instance: Arc<str>,
+    /// How long making the connection may take.
+    pub connect_timeout: Duration,
+    /// How long stopping may take. Steps that run for longer, less a little for reporting them, are
+    /// given back, and another worker tries them again.
+    pub grace: Duration,
+}
+
+/// Runs `workflows`, by name, until `soft` is cancelled.
+///
+/// An outage of the server does not end it, however long. Once `soft` is cancelled it takes no
+/// more work, and returns when the steps it holds have ended, `grace` later at the latest.
+///
+/// # Errors
+/// When the worker cannot be set up.
+///
+/// # Cancel safety
+/// Dropping the future stops the worker in the background, as if `soft` were cancelled.
+pub async fn run(
+    settings: Settings,
+    workflows: BTreeMap<String, Workflow>,
+    soft: CancellationToken,
+) -> Result<(), Error> {
+    let config: Config = settings.section.read()?;
+    let steps = Steps::new().map_err(|error| setup("the HTTP client", error))?;
+    let stop = soft.child_token();
+    let _dropped = stop.clone().drop_guard();
+    let supervisor = Supervisor {
+        config,
+        settings,
+        activities: Activities { steps, workflows: Arc::new(workflows) },
+        stop,
+    };
+    let (sender, ended) = oneshot::channel();
+    // A thread of its own: the worker's futures cannot move between threads, and workflow code
+    // must not wait behind anything else.
+    let body = move || {
+        // Nobody listens when `run` was dropped.
+        let _unheard = sender.send(supervisor.run());
+    };
+    let spawned = thread::Builder::new().name("temporal-worker".to_owned()).spawn(body);
+    spawned.map_err(|error| setup("a thread", error))?;
+    ended.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the worker panicked")))
+}
+
+fn setup(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Internal, format!("{what} cannot be set up")).with_source(error)
+}
+
+/// Makes the worker again whenever it ends by itself.
+struct Supervisor {
+    config: Config,
+    settings: Settings,
+    activities: Activities,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    fn run(self) -> Result<(), Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| setup("a runtime", error))?;
+        runtime.block_on(self.supervise())
+    }
+
+    async fn supervise(&self) -> Result<(), Error> {
+        let runtime = Runtime::from_current_tokio(RuntimeOptions::default())
+            .map_err(|error| setup("the worker's runtime", error))?;
+        let mut pause = BACKOFF.0;
+        let mut known = None;
+        while let Some(connected) = self.stop.run_until_cancelled(self.connect()).await {
+            let begin = Instant::now();
+            let ended = match connected {
+                Ok(connection) => self.poll(&runtime, connection).await,
+                Err(error) => Err(error),
+            };
+            if begin.elapsed() > BACKOFF.1 {
+                (pause, known) = (BACKOFF.0, None);
+            }
+            if let Err(error) = ended {
+                // An outage is logged when it begins or changes, not each time it is met again.
+                if known.replace(error.kind()) != Some(error.kind()) {
+                    tracing::warn!(
+                        error = %error, error.class = error.kind().as_str(),
+                        "the worker is down and will be made again"
+                    );
+                }
+            }
+            let jittered = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+            self.stop.run_until_cancelled(sleep(jittered)).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+        tracing::info!("the worker has stopped");
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let retries = RetryOptions::builder()
+            .max_elapsed_time(Some(REPORT_FOR))
+            .max_retries(usize::MAX)
+            .build();
+        let Settings { instance, connect_timeout, .. } = &self.settings;
+        connect(&self.config, instance, *connect_timeout, retries).await
+    }
+
+    /// Works until the worker is stopped, or ends by itself.
+    async fn poll(&self, runtime: &Runtime, connection: Connection) -> Result<(), Error> {
+        let mut worker = self.worker(runtime, connection.clone())?;
+        let shutdown = worker.shutdown_handle();
+        let task_queue = &self.config.task_queue;
+        tracing::info!(task_queue, "the worker polls {task_queue:?}");
+        let mut running = pin!(worker.run());
+        tokio::select! {
+            ended = &mut running => {
+                return ended.map_err(|error| {
+                    Error::new(ErrorKind::Unavailable, "the worker ended").with_source(error)
+                });
+            }
+            never = self.watch(&connection) => match never {},
+            () = self.stop.cancelled() => shutdown(),
+        }
+        if !matches!(timeout(self.settings.grace, running).await, Ok(Ok(()))) {
+            tracing::warn!("the worker did not stop in time; its steps are tried again elsewhere");
+        }
+        Ok(())
+    }
+
+    fn worker(&self, runtime: &Runtime, connection: Connection) -> Result<Worker, Error> {
+        let grace = self.settings.grace;
+        let options = ClientOptions::new(&self.config.namespace).build();
+        let client = Client::new(connection, options).map_err(|error| setup("a client", error))?;
+        let options = WorkerOptions::new(&self.config.task_queue)
+            .register_workflow::<AgentAreaWorkflow>()
+            .map_err(|error| setup("the workflow", error))?
+            .register_activities(self.activities.clone())
+            .max_heartbeat_throttle_interval(HEARTBEAT)
+            .graceful_shutdown_period(grace.saturating_sub(LAST_WORDS).max(grace / 2))
+            .build();
+        Worker::new(runtime, client, options).map_err(|error| setup("the worker", error))
+    }
+
+    /// Says when the server is lost and when it is back, once each. The SDK polls on meanwhile, and
+    /// speaks of every try, if it is heard at all.
+    async fn watch(&self, connection: &Connection) -> Infallible {
+        let mut reached = true;
+        loop {
+            sleep(WATCH).await;
+            match describe_namespace(connection, &self.config.namespace).await {
+                Ok(()) if !reached => tracing::info!("the worker has reached Temporal again"),
+                Err(error) if reached => tracing::warn!(
+                    error = %error, error.class = error.kind().as_str(),
+                    "the worker has lost Temporal, and polls on"
+                ),
+                _ => continue,
+            }
+            reached = !reached;
+        }
+    }
+}
+
+/// What the steps of all executions share.
+#[derive(Clone)]
+struct Activities {
+    steps: Steps,
+    workflows: Arc<BTreeMap<String, Workflow>>,
+}
+
+#[activities]
+impl Activities {
+    #[activity(name = "run_step")]
+    async fn run_step(
+        self: Arc<Self>,
+        context: ActivityContext,
+        argument: Argument,
+    ) -> Result<Value, ActivityError> {
+        let Argument { workflow, execution, input, .. } = &argument;
+        let Some(definition) = self.workflows.get(workflow) else {
+            return Err(permanent(format!(
+                "this worker's configuration has no workflow {workflow:?}"
+            )));
+        };
+        let mut step = pin!(self.steps.run(execution, definition, input));
+        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut step => return result.map_err(failure),
+                // Told by the server in answer to a heartbeat, or by the worker when it must stop.
+                () = context.cancelled() => return Err(ActivityError::cancelled()),
+                _ = heartbeat.tick() => context.record_heartbeat(()).await?,
+            }
+        }
+    }
+}
+
+fn failure(error: StepError) -> ActivityError {
+    if error.retryable {
+        ActivityError::application(ApplicationFailure::new(error.message))
+    } else {
+        permanent(error.message)
+    }
+}
+
+fn permanent(message: String) -> ActivityError {
+    ActivityError::application(ApplicationFailure::non_retryable(message))
+}
+
+/// The workflow type of all executions that this program runs itself.
+#[workflow]
+#[derive(Default)]
+struct AgentAreaWorkflow;
+
+#[workflow_methods]
+impl AgentAreaWorkflow {
+    #[run]
+    async fn run(context: &mut WorkflowContext<Self>, argument: Argument) -> WorkflowResult<Value> {
+        let options = ActivityOptions::with_start_to_close_timeout(argument.timeout)
+            .heartbeat_timeout(HEARTBEAT_TIMEOUT)
+            .retry_policy(retry_policy(argument.retry))
+            .build();
+        match context.execute_activity(Activities::run_step, argument, options).await {
+            Ok(result) => Ok(result),
+            Err(ActivityExecutionError::Cancelled(_)) => Err(WorkflowTermination::cancelled()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn retry_policy(retry: Option<StepRetry>) -> RetryPolicy {
+    let Some(retry) = retry else {
+        return RetryPolicy::default();
+    };
+    RetryPolicy::builder()
+        .initial_interval(retry.initial_backoff)
+        .maximum_interval(retry.max_backoff)
+        .backoff_coefficient(retry.multiplier)
+        .maximum_attempts(retry.max_attempts)
+        .build()
+}

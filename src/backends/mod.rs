@@ -1,0 +1,34 @@
+//! The backends. Nothing outside this module and `app` names a concrete one.
+//!
+//! A family is a folder: `mod.rs` holds its trait and the visible list of its backends, each
+//! backend is one file (its `Config`, its `Factory`, its implementation), and `contract.rs` is the
+//! suite of tests that every one of them must pass.
+
+pub mod database;
+pub mod event_broker;
+pub mod execution_service;
+
+#[cfg(test)]
+mod test_server;
+
+/// The descriptor of a backend whose cargo feature (named like it) this build lacks.
+#[cfg(not(all(
+    feature = "redis",
+    feature = "temporal",
+    feature = "postgres",
+    feature = "sqlite"
+)))]
+fn compiled_out(
+    family: &'static str,
+    name: &'static str,
+    variables: &'static [crate::config::WellKnownVariable],
+) -> crate::config::BackendDescriptor {
+    crate::config::BackendDescriptor {
+        family,
+        name,
+        variables,
+        shared: false,
+        example: "",
+        table: crate::config::Table::CompiledOut { feature: name },
+    }
+}

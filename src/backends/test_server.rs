@@ -1,0 +1,52 @@
+//! The real servers that tests talk to; `scripts/servers` starts them.
+
+/// The value of a variable that `scripts/servers` sets.
+///
+/// # Panics
+/// When it is missing: a test never passes because its server is not there.
+#[expect(clippy::disallowed_methods, reason = "tests are told where the servers are")]
+pub(crate) fn variable(name: &str, package: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!(
+            "{name} is not set: run `scripts/servers start DIR` and `source DIR/env`, or \
+             `scripts/test`, which does both; the server comes with `{package}`"
+        )
+    })
+}
+
+/// A database of its own for one test.
+#[cfg(feature = "postgres")]
+pub(crate) struct PostgresDatabase {
+    pub(crate) url: String,
+    server: String,
+    name: String,
+}
+
+#[cfg(feature = "postgres")]
+impl PostgresDatabase {
+    pub(crate) async fn create() -> Self {
+        let server = variable("TEST_DATABASE_URL", "apt-get install -y postgresql");
+        let name = format!("test_{}", uuid::Uuid::now_v7().simple());
+        execute(&server, &format!("CREATE DATABASE {name}")).await;
+        let (base, _database) = server.rsplit_once('/').expect("the URL names a database");
+        Self { url: format!("{base}/{name}"), server: server.clone(), name }
+    }
+
+    pub(crate) async fn drop(self) {
+        execute(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn execute(url: &str, statement: &str) {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL answers");
+    let drive = async {
+        let _ended = connection.await.is_ok();
+    };
+    let run = async {
+        client.batch_execute(statement).await.expect("the statement works");
+        drop(client);
+    };
+    tokio::join!(drive, run);
+}

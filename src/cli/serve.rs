@@ -1,0 +1,35 @@
+//! `serve` and `worker`.
+
+use crate::{app::App, config::Loaded, lifecycle::Exit, telemetry::logs, tls};
+
+/// Serves the API until asked to stop.
+pub(super) fn serve(app: App, loaded: Loaded) -> anyhow::Result<Exit> {
+    run(loaded, |loaded| app.serve(loaded))
+}
+
+/// Runs the configured workflows on Temporal until asked to stop.
+#[cfg(feature = "worker")]
+pub(super) fn worker(app: App, loaded: Loaded) -> anyhow::Result<Exit> {
+    run(loaded, |loaded| app.work(loaded))
+}
+
+fn run<F, Fut>(loaded: Loaded, body: F) -> anyhow::Result<Exit>
+where
+    F: FnOnce(Loaded) -> Fut,
+    Fut: Future<Output = anyhow::Result<Exit>>,
+{
+    tls::install_provider();
+    let logs = match logs::init(&loaded.config.telemetry) {
+        Ok(logs) => logs,
+        Err(error) => {
+            eprintln!("agentarea-api: {error:#}");
+            return Ok(Exit::BadConfig);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let exit = runtime.block_on(body(loaded));
+    // What did not stop in time must not hold up the end; the logs are flushed last.
+    runtime.shutdown_background();
+    drop(logs);
+    exit
+}

@@ -1,0 +1,104 @@
+//! `[auth]`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::problem::Problems;
+
+/// What a key may do.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Scope {
+    /// Read executions, connections and the event stream.
+    Read,
+    /// Publish events, start and steer executions.
+    Write,
+    /// Use the operator's routes.
+    Operate,
+}
+
+impl Scope {
+    /// Stable name, as it appears in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+/// How callers prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum AuthMode {
+    /// They need not.
+    None,
+    /// By `Authorization: Bearer KEY`.
+    ApiKey,
+}
+
+/// Who may use the API.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// `none`: everyone may do everything. `api_key`: callers send `Authorization: Bearer KEY`.
+    pub mode: AuthMode,
+    /// The keys that are accepted, as `agentarea-api key new` prints them.
+    pub keys: Vec<ApiKey>,
+    /// Whether `/metrics` is open to everyone, or needs the scope `read`.
+    pub open_metrics: bool,
+    /// Allows `mode = "none"` when ENVIRONMENT is production.
+    pub allow_none_in_production: bool,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::None,
+            keys: Vec::new(),
+            open_metrics: true,
+            allow_none_in_production: false,
+        }
+    }
+}
+
+/// One API key; only its hash is kept.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct ApiKey {
+    /// Names the holder in logs; requests of one name share their idempotency keys.
+    pub name: String,
+    /// SHA-256 of the key, 64 hexadecimal digits.
+    pub sha256: String,
+    /// What the key may do: any of `read`, `write`, `operate`.
+    pub scopes: Vec<Scope>,
+}
+
+impl Auth {
+    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+        for (index, key) in self.keys.iter().enumerate() {
+            if key.sha256.len() != 64 || !key.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                problems.add(
+                    &format!("auth.keys.{index}.sha256"),
+                    format!(
+                        "key {:?}: sha256 must be 64 hexadecimal digits; `agentarea-api key new` prints a whole line",
+                        key.name
+                    ),
+                );
+            }
+        }
+        if self.mode == AuthMode::ApiKey && self.keys.is_empty() {
+            problems.add(
+                "auth.keys",
+                "mode = \"api_key\" needs at least one key; `agentarea-api key new` makes one and prints its line",
+            );
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What all managed connections share: one shape of tables, one code path that reads them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{problem::Problems, section::Section, values::duration};
+
+/// A managed connection: which backend it uses, when it is made, and its policies. The backend's
+/// own settings stand in the table named after it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connection {
+    /// The backend in use.
+    pub backend: String,
+    /// When the connection is made. `lazy`: by the first request. `background`: at start, retried
+    /// for ever, while the service already answers. `wait`: start waits up to `startup_timeout`,
+    /// then goes on as with `background`. `fail`: start fails if it cannot be made within
+    /// `startup_timeout`. The database is never lazy.
+    pub startup: Startup,
+    /// How long start waits for the connection; only with `wait` and `fail`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub startup_timeout: Duration,
+    /// Whether an outage makes this instance unhealthy (and not ready), or only degraded.
+    pub required: bool,
+    /// Allows a backend that serves one process only when ENVIRONMENT is production.
+    pub allow_embedded_in_production: bool,
+    /// Pooled connections.
+    pub pool: Pool,
+    /// How long a call may take.
+    pub timeout: Timeout,
+    /// The background health check.
+    pub probe: Probe,
+    /// The backends' own tables, checked, by backend.
+    #[serde(skip)]
+    pub backends: BTreeMap<String, Section>,
+}
+
+/// When a connection is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Startup {
+    /// By the first request.
+    Lazy,
+    /// At start, retried for ever, while the service already answers.
+    Background,
+    /// Start waits for it, then goes on without.
+    Wait,
+    /// Start fails without it.
+    Fail,
+}
+
+impl Connection {
+    // The backend itself is filled in from the descriptors: the configuration knows none by name.
+    fn optional() -> Self {
+        Self {
+            backend: String::new(),
+            startup: Startup::Background,
+            startup_timeout: Duration::from_secs(30),
+            required: false,
+            allow_embedded_in_production: false,
+            pool: Pool::default(),
+            timeout: Timeout::default(),
+            probe: Probe::default(),
+            backends: BTreeMap::new(),
+        }
+    }
+
+    /// The defaults of the event broker.
+    #[must_use]
+    pub fn event_broker() -> Self {
+        Self::optional()
+    }
+
+    /// The defaults of the execution service.
+    #[must_use]
+    pub fn execution_service() -> Self {
+        Self::optional()
+    }
+
+    /// The defaults of the database.
+    #[must_use]
+    pub fn database() -> Self {
+        Self { required: true, ..Self::optional() }
+    }
+
+    pub(super) fn check(&self, path: &str, problems: &mut Problems<'_>) {
+        if path == "database" && self.startup == Startup::Lazy {
+            problems.add(
+                "database.startup",
+                "the database is never lazy: use \"background\", \"wait\" or \"fail\"",
+            );
+        }
+        if self.timeout.attempt > self.timeout.total {
+            problems.add(
+                &format!("{path}.timeout.attempt"),
+                format!(
+                    "one attempt ({:?}) may not take longer than the whole call (timeout.total, {:?})",
+                    self.timeout.attempt, self.timeout.total
+                ),
+            );
+        }
+        if self.probe.timeout > self.probe.interval * 2 {
+            problems.add(
+                &format!("{path}.probe.timeout"),
+                format!(
+                    "may not exceed twice the interval ({:?}), or a slow probe looks like a stalled one",
+                    self.probe.interval
+                ),
+            );
+        }
+    }
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self::event_broker()
+    }
+}
+
+/// Pooled connections of a backend.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Pool {
+    /// The most pooled connections at once. More are rarely faster: begin with twice the
+    /// database's cores. Temporal uses one connection whatever this says.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_size: usize,
+    /// How long a call waits for a free pooled connection; counts towards `timeout.attempt`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "5m"))]
+    pub acquire_timeout: Duration,
+    /// How long making one pooled connection may take, TLS and login included.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "5m"))]
+    pub connect_timeout: Duration,
+    /// A pooled connection is replaced at this age, shortened at random by up to a tenth, so that
+    /// not all are replaced at once. `0s` keeps them for ever.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "7d"))]
+    pub max_lifetime: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            max_size: 10,
+            acquire_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(3),
+            max_lifetime: Duration::from_mins(30),
+        }
+    }
+}
+
+/// How long a call may take.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Timeout {
+    /// One attempt, from taking a pooled connection to the answer. At most `total`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
+    pub attempt: Duration,
+    /// The whole call.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
+    pub total: Duration,
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Self { attempt: Duration::from_secs(5), total: Duration::from_secs(10) }
+    }
+}
+
+/// The background health check of a connection.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Probe {
+    /// Time between two probes, varied at random by up to a tenth.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "50ms", "x-maximum" = "10m"))]
+    pub interval: Duration,
+    /// How long one probe may take; at most twice the interval.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1m"))]
+    pub timeout: Duration,
+    /// The connection is down after so many failed probes in a row, and its backend is rebuilt.
+    #[schemars(range(min = 1, max = 100))]
+    pub unhealthy_after: u32,
+    /// The connection is up again after so many good probes in a row.
+    #[schemars(range(min = 1, max = 100))]
+    pub healthy_after: u32,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            unhealthy_after: 3,
+            healthy_after: 1,
+        }
+    }
+}

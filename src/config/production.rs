@@ -1,0 +1,57 @@
+//! What `ENVIRONMENT=production` demands.
+
+use super::{
+    AuthMode, Config,
+    problem::{Place, Problems},
+    section::BackendDescriptor,
+    tree::Tree,
+};
+
+/// Several replicas must be able to share what they are connected to, and strangers must stay out.
+pub(super) fn check(
+    config: &Config,
+    tree: &Tree,
+    backends: &[BackendDescriptor],
+    problems: &mut Problems<'_>,
+) {
+    if !config.is_production() {
+        return;
+    }
+    for (family, connection) in config.connections() {
+        let of_family = || backends.iter().filter(|backend| backend.family == family);
+        let chosen = of_family().find(|backend| backend.name == connection.backend);
+        if let Some(shared) = chosen.filter(|backend| backend.shared) {
+            check_address(shared, tree, problems);
+            continue;
+        }
+        if connection.allow_embedded_in_production {
+            continue;
+        }
+        let examples: Vec<&str> = of_family().filter(|b| b.shared).map(|b| b.example).collect();
+        problems.add(
+            &format!("{family}.backend"),
+            format!(
+                "{:?} serves one process only, which production does not allow; set for example {}, \
+                 or {family}.allow_embedded_in_production = true",
+                connection.backend,
+                examples.join(" or ")
+            ),
+        );
+    }
+    if config.auth.mode == AuthMode::None && !config.auth.allow_none_in_production {
+        problems.add(
+            "auth.mode",
+            "production does not allow \"none\"; set auth.mode = \"api_key\" and add the line that \
+             `agentarea-api key new` prints, or set auth.allow_none_in_production = true",
+        );
+    }
+}
+
+/// A compiled default address is that of a developer's machine.
+fn check_address(backend: &BackendDescriptor, tree: &Tree, problems: &mut Problems<'_>) {
+    let Some(variable) = backend.variables.iter().find(|variable| variable.selects) else { return };
+    let key = format!("{}.{}.{}", backend.family, backend.name, variable.key);
+    if matches!(tree.place(&key), None | Some(Place::Default)) {
+        problems.add(&key, format!("is not set; set for example {}", backend.example));
+    }
+}

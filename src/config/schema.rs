@@ -1,0 +1,202 @@
+//! The JSON schema of the whole configuration: the one source of keys, types, limits, defaults and
+//! documentation.
+
+use figment::{providers::Format as _, value::Value as FigmentValue};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Config,
+    section::{BackendDescriptor, Table, schema_of},
+};
+
+/// The schema, the compiled defaults and the list of keys.
+pub(super) struct RootSchema {
+    schema: Value,
+    defaults: Value,
+    keys: Vec<String>,
+}
+
+impl RootSchema {
+    /// Puts the backends' tables into the schema of [`Config`].
+    pub(super) fn new(backends: &[BackendDescriptor]) -> Self {
+        let mut schema = schema_of::<Config>();
+        let mut defaults =
+            serde_json::to_value(Config::default()).expect("the configuration has a JSON form");
+        for backend in backends {
+            let (table, default) = match &backend.table {
+                Table::Known { schema, defaults, .. } => (schema.clone(), defaults.clone()),
+                Table::CompiledOut { .. } => (json!({"type": "object"}), json!({})),
+            };
+            schema["properties"][backend.family]["properties"][backend.name] = table;
+            defaults[backend.family][backend.name] = default;
+        }
+        for family in ["event_broker", "execution_service", "database"] {
+            let names: Vec<&str> =
+                backends.iter().filter(|b| b.family == family).map(|b| b.name).collect();
+            schema["properties"][family]["properties"]["backend"]["enum"] = json!(names);
+            defaults[family]["backend"] = json!(default_backend(family, backends));
+        }
+        add_defaults(&mut schema, &defaults);
+        add_secret_files(&mut schema);
+        let mut keys = Vec::new();
+        collect_keys(&schema, "", &mut keys);
+        Self { schema, defaults: strip_nulls(defaults), keys }
+    }
+
+    /// Compiled defaults.
+    pub(super) fn defaults(&self) -> &Value {
+        &self.defaults
+    }
+
+    /// Every key and table, in the order of the schema.
+    pub(super) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    /// The schema as it is walked.
+    pub(super) fn root(&self) -> &Value {
+        &self.schema
+    }
+
+    /// The schema as editors want it.
+    pub(super) fn document(&self) -> Value {
+        let mut document = self.schema.clone();
+        document["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+        document["title"] = json!("agentarea-api configuration");
+        document
+    }
+
+    /// The schema of `key`.
+    pub(super) fn find(&self, key: &str) -> Option<&Value> {
+        key.split('.').try_fold(&self.schema, |schema, part| {
+            property(schema, part).or_else(|| match part.parse::<usize>() {
+                Ok(_) => schema.get("items"),
+                Err(_) => None,
+            })
+        })
+    }
+
+    /// A variable's text as a value: text stays text where the schema wants text, so that a
+    /// password of digits is not a number; anything else is read as TOML.
+    pub(super) fn parse_text(&self, key: &str, text: &str) -> FigmentValue {
+        let wants_text = self.find(key).is_none_or(|schema| has_type(schema, "string"));
+        if wants_text { FigmentValue::from(text) } else { parse_toml(text) }
+    }
+}
+
+/// Reads `text` as a TOML value; text that is none stays text, for the check to refuse.
+pub(super) fn parse_toml(text: &str) -> FigmentValue {
+    #[derive(serde::Deserialize)]
+    struct Holder {
+        value: FigmentValue,
+    }
+    figment::providers::Toml::from_str::<Holder>(&format!("value = {text}"))
+        .map_or_else(|_| FigmentValue::from(text), |holder| holder.value)
+}
+
+/// The schema of the entry `name` of a table.
+pub(super) fn property<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
+    schema
+        .get("properties")
+        .and_then(|properties| properties.get(name))
+        .or_else(|| schema.get("additionalProperties").filter(|inner| inner.is_object()))
+}
+
+/// Whether values of `kind` are allowed.
+pub(super) fn has_type(schema: &Value, kind: &str) -> bool {
+    match &schema["type"] {
+        Value::String(only) => only == kind,
+        Value::Array(any) => any.iter().any(|one| one == kind),
+        _ => allowed_values(schema).is_some() && kind == "string",
+    }
+}
+
+/// The allowed values of an enumeration; schemars writes `oneOf` where variants have documentation.
+pub(super) fn allowed_values(schema: &Value) -> Option<Vec<&str>> {
+    if let Some(values) = schema["enum"].as_array() {
+        return Some(values.iter().filter_map(Value::as_str).collect());
+    }
+    let variants = schema["oneOf"].as_array()?;
+    Some(variants.iter().filter_map(|variant| variant["const"].as_str()).collect())
+}
+
+/// What runs without configuration: a backend inside this process, if the build has one.
+fn default_backend<'a>(family: &str, backends: &'a [BackendDescriptor]) -> Option<&'a str> {
+    let known = || {
+        backends
+            .iter()
+            .filter(|backend| backend.family == family)
+            .filter(|backend| matches!(backend.table, Table::Known { .. }))
+    };
+    let inside = known().find(|backend| !backend.shared);
+    inside.or_else(|| known().next()).map(|backend| backend.name)
+}
+
+// Not by index: indexing a mutable value adds what is missing.
+fn properties_mut(schema: &mut Value) -> Option<&mut Map<String, Value>> {
+    schema.get_mut("properties")?.as_object_mut()
+}
+
+fn add_defaults(schema: &mut Value, defaults: &Value) {
+    if let (Some(properties), Some(values)) = (properties_mut(schema), defaults.as_object()) {
+        for (name, inner) in properties {
+            add_defaults(inner, values.get(name).unwrap_or(&Value::Null));
+        }
+    }
+    let object = schema.as_object_mut().expect("a schema is an object");
+    if object.contains_key("properties") || defaults.is_null() {
+        object.remove("default");
+    } else {
+        object.insert("default".to_owned(), defaults.clone());
+    }
+    // An enumeration's variants are described in the text of the key.
+    if let Some(values) = allowed_values(&Value::Object(object.clone())).map(|v| json!(v)) {
+        object.remove("oneOf");
+        object.insert("enum".to_owned(), values);
+        object.insert("type".to_owned(), json!("string"));
+    }
+}
+
+/// Every secret can be given as a file.
+fn add_secret_files(schema: &mut Value) {
+    let Some(properties) = properties_mut(schema) else { return };
+    let mut added = Map::new();
+    for (name, inner) in properties.iter_mut() {
+        if is_secret(inner) {
+            let text = format!("File that holds `{name}`; its content is never logged.");
+            added.insert(
+                format!("{name}_file"),
+                json!({"type": "string", "description": text, "x-secret-file": name}),
+            );
+        }
+        add_secret_files(inner);
+    }
+    properties.extend(added);
+}
+
+/// Whether the value is never printed.
+pub(super) fn is_secret(schema: &Value) -> bool {
+    schema["x-secret"] == true
+}
+
+fn collect_keys(schema: &Value, prefix: &str, keys: &mut Vec<String>) {
+    let Some(properties) = schema["properties"].as_object() else { return };
+    for (name, inner) in properties {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        collect_keys(inner, &key, keys);
+        keys.push(key);
+    }
+}
+
+/// TOML and figment have no null: an absent value is left out.
+fn strip_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .filter(|(_, inner)| !inner.is_null())
+                .map(|(name, inner)| (name, strip_nulls(inner)))
+                .collect(),
+        ),
+        other => other,
+    }
+}

@@ -1,0 +1,138 @@
+//! What a backend tells the configuration about its own table.
+//!
+//! The configuration knows no backend by name: it is given descriptors, and reads, checks, shows
+//! and documents a backend's table by them.
+
+use std::fmt;
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind};
+
+/// A well-known environment variable that sets a backend's address and selects the backend.
+#[derive(Clone, Copy, Debug)]
+pub struct WellKnownVariable {
+    /// Its name, such as `REDIS_URL`.
+    pub name: &'static str,
+    /// The key it sets in the backend's table.
+    pub key: &'static str,
+    /// Whether a value of the variable selects this backend, or only sets the key.
+    pub selects: bool,
+    /// Reads the variable: `None` when the value is meant for another backend.
+    pub read: fn(&str) -> Option<String>,
+}
+
+/// Takes a variable's value as it is.
+#[must_use]
+pub fn verbatim(value: &str) -> Option<String> {
+    Some(value.to_owned())
+}
+
+/// A problem that a backend finds in its own table: key and sentence.
+pub type TableProblem = (&'static str, String);
+
+/// A backend, as the configuration sees it.
+#[derive(Clone, Debug)]
+pub struct BackendDescriptor {
+    /// The connection it can serve, such as `event_broker`.
+    pub family: &'static str,
+    /// The value of `backend` and the name of its table.
+    pub name: &'static str,
+    /// Its well-known variables.
+    pub variables: &'static [WellKnownVariable],
+    /// Whether several processes can share it, as production needs.
+    pub shared: bool,
+    /// A line that selects it, for the message that says it is missing.
+    pub example: &'static str,
+    /// The table, or the cargo feature that this build lacks.
+    pub table: Table,
+}
+
+/// A backend's table.
+#[derive(Clone, Debug)]
+pub enum Table {
+    /// Schema, compiled defaults and check.
+    Known {
+        /// JSON schema.
+        schema: Value,
+        /// Compiled defaults.
+        defaults: Value,
+        /// Checks what the schema cannot say.
+        check: fn(&Value) -> Vec<TableProblem>,
+    },
+    /// Not part of this build; the table is accepted unread.
+    CompiledOut {
+        /// The cargo feature that adds it.
+        feature: &'static str,
+    },
+}
+
+/// The settings type of a backend.
+pub trait BackendConfig: Serialize + DeserializeOwned + JsonSchema + Default {
+    /// Checks what the schema cannot say.
+    fn check(&self) -> Vec<TableProblem> {
+        Vec::new()
+    }
+}
+
+impl Table {
+    /// The table described by the settings type `C`.
+    ///
+    /// # Panics
+    /// When `C` has no JSON form, which every test that loads a configuration would show.
+    #[must_use]
+    pub fn of<C: BackendConfig>() -> Self {
+        Self::Known {
+            schema: schema_of::<C>(),
+            defaults: serde_json::to_value(C::default()).expect("settings have a JSON form"),
+            check: |value| match serde_json::from_value::<C>(value.clone()) {
+                Ok(config) => config.check(),
+                Err(error) => vec![("", error.to_string())],
+            },
+        }
+    }
+}
+
+/// The JSON schema of `T`, without references, so that it can be walked.
+pub(super) fn schema_of<T: JsonSchema>() -> Value {
+    SchemaSettings::draft2020_12()
+        .with(|settings| {
+            settings.inline_subschemas = true;
+            settings.meta_schema = None;
+        })
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
+}
+
+/// A backend's checked table, for the factory to read. It can hold secrets, so it never prints.
+#[derive(Clone, PartialEq)]
+pub struct Section(pub(crate) Value);
+
+impl Default for Section {
+    /// A table that nobody wrote: all of its keys have their defaults.
+    fn default() -> Self {
+        Self(Value::Object(serde_json::Map::new()))
+    }
+}
+
+impl fmt::Debug for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Section(…)")
+    }
+}
+
+impl Section {
+    /// The table as the backend's settings type.
+    ///
+    /// # Errors
+    /// When the table does not fit, which the check at start rules out.
+    pub fn read<C: BackendConfig>(&self) -> Result<C, Error> {
+        serde_json::from_value(self.0.clone()).map_err(|error| {
+            Error::new(ErrorKind::Internal, "the backend's section cannot be read")
+                .with_source(error)
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! `[server]` and `[features]`.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    problem::Problems,
+    values::{Size, duration},
+};
+
+/// The HTTP server.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address to listen on; `0.0.0.0` is every IPv4 interface, `::` every interface.
+    pub host: IpAddr,
+    /// Port to listen on. `0` lets the system choose a free one, which the start log names.
+    pub port: u16,
+    /// How long a request may take until its answer begins. Waiting that the client asks for
+    /// (`?wait=`) comes on top.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
+    pub request_timeout: Duration,
+    /// The largest request body; a larger one is answered 413.
+    #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "64MiB"))]
+    pub max_body: Size,
+    /// How long a client may take to send a complete request head. Also the longest silence
+    /// between two requests of a kept-alive client connection.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub header_timeout: Duration,
+    /// The most client connections at once; further ones wait in the system's backlog.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: usize,
+    /// How long the service keeps serving after SIGTERM while it already reports not ready, so
+    /// that load balancers notice. `0s` stops at once.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "10m"))]
+    pub drain_delay: Duration,
+    /// How long stopping may take after `drain_delay`. What has not ended by then is named in the
+    /// log, cut off, and told by the exit code. Keep `drain_delay` + `shutdown_grace` below the
+    /// orchestrator's own grace period.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub shutdown_grace: Duration,
+    /// TLS. Off unless both files are named.
+    pub tls: ServerTls,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::from([0, 0, 0, 0]),
+            port: 8000,
+            request_timeout: Duration::from_secs(30),
+            max_body: Size(1 << 20),
+            header_timeout: Duration::from_secs(10),
+            max_connections: 10_000,
+            drain_delay: Duration::from_secs(5),
+            shutdown_grace: Duration::from_secs(30),
+            tls: ServerTls::default(),
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            problems.add("server.tls", "TLS needs both cert_file and key_file");
+        }
+    }
+}
+
+/// TLS of the HTTP server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct ServerTls {
+    /// PEM file with the certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the private key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Run-time feature flags. A route that is switched off answers 404 and leaves the specification.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Features {
+    /// Swagger UI at `/docs` and the specification at `/openapi.json` and `/openapi.yaml`.
+    pub docs: bool,
+    /// The status page at `/`.
+    pub status_page: bool,
+    /// `GET /v1/events/stream`.
+    pub event_stream: bool,
+    /// `POST /v1/events?delivery=direct`.
+    pub direct_delivery: bool,
+    /// The operator's routes under `/v1/connections` and `/v1/config`.
+    pub operator_api: bool,
+    /// `GET /metrics`.
+    pub metrics: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            docs: true,
+            status_page: true,
+            event_stream: true,
+            direct_delivery: true,
+            operator_api: true,
+            metrics: true,
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The layers of the configuration and the order in which they win.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment, Metadata, Profile, Provider, Source,
+    providers::{Format, Serialized, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{
+    problem::{ConfigError, Place, Problem, closest, variable_name},
+    schema::RootSchema,
+    section::BackendDescriptor,
+    tree::{COMMAND_LINE, DOTENV_SEPARATOR, display_path},
+};
+
+/// Prefix of the variables that set any key.
+const PREFIX: &str = "AGENTAREA_";
+/// Variables with the prefix that are no keys.
+const RESERVED: [&str; 1] = ["AGENTAREA_CONFIG_DIR"];
+
+/// Where a configuration comes from, captured once, so that a reload sees the same environment.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The folder the user named.
+    pub config_dir: Option<PathBuf>,
+    /// The process environment.
+    pub environment: BTreeMap<String, String>,
+    /// `KEY=VALUE` pairs of the command line.
+    pub overrides: Vec<(String, String)>,
+    /// Where `.env` and the default folder `config/` are looked for.
+    pub working_dir: PathBuf,
+}
+
+impl Sources {
+    /// The environment, working directory and command line of this process.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the environment"
+    )]
+    pub fn capture(config_dir: Option<PathBuf>, overrides: Vec<(String, String)>) -> Self {
+        Self {
+            config_dir,
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .collect(),
+            overrides,
+            working_dir: std::env::current_dir().unwrap_or_default(),
+        }
+    }
+}
+
+/// The layers as figment wants them, and what was found on the way.
+pub(super) struct Layers {
+    pub(super) figment: Figment,
+    pub(super) environment: String,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// One variable of the environment or of `.env`.
+struct Variable {
+    name: String,
+    value: String,
+    file: Option<PathBuf>,
+}
+
+impl Variable {
+    fn origin(&self) -> String {
+        match &self.file {
+            Some(file) => format!("{}{DOTENV_SEPARATOR}{}", self.name, file.display()),
+            None => self.name.clone(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place::Variable { name: self.name.clone(), file: self.file.clone() }
+    }
+}
+
+/// One value as a figment layer of its own, so that its origin is known exactly.
+struct Single {
+    key: String,
+    value: Value,
+    metadata: Metadata,
+}
+
+impl Provider for Single {
+    fn metadata(&self) -> Metadata {
+        self.metadata.clone()
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let nested = figment::util::nest(&self.key, self.value.clone());
+        Ok(Profile::Default.collect(nested.into_dict().unwrap_or_default()))
+    }
+}
+
+/// Puts the layers on top of each other; later wins.
+pub(super) fn layers(
+    sources: &Sources,
+    schema: &RootSchema,
+    backends: &[BackendDescriptor],
+) -> Result<Layers, ConfigError> {
+    let dotenv = read_dotenv(&sources.working_dir)?;
+    let process: Vec<Variable> = sources
+        .environment
+        .iter()
+        .map(|(name, value)| Variable { name: name.clone(), value: value.clone(), file: None })
+        .collect();
+    let lookup =
+        |name: &str| process.iter().chain(&dotenv).find(|v| v.name == name && !v.value.is_empty());
+    let environment =
+        lookup("ENVIRONMENT").map_or_else(|| "development".to_owned(), |v| v.value.clone());
+
+    let mut layers = Layers {
+        figment: Figment::from(Serialized::defaults(schema.defaults())),
+        environment,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    layers.warn_of_misspelt_production();
+    let named = sources
+        .config_dir
+        .clone()
+        .or_else(|| lookup("AGENTAREA_CONFIG_DIR").map(|v| PathBuf::from(&v.value)));
+    layers.add_files(sources, named.as_deref(), lookup("ENVIRONMENT").is_some());
+    for variables in [&dotenv, &process] {
+        layers.add_well_known(variables, backends);
+        layers.add_prefixed(variables, schema);
+    }
+    for (key, value) in &sources.overrides {
+        let value = schema.parse_text(key, value);
+        layers.merge(key, value, Metadata::named(COMMAND_LINE));
+    }
+    Ok(layers)
+}
+
+impl Layers {
+    /// Any name is allowed, but only `production` brings its safety.
+    fn warn_of_misspelt_production(&mut self) {
+        let name = self.environment.to_lowercase();
+        let close = strsim::jaro_winkler(&name, "production") > 0.85;
+        if close && self.environment != "production" {
+            self.warnings.push(format!(
+                "ENVIRONMENT is {:?}, so what production demands is not checked; did you mean \
+                 `production`?",
+                self.environment
+            ));
+        }
+    }
+
+    fn merge(&mut self, key: &str, value: Value, metadata: Metadata) {
+        let layer = Single { key: key.to_owned(), value, metadata };
+        self.figment = std::mem::take(&mut self.figment).merge(layer);
+    }
+
+    fn merge_variable(&mut self, key: &str, value: Value, variable: &Variable) {
+        let metadata = Metadata::from(variable.name.clone(), Source::Custom(variable.origin()));
+        self.merge(key, value, metadata);
+    }
+
+    fn add_files(&mut self, sources: &Sources, named: Option<&Path>, environment_named: bool) {
+        let dir = sources.working_dir.join(named.unwrap_or(Path::new("config")));
+        if !dir.is_dir() {
+            if named.is_some() {
+                self.problems.push(Problem {
+                    key: String::new(),
+                    place: Some(Place::File { path: display_path(&dir), line: None }),
+                    message: "the configuration folder does not exist; create it, or leave out \
+                              --config-dir and AGENTAREA_CONFIG_DIR to run on compiled defaults"
+                        .to_owned(),
+                    suggestion: None,
+                });
+            }
+            return;
+        }
+        let environment_file = format!("{}.toml", self.environment);
+        for name in ["default.toml", &environment_file] {
+            let path = dir.join(name);
+            if path.is_file() {
+                self.figment = std::mem::take(&mut self.figment).merge(Toml::file_exact(path));
+            } else if environment_named && name == environment_file {
+                self.warnings.push(format!(
+                    "ENVIRONMENT is {:?}, but {} does not exist",
+                    self.environment,
+                    display_path(&path).display()
+                ));
+            }
+        }
+    }
+
+    /// `REDIS_URL` and its like: each sets an address and selects the backend.
+    fn add_well_known(&mut self, variables: &[Variable], backends: &[BackendDescriptor]) {
+        for variable in variables.iter().filter(|v| !v.value.is_empty()) {
+            let mut meant_for = Vec::new();
+            let mut taken = false;
+            for backend in backends {
+                for known in backend.variables.iter().filter(|k| k.name == variable.name) {
+                    meant_for.push(backend.name);
+                    let Some(value) = (known.read)(&variable.value) else { continue };
+                    taken = true;
+                    let key = format!("{}.{}.{}", backend.family, backend.name, known.key);
+                    self.merge_variable(&key, Value::from(value), variable);
+                    if known.selects {
+                        let key = format!("{}.backend", backend.family);
+                        self.merge_variable(&key, Value::from(backend.name), variable);
+                    }
+                }
+            }
+            if !meant_for.is_empty() && !taken {
+                let examples: Vec<&str> = backends
+                    .iter()
+                    .filter(|backend| meant_for.contains(&backend.name))
+                    .map(|backend| backend.example)
+                    .collect();
+                self.problems.push(Problem {
+                    key: String::new(),
+                    place: Some(variable.place()),
+                    message: format!("cannot be used; expected {}", examples.join(" or ")),
+                    suggestion: None,
+                });
+            }
+            match variable.name.as_str() {
+                "PORT" => {
+                    let value = super::schema::parse_toml(&variable.value);
+                    self.merge_variable("server.port", value, variable);
+                }
+                "RUST_LOG" => {
+                    let value = Value::from(variable.value.clone());
+                    self.merge_variable("telemetry.log_filter", value, variable);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// `AGENTAREA_SECTION__KEY`.
+    fn add_prefixed(&mut self, variables: &[Variable], schema: &RootSchema) {
+        for variable in variables {
+            let Some(rest) = variable.name.strip_prefix(PREFIX) else { continue };
+            if RESERVED.contains(&variable.name.as_str()) || is_service_link(variable) {
+                continue;
+            }
+            let key = rest.to_lowercase().replace("__", ".");
+            if key.contains('.') {
+                let value = schema.parse_text(&key, &variable.value);
+                self.merge_variable(&key, value, variable);
+                continue;
+            }
+            self.problems.push(Problem {
+                suggestion: closest(&key, schema.keys()).map(|key| variable_name(&key)),
+                key: String::new(),
+                place: Some(variable.place()),
+                message: "unknown variable; section and key are joined by two underscores, as in \
+                          AGENTAREA_SERVER__PORT"
+                    .to_owned(),
+            });
+        }
+    }
+}
+
+/// Kubernetes sets variables such as `AGENTAREA_API_SERVICE_HOST` in every pod for each service of
+/// the namespace; they are no configuration.
+fn is_service_link(variable: &Variable) -> bool {
+    let name = &variable.name;
+    !name.contains("__")
+        && (name.ends_with("_SERVICE_HOST")
+            || name.contains("_SERVICE_PORT")
+            || name.contains("_TCP")
+            || name.contains("_UDP")
+            || variable.value.starts_with("tcp://")
+            || variable.value.starts_with("udp://"))
+}
+
+fn read_dotenv(working_dir: &Path) -> Result<Vec<Variable>, ConfigError> {
+    let path = working_dir.join(".env");
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let broken = |error: dotenvy::Error| {
+        ConfigError(vec![Problem {
+            key: String::new(),
+            place: Some(Place::File { path: display_path(&path), line: None }),
+            message: format!("cannot be read: {error}; expected lines of the form NAME=value"),
+            suggestion: None,
+        }])
+    };
+    dotenvy::from_path_iter(&path)
+        .map_err(broken)?
+        .map(|entry| {
+            let (name, value) = entry.map_err(broken)?;
+            Ok(Variable { name, value, file: Some(display_path(&path)) })
+        })
+        .collect()
+}

@@ -1,0 +1,85 @@
+//! `[telemetry]`.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::problem::Problems;
+
+/// Logs.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Which lines are logged, in the syntax of `RUST_LOG`: a level (`error`, `warn`, `info`,
+    /// `debug`, `trace`), or levels by module such as `info,agentarea_api::connection=debug`.
+    pub log_filter: String,
+    /// `text` for people, `json` for machines.
+    pub log_format: LogFormat,
+    /// Folder for log files instead of standard error. They roll as `log_rotation` says.
+    pub log_dir: Option<PathBuf>,
+    /// When a new log file begins; only with `log_dir`.
+    pub log_rotation: LogRotation,
+    /// How many log files are kept; only with `log_dir`.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub log_files: usize,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            // The Temporal SDK warns every second of an outage, which our own lines tell once.
+            log_filter: "info,temporalio_client=error,temporalio_sdk_core=error".to_owned(),
+            log_format: LogFormat::Text,
+            log_dir: None,
+            log_rotation: LogRotation::Daily,
+            log_files: 14,
+        }
+    }
+}
+
+impl Telemetry {
+    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+        let is_level = |word: &str| {
+            let levels = ["off", "error", "warn", "info", "debug", "trace"];
+            levels.contains(&word.to_lowercase().as_str())
+        };
+        let words = self.log_filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+        for word in words {
+            // A single word is read as the name of a module, and would silence all others.
+            if !word.contains(['=', '[', ':']) && !is_level(word) {
+                problems.add(
+                    "telemetry.log_filter",
+                    format!("{word:?} is not a level; expected error, warn, info, debug, trace, or MODULE=LEVEL"),
+                );
+            }
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter) {
+            problems.add("telemetry.log_filter", format!("cannot be read: {error}"));
+        }
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// When a new log file begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum LogRotation {
+    /// Each hour.
+    Hourly,
+    /// Each day.
+    Daily,
+    /// Never.
+    Never,
+}

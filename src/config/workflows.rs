@@ -1,0 +1,143 @@
+//! `[workflows.<name>]`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{problem::Problems, values::duration};
+use crate::model::executions::{StepRetry, Workflow};
+
+/// What kind of thing a workflow is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Kind {
+    /// Gives its input back.
+    #[default]
+    Echo,
+    /// POSTs its input to `url`; the JSON answer is the result.
+    Http,
+    /// Runs on Temporal workers elsewhere, in any language.
+    Temporal,
+}
+
+/// A thing that can be executed, by name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct WorkflowConfig {
+    /// `echo`: gives its input back. `http`: POSTs its input to `url`, the JSON answer is the
+    /// result. `temporal`: runs on Temporal workers elsewhere, in any language.
+    pub kind: Kind,
+    /// How long an echo takes; only with `echo`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "1d"))]
+    pub delay: Duration,
+    /// Where the input is sent; only with `http`, and needed there.
+    pub url: Option<String>,
+    /// Time for one try; only with `http`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1d"))]
+    pub timeout: Duration,
+    /// When a failed try is repeated; only with `http`.
+    pub retry: RetryConfig,
+    /// The workflow type that the workers register; only with `temporal`, and needed there.
+    pub workflow_type: Option<String>,
+    /// The task queue that the workers poll; only with `temporal`. The connection's own if unset.
+    pub task_queue: Option<String>,
+}
+
+impl Default for WorkflowConfig {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Echo,
+            delay: Duration::ZERO,
+            url: None,
+            timeout: Duration::from_secs(30),
+            retry: RetryConfig::default(),
+            workflow_type: None,
+            task_queue: None,
+        }
+    }
+}
+
+/// When a failed try of a workflow's step is repeated.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct RetryConfig {
+    /// Tries in all, the first one included.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_attempts: u32,
+    /// Pause before the second try.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "1d"))]
+    pub initial_backoff: Duration,
+    /// Longest pause.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "1d"))]
+    pub max_backoff: Duration,
+    /// Growth of the pause from try to try.
+    #[schemars(range(min = 1.0, max = 10.0))]
+    pub multiplier: f64,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            initial_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(30),
+            multiplier: 2.0,
+        }
+    }
+}
+
+/// The workflows that exist without any configuration.
+#[must_use]
+pub(super) fn compiled() -> BTreeMap<String, WorkflowConfig> {
+    BTreeMap::from([("echo".to_owned(), WorkflowConfig::default())])
+}
+
+impl WorkflowConfig {
+    pub(super) fn check(&self, name: &str, problems: &mut Problems<'_>) {
+        let path = format!("workflows.{name}");
+        match self.kind {
+            Kind::Http => match self.url.as_deref().map(str::parse::<reqwest::Url>) {
+                Some(Ok(url)) if matches!(url.scheme(), "http" | "https") => {}
+                _ => problems.add(
+                    &format!("{path}.url"),
+                    "a workflow of kind \"http\" needs url, such as url = \"https://example.org/run\"",
+                ),
+            },
+            Kind::Temporal if self.workflow_type.is_none() => problems.add(
+                &format!("{path}.workflow_type"),
+                "a workflow of kind \"temporal\" needs workflow_type, the name its workers register",
+            ),
+            _ => {}
+        }
+    }
+
+    /// What the workflow does.
+    #[must_use]
+    pub fn definition(&self) -> Workflow {
+        match self.kind {
+            Kind::Echo => Workflow::Echo { delay: self.delay },
+            Kind::Http => Workflow::Http {
+                url: self.url.clone().unwrap_or_default(),
+                timeout: self.timeout,
+                retry: StepRetry {
+                    max_attempts: self.retry.max_attempts,
+                    initial_backoff: self.retry.initial_backoff,
+                    max_backoff: self.retry.max_backoff,
+                    multiplier: self.retry.multiplier,
+                },
+            },
+            Kind::Temporal => Workflow::Temporal {
+                workflow_type: self.workflow_type.clone().unwrap_or_default(),
+                task_queue: self.task_queue.clone(),
+            },
+        }
+    }
+}

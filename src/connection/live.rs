@@ -1,0 +1,126 @@
+//! A built backend in use.
+
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Backend;
+
+/// How long the last callers of a replaced or closed backend may take.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A built backend and the number of calls it is serving.
+pub(super) struct Live<B: ?Sized + Backend> {
+    pub(super) backend: Arc<B>,
+    pub(super) in_use: Arc<AtomicUsize>,
+    pub(super) idle: Notify,
+    /// It is to be replaced or closed: streams over it should end.
+    pub(super) retiring: CancellationToken,
+    pub(super) closing: CancellationToken,
+    /// Counts the backends of the slot that exist.
+    pub(super) count: Arc<AtomicUsize>,
+}
+
+impl<B: ?Sized + Backend> Drop for Live<B> {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<B: ?Sized + Backend> Live<B> {
+    /// Waits for the last caller, then closes the backend.
+    pub(super) async fn retire(&self) {
+        self.retiring.cancel();
+        let drained = async {
+            loop {
+                let idle = self.idle.notified();
+                if self.in_use.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        let in_time = timeout(DRAIN, drained).await.is_ok();
+        if !in_time {
+            tracing::warn!(
+                in_use = self.in_use.load(Ordering::Relaxed),
+                "a backend is closed although calls still use it"
+            );
+        }
+        self.closing.cancel();
+        self.backend.close().await;
+    }
+}
+
+/// Time callers spent getting the backend.
+#[derive(Default)]
+pub(super) struct Acquired {
+    count: AtomicU64,
+    total_nanos: AtomicU64,
+    max_nanos: AtomicU64,
+}
+
+impl Acquired {
+    pub(super) fn add(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.total_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.max_nanos.fetch_max(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn mean(&self) -> Duration {
+        let count = self.count.load(Ordering::Relaxed).max(1);
+        Duration::from_nanos(self.total_nanos.load(Ordering::Relaxed) / count)
+    }
+
+    pub(super) fn max(&self) -> Duration {
+        Duration::from_nanos(self.max_nanos.load(Ordering::Relaxed))
+    }
+}
+
+/// A backend in use. Dropping it gives it back.
+pub struct Lease<B: ?Sized + Backend>(Arc<Live<B>>);
+
+impl<B: ?Sized + Backend> Lease<B> {
+    pub(super) fn new(live: Arc<Live<B>>) -> Self {
+        live.in_use.fetch_add(1, Ordering::AcqRel);
+        Self(live)
+    }
+
+    /// Completes when the backend is to be replaced or closed, so that a stream over it ends.
+    pub async fn retired(&self) {
+        self.0.retiring.cancelled().await;
+    }
+}
+
+impl<B: ?Sized + Backend> Deref for Lease<B> {
+    type Target = Arc<B>;
+
+    fn deref(&self) -> &Arc<B> {
+        &self.0.backend
+    }
+}
+
+impl<B: ?Sized + Backend> fmt::Debug for Lease<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.backend.fmt(f)
+    }
+}
+
+impl<B: ?Sized + Backend> Drop for Lease<B> {
+    fn drop(&mut self) {
+        if self.0.in_use.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}

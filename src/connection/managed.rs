@@ -1,0 +1,271 @@
+//! The managed connection: builds its backend once, hands it to every caller, watches it, closes it.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Backend, ConnectionReport, Operation, Registry, Service, Transition,
+    guard::Guard,
+    live::{Acquired, Lease},
+    probe::ProbeState,
+    slot::Slot,
+};
+use crate::{
+    config::{self, BackendDescriptor, Pool, Probe, Section, Startup, Timeout},
+    error::{Error, ErrorKind},
+    telemetry::metrics::ConnectionMetrics,
+};
+
+/// What the configuration says of a connection.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The backend to build.
+    pub backend: String,
+    /// Its table.
+    pub section: Section,
+    /// When to build it.
+    pub startup: Startup,
+    /// How long start waits.
+    pub startup_timeout: Duration,
+    /// Whether an outage makes the instance unhealthy.
+    pub required: bool,
+    /// Its pool.
+    pub pool: Pool,
+    /// How long calls may take.
+    pub timeout: Timeout,
+    /// Its probes.
+    pub probe: Probe,
+}
+
+impl From<&config::Connection> for Settings {
+    fn from(config: &config::Connection) -> Self {
+        Self {
+            backend: config.backend.clone(),
+            section: config.backends.get(&config.backend).cloned().unwrap_or_default(),
+            startup: config.startup,
+            startup_timeout: config.startup_timeout,
+            required: config.required,
+            pool: config.pool.clone(),
+            timeout: config.timeout.clone(),
+            probe: config.probe.clone(),
+        }
+    }
+}
+
+/// A managed connection. Clones share one slot.
+pub struct Managed<B: ?Sized + Backend>(Arc<Slot<B>>);
+
+impl<B: ?Sized + Backend> Clone for Managed<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B: ?Sized + Backend> fmt::Debug for Managed<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Managed").field(&self.0.name).finish()
+    }
+}
+
+impl<B: ?Sized + Backend> Managed<B> {
+    /// An empty slot. Nothing is built before [`Managed::start`].
+    #[must_use]
+    pub fn new(
+        registry: Registry<B>,
+        instance: Arc<str>,
+        metrics: ConnectionMetrics,
+        tasks: TaskTracker,
+    ) -> Self {
+        let now = Instant::now();
+        Self(Arc::new(Slot {
+            name: registry.family(),
+            instance,
+            registry,
+            guard: Guard::new(metrics.clone()),
+            metrics,
+            tasks,
+            stop: CancellationToken::new(),
+            settings: RwLock::default(),
+            live: RwLock::default(),
+            flight: Mutex::default(),
+            build_error: Mutex::default(),
+            state: Mutex::new(ProbeState::new(now)),
+            changed: watch::Sender::new(Service::NotInitialized),
+            changes: AtomicU64::new(0),
+            needed: AtomicBool::new(false),
+            swapping: AtomicBool::new(false),
+            rebuilds: AtomicU64::new(0),
+            live_backends: Arc::default(),
+            acquired: Acquired::default(),
+            created: now,
+            heartbeat_millis: AtomicU64::new(0),
+            supervised: AtomicBool::new(false),
+        }))
+    }
+
+    /// The connection's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// The backends that can serve it, as the configuration sees them.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BackendDescriptor> {
+        self.0.registry.descriptors()
+    }
+
+    /// Takes the settings and begins to watch the connection.
+    pub fn start(&self, settings: Settings) {
+        let lazy = settings.startup == Startup::Lazy;
+        self.0.needed.store(!lazy, Ordering::Relaxed);
+        *self.0.settings.write() = Some(Arc::new(settings));
+        self.0.beat();
+        self.0.supervised.store(true, Ordering::Relaxed);
+        let slot = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = slot.stop.cancelled() => {}
+                () = slot.supervise() => {}
+            }
+        });
+    }
+
+    /// Waits as `startup` says.
+    ///
+    /// # Errors
+    /// With `startup = "fail"`, when the connection cannot be made in time.
+    pub async fn started(&self) -> Result<(), Error> {
+        let Some(settings) = self.0.settings.read().clone() else { return Ok(()) };
+        if !matches!(settings.startup, Startup::Wait | Startup::Fail) {
+            return Ok(());
+        }
+        let mut changed = self.0.changed.subscribe();
+        let initialized = changed.wait_for(|service| *service == Service::Initialized);
+        let in_time = timeout(settings.startup_timeout, initialized).await.is_ok();
+        if in_time || settings.startup == Startup::Wait {
+            return Ok(());
+        }
+        let (name, backend) = (self.0.name, &settings.backend);
+        let failed = format!("{name} cannot be made with the backend {backend:?}");
+        let error = self.0.build_error.lock().clone();
+        Err(error.map_or_else(
+            || Error::new(ErrorKind::Timeout, failed.clone()),
+            |error| Error::new(error.kind(), failed.clone()).with_source(error),
+        ))
+    }
+
+    /// Waits until the connection works, if it is required.
+    pub async fn initialized_if_required(&self) {
+        let required = self.0.settings.read().as_ref().is_some_and(|settings| settings.required);
+        let mut changed = self.0.changed.subscribe();
+        if required {
+            tokio::select! {
+                initialized = changed.wait_for(|service| *service == Service::Initialized) => {
+                    let _state = initialized.is_ok();
+                }
+                () = self.0.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Completes when the backend turns out not to be usable by this version of the program, which
+    /// no waiting changes.
+    pub async fn refused(&self) -> Error {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            let error = self.0.build_error.lock().clone();
+            if let Some(error) = error.filter(|error| error.kind() == ErrorKind::Incompatible) {
+                return error;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Calls the backend through the guard.
+    ///
+    /// `attempt` may run more than once, if the operation allows it.
+    ///
+    /// # Errors
+    /// The backend's, or the reason why it could not be called.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the backend back; whether the call had its effect is unknown.
+    pub async fn call<T, F, Fut>(&self, operation: Operation, attempt: F) -> Result<T, Error>
+    where
+        F: Fn(Arc<B>) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let slot = &self.0;
+        let policy = slot.settings()?;
+        let result = slot
+            .guard
+            .run(&policy.timeout, operation, || async {
+                let lease = slot.lease().await?;
+                attempt(Arc::clone(&lease)).await
+            })
+            .await;
+        if let Err(error) = &result
+            && error.kind().is_outage()
+        {
+            slot.state.lock().note_error(error.kind());
+        }
+        result
+    }
+
+    /// The backend for a supervised stream (a blocking read, a subscription), which no timeout of
+    /// the guard bounds.
+    ///
+    /// # Errors
+    /// When it is not built and cannot be.
+    pub async fn lease(&self) -> Result<Lease<B>, Error> {
+        self.0.lease().await
+    }
+
+    /// Stops watching, waits for the last callers and closes the backend.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        let live = self.0.live.write().take();
+        if let Some(live) = live {
+            live.retire().await;
+        }
+        self.0.metrics.up.set(0);
+        let mut state = self.0.state.lock();
+        state.closed(Instant::now());
+        self.0.changed.send_replace(state.service());
+    }
+
+    /// How often the state has changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Relaxed)
+    }
+
+    /// The last changes of state, oldest first.
+    #[must_use]
+    pub fn timeline(&self) -> Vec<Transition> {
+        self.0.state.lock().timeline()
+    }
+
+    /// Everything known of the connection now. Does no I/O.
+    #[must_use]
+    pub fn report(&self) -> ConnectionReport {
+        self.0.report()
+    }
+}

@@ -1,0 +1,68 @@
+//! Managed connections: made once, reused by every request, watched, closed cleanly.
+//!
+//! This module is generic over the family of backends and knows none of them. A
+//! [`Registry`] of factories builds a backend; a [`Managed`] slot builds it once, hands it to every
+//! caller through its guard, probes it, replaces it and closes it.
+
+mod guard;
+mod live;
+mod managed;
+mod probe;
+mod registry;
+mod report;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+pub use self::{
+    guard::Operation,
+    live::Lease,
+    managed::{Managed, Settings},
+    registry::{BuildContext, Factory, Registry},
+    report::{Circuit, ConnectionReport, ProbeReport, Service, Transition},
+};
+use crate::error::Error;
+
+/// What every backend of every family can do.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync + 'static {
+    /// Checks that the backend does its work, by doing a little of it.
+    ///
+    /// Runs in the background on a pooled connection of its own where the backend has a pool, so
+    /// that a busy pool does not look like an outage.
+    ///
+    /// # Errors
+    /// Whatever would make real calls fail.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any await; the next probe starts from the beginning.
+    async fn probe(&self) -> Result<(), Error>;
+
+    /// Frees what the backend holds. Called once, after the last caller is done with it.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the rest to the operating system.
+    async fn close(&self);
+
+    /// The state of the backend's pool, if it has one.
+    fn pool(&self) -> Option<PoolStatus> {
+        None
+    }
+}
+
+/// The state of a pool at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// The most pooled connections at once.
+    pub max: usize,
+    /// Checked out.
+    pub in_use: usize,
+    /// Open and free.
+    pub idle: usize,
+    /// Calls waiting for one.
+    pub waiting: usize,
+}

@@ -1,0 +1,261 @@
+//! The state that a connection's probes lead to. Pure: time and results are passed in.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::report::{ProbeReport, Service, Transition};
+use crate::{
+    config::Probe,
+    error::ErrorKind,
+    model::time::{self, Timestamp},
+};
+
+/// State changes that are remembered.
+const TIMELINE: usize = 100;
+
+/// One finished probe, or one attempt to make the backend.
+#[derive(Clone, Copy, Debug)]
+struct Finished {
+    at: Instant,
+    latency: Duration,
+    ok: bool,
+}
+
+/// Where a connection stands, and how it came there.
+#[derive(Debug)]
+pub(super) struct ProbeState {
+    service: Service,
+    since: Instant,
+    last: Option<Finished>,
+    failures_in_row: u32,
+    successes_in_row: u32,
+    outage_began: Option<Instant>,
+    recoveries: u64,
+    last_error: Option<(ErrorKind, Timestamp)>,
+    timeline: VecDeque<Transition>,
+}
+
+/// What the caller has to do after a probe.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Verdict {
+    /// The state changed: log it once.
+    pub(super) transition: Option<Transition>,
+    /// The connection came back after so long.
+    pub(super) recovered_after: Option<Duration>,
+    /// The backend failed often enough to be built anew.
+    pub(super) rebuild: bool,
+}
+
+impl ProbeState {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            service: Service::NotInitialized,
+            since: now,
+            last: None,
+            failures_in_row: 0,
+            successes_in_row: 0,
+            outage_began: None,
+            recoveries: 0,
+            last_error: None,
+            timeline: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn service(&self) -> Service {
+        self.service
+    }
+
+    /// True from the first success or failure on.
+    pub(super) fn decided(&self) -> bool {
+        self.last.is_some()
+    }
+
+    pub(super) fn recoveries(&self) -> u64 {
+        self.recoveries
+    }
+
+    pub(super) fn last_error(&self) -> Option<(ErrorKind, Timestamp)> {
+        self.last_error
+    }
+
+    pub(super) fn timeline(&self) -> Vec<Transition> {
+        self.timeline.iter().cloned().collect()
+    }
+
+    pub(super) fn report(&self, now: Instant) -> Option<ProbeReport> {
+        self.last.map(|last| ProbeReport {
+            ok: last.ok,
+            age: now.saturating_duration_since(last.at),
+            latency: last.latency,
+            failures_in_row: self.failures_in_row,
+        })
+    }
+
+    /// The backend is being made.
+    pub(super) fn building(&mut self, now: Instant, cause: &'static str) -> Option<Transition> {
+        (self.service == Service::NotInitialized)
+            .then(|| self.change(now, Service::Initializing, cause, None))
+    }
+
+    /// The connection was closed at shutdown.
+    pub(super) fn closed(&mut self, now: Instant) {
+        self.change(now, Service::Closed, "shutdown", None);
+    }
+
+    /// Remembers an error of a call, which a probe may not have met.
+    pub(super) fn note_error(&mut self, kind: ErrorKind) {
+        self.last_error = Some((kind, time::now()));
+    }
+
+    /// Takes in the result of a probe, or of an attempt to make the backend.
+    pub(super) fn record(
+        &mut self,
+        now: Instant,
+        latency: Duration,
+        result: Result<(), ErrorKind>,
+        policy: &Probe,
+    ) -> Verdict {
+        if self.service == Service::Closed {
+            return Verdict::default();
+        }
+        self.last = Some(Finished { at: now, latency, ok: result.is_ok() });
+        match result {
+            Ok(()) => self.succeeded(now, policy),
+            Err(kind) => self.failed(now, kind, policy),
+        }
+    }
+
+    fn succeeded(&mut self, now: Instant, policy: &Probe) -> Verdict {
+        self.failures_in_row = 0;
+        self.successes_in_row = self.successes_in_row.saturating_add(1);
+        let up_already = self.service == Service::Initialized;
+        if up_already {
+            self.outage_began = None;
+            return Verdict::default();
+        }
+        // The threshold guards against flapping, so it does not delay the very first success.
+        let came_back = self.outage_began.is_some();
+        if came_back && self.successes_in_row < policy.healthy_after {
+            return Verdict::default();
+        }
+        let outage = self.outage_began.take().map(|began| now.saturating_duration_since(began));
+        if came_back {
+            self.recoveries += 1;
+        }
+        let cause = if came_back { "recovered" } else { "connected" };
+        Verdict {
+            transition: Some(self.change(now, Service::Initialized, cause, None)),
+            recovered_after: outage,
+            rebuild: false,
+        }
+    }
+
+    fn failed(&mut self, now: Instant, kind: ErrorKind, policy: &Probe) -> Verdict {
+        self.successes_in_row = 0;
+        self.failures_in_row = self.failures_in_row.saturating_add(1);
+        self.outage_began.get_or_insert(now);
+        self.note_error(kind);
+        let beyond = self.failures_in_row >= policy.unhealthy_after;
+        let goes_down = match self.service {
+            Service::Initialized => beyond,
+            Service::Unavailable | Service::Closed => false,
+            // It has never worked: there is no state to hold on to.
+            Service::NotInitialized | Service::Initializing => true,
+        };
+        let cause =
+            if self.service == Service::Initialized { "probe failed" } else { "connect failed" };
+        Verdict {
+            transition: goes_down
+                .then(|| self.change(now, Service::Unavailable, cause, Some(kind))),
+            recovered_after: None,
+            rebuild: self.failures_in_row.is_multiple_of(policy.unhealthy_after),
+        }
+    }
+
+    fn change(
+        &mut self,
+        now: Instant,
+        to: Service,
+        cause: &'static str,
+        error: Option<ErrorKind>,
+    ) -> Transition {
+        let transition = Transition {
+            at: time::now(),
+            from: self.service,
+            to,
+            cause,
+            error,
+            lasted: now.saturating_duration_since(self.since),
+        };
+        self.service = to;
+        self.since = now;
+        if self.timeline.len() == TIMELINE {
+            self.timeline.pop_front();
+        }
+        self.timeline.push_back(transition.clone());
+        transition
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: Result<(), ErrorKind> = Ok(());
+    const REFUSED: Result<(), ErrorKind> = Err(ErrorKind::Refused);
+
+    fn policy(unhealthy_after: u32, healthy_after: u32) -> Probe {
+        Probe { unhealthy_after, healthy_after, ..Probe::default() }
+    }
+
+    fn run(state: &mut ProbeState, policy: &Probe, results: &[Result<(), ErrorKind>]) -> Verdict {
+        let mut verdict = Verdict::default();
+        for result in results {
+            let now = state.since + Duration::from_secs(5);
+            verdict = state.record(now, Duration::from_millis(1), *result, policy);
+        }
+        verdict
+    }
+
+    #[test]
+    fn a_working_connection_goes_down_only_at_its_threshold() {
+        let policy = policy(3, 1);
+        let mut state = ProbeState::new(Instant::now());
+        run(&mut state, &policy, &[OK, REFUSED, REFUSED]);
+        assert_eq!(state.service(), Service::Initialized);
+        let verdict = run(&mut state, &policy, &[REFUSED]);
+        assert_eq!(state.service(), Service::Unavailable);
+        assert!(verdict.rebuild);
+    }
+
+    #[test]
+    fn a_connection_that_never_worked_is_down_at_once() {
+        let mut state = ProbeState::new(Instant::now());
+        run(&mut state, &policy(3, 1), &[REFUSED]);
+        assert_eq!(state.service(), Service::Unavailable);
+    }
+
+    #[test]
+    fn recovery_waits_for_its_threshold_and_counts_once() {
+        let policy = policy(1, 2);
+        let mut state = ProbeState::new(Instant::now());
+        run(&mut state, &policy, &[OK, REFUSED, OK]);
+        assert_eq!(state.service(), Service::Unavailable);
+        let verdict = run(&mut state, &policy, &[OK]);
+        assert_eq!(state.service(), Service::Initialized);
+        assert!(verdict.recovered_after.is_some());
+        run(&mut state, &policy, &[OK, OK]);
+        assert_eq!(state.recoveries(), 1);
+    }
+
+    #[test]
+    fn the_timeline_is_bounded() {
+        let policy = policy(1, 1);
+        let mut state = ProbeState::new(Instant::now());
+        for _ in 0..TIMELINE {
+            run(&mut state, &policy, &[OK, REFUSED]);
+        }
+        assert_eq!(state.timeline().len(), TIMELINE);
+    }
+}

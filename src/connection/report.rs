@@ -1,0 +1,129 @@
+//! What is known of a connection at one moment.
+
+use std::time::Duration;
+
+use super::PoolStatus;
+use crate::{error::ErrorKind, model::time::Timestamp};
+
+/// Where a connection stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Nobody needed it yet.
+    NotInitialized,
+    /// It is being made for the first time.
+    Initializing,
+    /// It works.
+    Initialized,
+    /// It does not.
+    Unavailable,
+    /// It was closed at shutdown.
+    Closed,
+}
+
+impl Service {
+    /// Stable name, as it appears in the health report.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotInitialized => "not_initialized",
+            Self::Initializing => "initializing",
+            Self::Initialized => "initialized",
+            Self::Unavailable => "unavailable",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// The state of a circuit breaker. At this step nothing opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circuit {
+    /// Calls pass.
+    Closed,
+}
+
+impl Circuit {
+    /// Stable name, as it appears in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// A change of a connection's state.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// When.
+    pub at: Timestamp,
+    /// The state that ended.
+    pub from: Service,
+    /// The state that began.
+    pub to: Service,
+    /// Why.
+    pub cause: &'static str,
+    /// The class of the error behind it.
+    pub error: Option<ErrorKind>,
+    /// How long the state that ended had lasted.
+    pub lasted: Duration,
+}
+
+/// The last probe.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeReport {
+    /// Whether it was good.
+    pub ok: bool,
+    /// Time since it ended.
+    pub age: Duration,
+    /// How long it took.
+    pub latency: Duration,
+    /// Failed probes in a row.
+    pub failures_in_row: u32,
+}
+
+/// Everything known of a connection but its past.
+#[derive(Clone, Debug)]
+pub struct ConnectionReport {
+    /// Its name.
+    pub name: &'static str,
+    /// The backend in use.
+    pub backend: String,
+    /// Whether an outage makes the instance unhealthy.
+    pub required: bool,
+    /// Where it stands in its life.
+    pub service: Service,
+    /// Whether calls pass.
+    pub circuit: Circuit,
+    /// True from the first success or failure on.
+    pub decided: bool,
+    /// Whether it does not work, beyond its threshold.
+    pub down: bool,
+    /// Backends built.
+    pub builds: u64,
+    /// Backends that replaced another one.
+    pub rebuilds: u64,
+    /// Builds that failed.
+    pub build_failures: u64,
+    /// Backends that exist now.
+    pub live: usize,
+    /// Whether an old backend is being replaced by a new one.
+    pub swapping: bool,
+    /// Calls served.
+    pub uses: u64,
+    /// Calls being served.
+    pub in_use: usize,
+    /// Mean time to get the backend.
+    pub acquire_mean: Duration,
+    /// Longest time to get the backend.
+    pub acquire_max: Duration,
+    /// The state of its pool.
+    pub pool: Option<PoolStatus>,
+    /// The last probe.
+    pub probe: Option<ProbeReport>,
+    /// Class of the last error, and when it happened.
+    pub last_error: Option<(ErrorKind, Timestamp)>,
+    /// How often it came back.
+    pub recoveries: u64,
+    /// True when the probe loop has not run for three intervals.
+    pub stalled: bool,
+}

@@ -1,0 +1,342 @@
+//! What a managed connection does behind its callers: one build at a time, probes, replacement.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::{Mutex, RwLock};
+use rand::Rng;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Backend, BuildContext, Circuit, ConnectionReport, Registry, Service, Settings, Transition,
+    guard::{Guard, bounded},
+    live::{Acquired, Lease, Live},
+    probe::{ProbeState, Verdict},
+};
+use crate::{
+    config::Startup,
+    error::{Error, ErrorKind},
+    telemetry::metrics::ConnectionMetrics,
+};
+
+pub(super) type Flight<B> = Shared<BoxFuture<'static, Result<Arc<Live<B>>, Error>>>;
+
+/// What all clones of a managed connection share.
+pub(super) struct Slot<B: ?Sized + Backend> {
+    pub(super) name: &'static str,
+    pub(super) instance: Arc<str>,
+    pub(super) registry: Registry<B>,
+    pub(super) metrics: ConnectionMetrics,
+    pub(super) guard: Guard,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    /// Unset until the configuration is known: a slot exists before it, because the factory of
+    /// the embedded execution service is constructed with the database's slot.
+    pub(super) settings: RwLock<Option<Arc<Settings>>>,
+    pub(super) live: RwLock<Option<Arc<Live<B>>>>,
+    pub(super) flight: Mutex<Option<Flight<B>>>,
+    /// Why the last build failed; callers get it at once while the prober tries again.
+    pub(super) build_error: Mutex<Option<Error>>,
+    pub(super) state: Mutex<ProbeState>,
+    pub(super) changed: watch::Sender<Service>,
+    pub(super) changes: AtomicU64,
+    pub(super) needed: AtomicBool,
+    pub(super) swapping: AtomicBool,
+    pub(super) rebuilds: AtomicU64,
+    pub(super) live_backends: Arc<AtomicUsize>,
+    pub(super) acquired: Acquired,
+    pub(super) created: Instant,
+    pub(super) heartbeat_millis: AtomicU64,
+    pub(super) supervised: AtomicBool,
+}
+
+impl<B: ?Sized + Backend> Slot<B> {
+    pub(super) fn settings(&self) -> Result<Arc<Settings>, Error> {
+        self.settings.read().clone().ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, format!("{} is not configured yet", self.name))
+        })
+    }
+
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<B>, Error> {
+        let begin = Instant::now();
+        let built = self.live.read().clone();
+        let live = match built {
+            Some(live) => live,
+            None => self.first_use().await?,
+        };
+        self.acquired.add(begin.elapsed());
+        self.metrics.uses.inc();
+        Ok(Lease::new(live))
+    }
+
+    /// Joins the build under way, or begins it.
+    async fn first_use(self: &Arc<Self>) -> Result<Arc<Live<B>>, Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::new(ErrorKind::Closed, format!("{} is closed", self.name)));
+        }
+        self.needed.store(true, Ordering::Relaxed);
+        if let Some(error) = self.build_error.lock().clone() {
+            return Err(error);
+        }
+        self.fly(false)?.await
+    }
+
+    /// The one build under way. However many callers come at once, they share it; it is a task of
+    /// its own, so that none of them can cancel it for the others.
+    fn fly(self: &Arc<Self>, replace: bool) -> Result<Flight<B>, Error> {
+        let settings = self.settings()?;
+        let mut flight = self.flight.lock();
+        if let Some(flight) = &*flight {
+            return Ok(flight.clone());
+        }
+        if let Some(live) = self.live.read().clone()
+            && !replace
+        {
+            return Ok(futures_util::future::ready(Ok(live)).boxed().shared());
+        }
+        let slot = Arc::clone(self);
+        let task = self.tasks.spawn(async move { slot.build_and_swap(&settings).await });
+        let new: Flight<B> = async move {
+            task.await.unwrap_or_else(|error| {
+                Err(Error::new(ErrorKind::Internal, "the build ended early").with_source(error))
+            })
+        }
+        .boxed()
+        .shared();
+        *flight = Some(new.clone());
+        Ok(new)
+    }
+
+    async fn build_and_swap(self: Arc<Self>, settings: &Settings) -> Result<Arc<Live<B>>, Error> {
+        let lazy = settings.startup == Startup::Lazy;
+        let cause = if lazy { "first use" } else { "start" };
+        let building = self.state.lock().building(Instant::now(), cause);
+        if let Some(transition) = building {
+            self.announce(&transition, None);
+        }
+        let begin = Instant::now();
+        let result = tokio::select! {
+            () = self.stop.cancelled() => {
+                Err(Error::new(ErrorKind::Closed, format!("{} is closed", self.name)))
+            }
+            // A build that panics is one that failed: the next one begins anew.
+            result = AssertUnwindSafe(self.build(settings)).catch_unwind() => {
+                result.unwrap_or_else(|_panic| {
+                    Err(Error::new(ErrorKind::Internal, "the build panicked"))
+                })
+            }
+        };
+        let took = begin.elapsed();
+        self.metrics.acquire_connect.observe(took.as_secs_f64());
+        match &result {
+            Ok(live) => {
+                self.metrics.builds.inc();
+                let mut place = self.live.write();
+                // Closing takes what is in the place under this lock, once, after `stop`.
+                let stopped = self.stop.is_cancelled();
+                let old =
+                    if stopped { Some(Arc::clone(live)) } else { place.replace(Arc::clone(live)) };
+                drop(place);
+                if let Some(old) = old {
+                    self.replaced(old);
+                }
+            }
+            Err(_) => {
+                self.metrics.build_failures.inc();
+            }
+        }
+        *self.build_error.lock() = result.as_ref().err().cloned();
+        // Cleared before the result is seen, so that whoever comes later begins anew.
+        *self.flight.lock() = None;
+        self.record(took, result.as_ref().map(|_| ()).map_err(Clone::clone), settings);
+        result
+    }
+
+    async fn build(&self, settings: &Settings) -> Result<Arc<Live<B>>, Error> {
+        let factory = self.registry.get(&settings.backend)?;
+        let closing = CancellationToken::new();
+        let context = BuildContext {
+            connection: self.name,
+            instance: Arc::clone(&self.instance),
+            pool: settings.pool.clone(),
+            metrics: self.metrics.clone(),
+            tasks: self.tasks.clone(),
+            closing: closing.clone(),
+        };
+        let abandoned = closing.clone().drop_guard();
+        let limit = factory.build_timeout(&settings.pool);
+        let backend = bounded(limit, factory.build(&settings.section, &context)).await?;
+        if let Err(error) = bounded(settings.probe.timeout, backend.probe()).await {
+            backend.close().await;
+            return Err(error);
+        }
+        abandoned.disarm();
+        self.live_backends.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Live {
+            backend,
+            in_use: Arc::default(),
+            idle: Notify::new(),
+            retiring: CancellationToken::new(),
+            closing,
+            count: Arc::clone(&self.live_backends),
+        }))
+    }
+
+    /// Lets the callers of a replaced backend finish, then closes it.
+    fn replaced(self: &Arc<Self>, old: Arc<Live<B>>) {
+        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+        self.swapping.store(true, Ordering::Relaxed);
+        let slot = Arc::clone(self);
+        self.tasks.spawn(async move {
+            old.retire().await;
+            drop(old);
+            slot.swapping.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// Probes for as long as the program runs. Nothing ends it: recovery is for ever.
+    pub(super) async fn supervise(self: &Arc<Self>) {
+        loop {
+            self.beat();
+            let Ok(settings) = self.settings() else { return };
+            if self.needed.load(Ordering::Relaxed) {
+                self.probe_once(&settings).await;
+            }
+            self.beat();
+            sleep(jittered(settings.probe.interval)).await;
+        }
+    }
+
+    async fn probe_once(self: &Arc<Self>, settings: &Arc<Settings>) {
+        let live = self.live.read().clone();
+        let Some(live) = live else {
+            // The build records its own result; it is not awaited, so that the heart beats on.
+            let _shared = self.fly(false);
+            return;
+        };
+        let begin = Instant::now();
+        let result = bounded(settings.probe.timeout, live.backend.probe()).await;
+        let took = begin.elapsed();
+        self.metrics.probe_seconds.observe(took.as_secs_f64());
+        let verdict = self.record(took, result, settings);
+        if verdict.rebuild {
+            let _shared = self.fly(true);
+        }
+    }
+
+    fn record(&self, took: Duration, result: Result<(), Error>, settings: &Settings) -> Verdict {
+        match &result {
+            Ok(()) => self.metrics.probes.inc(),
+            Err(_) => self.metrics.probe_failures.inc(),
+        };
+        let (verdict, service) = {
+            let mut state = self.state.lock();
+            let outcome = result.as_ref().copied().map_err(Error::kind);
+            (state.record(Instant::now(), took, outcome, &settings.probe), state.service())
+        };
+        self.metrics.up.set(i64::from(service == Service::Initialized));
+        if result.is_ok() {
+            *self.build_error.lock() = None;
+        }
+        if let Some(outage) = verdict.recovered_after {
+            self.metrics.recovery_seconds.observe(outage.as_secs_f64());
+        }
+        if let Some(transition) = &verdict.transition {
+            self.announce(transition, result.err().as_ref());
+        }
+        verdict
+    }
+
+    /// A state is logged when it changes, not each time it is found again.
+    fn announce(&self, transition: &Transition, error: Option<&Error>) {
+        let (connection, to) = (self.name, transition.to.as_str());
+        let lasted_ms = u64::try_from(transition.lasted.as_millis()).unwrap_or(u64::MAX);
+        let cause = transition.cause;
+        if let Some(error) = error {
+            let (class, remedy) = (error.kind().as_str(), error.kind().remedy());
+            tracing::warn!(
+                connection, to, cause, lasted_ms, error = %error, error.class = class, remedy,
+                "{connection} is {to}"
+            );
+        } else {
+            tracing::info!(connection, to, cause, lasted_ms, "{connection} is {to}");
+        }
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.changed.send_replace(transition.to);
+    }
+
+    pub(super) fn beat(&self) {
+        let millis = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heartbeat_millis.store(millis, Ordering::Relaxed);
+    }
+
+    fn stalled(&self, interval: Duration) -> bool {
+        let beat = Duration::from_millis(self.heartbeat_millis.load(Ordering::Relaxed));
+        self.supervised.load(Ordering::Relaxed)
+            && !self.stop.is_cancelled()
+            && self.created.elapsed().saturating_sub(beat) > interval * 3
+    }
+
+    pub(super) fn report(&self) -> ConnectionReport {
+        let settings = self.settings.read().clone();
+        let live = self.live.read().clone();
+        let pool = live.as_ref().and_then(|live| live.backend.pool());
+        let state = self.state.lock();
+        let service = state.service();
+        let probe = state.report(Instant::now());
+        if let Some(pool) = pool {
+            let set = |gauge: &prometheus_client::metrics::gauge::Gauge, value: usize| {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.metrics.pool_max, pool.max);
+            set(&self.metrics.pool_in_use, pool.in_use);
+            set(&self.metrics.pool_idle, pool.idle);
+            set(&self.metrics.pool_waiting, pool.waiting);
+        }
+        if let Some(probe) = &probe {
+            self.metrics.probe_age.set(probe.age.as_secs_f64());
+        }
+        ConnectionReport {
+            name: self.name,
+            backend: settings.as_ref().map(|s| s.backend.clone()).unwrap_or_default(),
+            required: settings.as_ref().is_some_and(|s| s.required),
+            service,
+            circuit: Circuit::Closed,
+            decided: state.decided(),
+            down: service == Service::Unavailable,
+            builds: self.metrics.builds.get(),
+            rebuilds: self.rebuilds.load(Ordering::Relaxed),
+            build_failures: self.metrics.build_failures.get(),
+            live: self.live_backends.load(Ordering::Relaxed),
+            swapping: self.swapping.load(Ordering::Relaxed),
+            uses: self.metrics.uses.get(),
+            in_use: live.map_or(0, |live| live.in_use.load(Ordering::Relaxed)),
+            acquire_mean: self.acquired.mean(),
+            acquire_max: self.acquired.max(),
+            pool,
+            probe,
+            last_error: state.last_error(),
+            recoveries: state.recoveries(),
+            stalled: settings.is_some_and(|s| self.stalled(s.probe.interval)),
+        }
+    }
+}
+
+/// Up to a tenth shorter or longer, so that replicas do not probe in step.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(rand::rng().random_range(0.9..=1.1))
+}

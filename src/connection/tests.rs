@@ -1,0 +1,236 @@
+//! The managed connection over a backend whose behaviour the test decides. Time is paused: what
+//! waits, waits on tokio's clock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::{
+    config::{self, BackendConfig, BackendDescriptor, Pool, Probe, Section, Startup, Table},
+    error::ErrorKind,
+    telemetry::metrics::Metrics,
+};
+
+const CALL: Operation = Operation::idempotent("call");
+
+/// What the test decides, and what happened.
+#[derive(Debug, Default)]
+struct World {
+    refuses: AtomicBool,
+    sick: AtomicBool,
+    build_takes_ms: AtomicUsize,
+    builds: AtomicUsize,
+    closed: AtomicUsize,
+}
+
+impl World {
+    fn builds(&self) -> usize {
+        self.builds.load(Ordering::SeqCst)
+    }
+
+    fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Debug)]
+struct MockBackend {
+    number: usize,
+    world: Arc<World>,
+}
+
+#[async_trait]
+impl Backend for MockBackend {
+    async fn probe(&self) -> Result<(), Error> {
+        if self.world.sick.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Timeout, "it is sick"));
+        }
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.world.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+struct NoConfig {}
+
+impl BackendConfig for NoConfig {}
+
+struct MockFactory(Arc<World>);
+
+#[async_trait]
+impl Factory<MockBackend> for MockFactory {
+    fn descriptor(&self) -> BackendDescriptor {
+        BackendDescriptor {
+            family: "mock",
+            name: "mock",
+            variables: &[],
+            shared: false,
+            example: "",
+            table: Table::of::<NoConfig>(),
+        }
+    }
+
+    async fn build(&self, _: &Section, _: &BuildContext) -> Result<Arc<MockBackend>, Error> {
+        let number = self.0.builds.fetch_add(1, Ordering::SeqCst) + 1;
+        let takes = self.0.build_takes_ms.load(Ordering::SeqCst);
+        sleep(Duration::from_millis(u64::try_from(takes).unwrap())).await;
+        if self.0.refuses.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Refused, "nobody listens"));
+        }
+        Ok(Arc::new(MockBackend { number, world: Arc::clone(&self.0) }))
+    }
+}
+
+fn managed(startup: Startup, world: &Arc<World>) -> Managed<MockBackend> {
+    let registry = Registry::new("mock").register(MockFactory(Arc::clone(world)));
+    let metrics = Metrics::new("0", "0").connection("mock");
+    let slot = Managed::new(registry, "test".into(), metrics, TaskTracker::new());
+    slot.start(Settings {
+        backend: "mock".to_owned(),
+        section: Section::default(),
+        startup,
+        startup_timeout: Duration::from_secs(30),
+        required: true,
+        pool: Pool::default(),
+        timeout: config::Timeout::default(),
+        probe: Probe::default(),
+    });
+    slot
+}
+
+async fn number(slot: &Managed<MockBackend>) -> Result<usize, Error> {
+    slot.call(CALL, |backend| async move { Ok(backend.number) }).await
+}
+
+/// Lets the clock run until `holds`, up to ten minutes.
+async fn until(slot: &Managed<MockBackend>, holds: impl Fn(&ConnectionReport) -> bool) {
+    let begin = Instant::now();
+    while !holds(&slot.report()) {
+        assert!(begin.elapsed() < Duration::from_mins(10), "{:?}", slot.report());
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_simultaneous_first_calls_build_one_backend() {
+    let world = Arc::new(World::default());
+    world.build_takes_ms.store(100, Ordering::SeqCst);
+    let slot = managed(Startup::Lazy, &world);
+    let calls = (0..10_000).map(|_| number(&slot));
+    let numbers = futures_util::future::join_all(calls).await;
+    assert!(numbers.iter().all(|number| matches!(number, Ok(1))));
+    let report = slot.report();
+    assert_eq!((world.builds(), report.builds, report.uses, report.live), (1, 1, 10_000, 1));
+    assert_eq!(report.in_use, 0, "every call gave the backend back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_connection_is_not_made_before_it_is_needed() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Lazy, &world);
+    sleep(Duration::from_mins(5)).await;
+    assert_eq!((world.builds(), slot.report().service), (0, Service::NotInitialized));
+    assert_eq!(number(&slot).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_does_not_end_the_build_for_the_others() {
+    let world = Arc::new(World::default());
+    world.build_takes_ms.store(100, Ordering::SeqCst);
+    let slot = managed(Startup::Lazy, &world);
+    let gone = tokio::time::timeout(Duration::from_millis(10), number(&slot)).await;
+    assert!(gone.is_err());
+    assert_eq!(number(&slot).await.unwrap(), 1);
+    assert_eq!(world.builds(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_an_outage_calls_fail_at_once_and_recovery_is_for_ever() {
+    let world = Arc::new(World::default());
+    world.refuses.store(true, Ordering::SeqCst);
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Unavailable).await;
+    let before = (world.builds(), Instant::now());
+    for _ in 0..1000 {
+        assert_eq!(number(&slot).await.unwrap_err().kind(), ErrorKind::Refused);
+    }
+    assert_eq!((world.builds(), Instant::now()), before, "calls neither wait nor connect");
+    sleep(Duration::from_hours(24)).await;
+    assert!(world.builds() > 10_000, "it never gives up");
+
+    world.refuses.store(false, Ordering::SeqCst);
+    let back = Instant::now();
+    until(&slot, |report| report.service == Service::Initialized).await;
+    let limit = Probe::default().interval + Duration::from_secs(1);
+    assert!(back.elapsed() <= limit, "it took {:?}", back.elapsed());
+    assert!(number(&slot).await.is_ok());
+    assert_eq!(slot.report().recoveries, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_stays_sick_is_replaced_and_closed_after_its_last_caller() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    let lease = slot.lease().await.unwrap();
+    world.sick.store(true, Ordering::SeqCst);
+    until(&slot, |report| report.service == Service::Unavailable).await;
+    assert_eq!(number(&slot).await.unwrap(), 1, "the old one serves until there is a better one");
+    world.sick.store(false, Ordering::SeqCst);
+    until(&slot, |report| report.rebuilds >= 1 || report.service == Service::Initialized).await;
+    let replaced = slot.report().rebuilds == 1;
+    drop(lease);
+    sleep(Duration::from_secs(1)).await;
+    let report = slot.report();
+    assert_eq!((report.live, report.swapping), (1, false));
+    // A failed probe of the new one closes it as well; only the living one is open.
+    assert_eq!(world.closed(), world.builds() - 1, "replaced: {replaced}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_callers_and_closes_once() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    let lease = slot.lease().await.unwrap();
+    let begin = Instant::now();
+    let holding = async {
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.closed(), 0, "it was closed under its caller");
+        drop(lease);
+    };
+    tokio::join!(slot.close(), holding);
+    assert_eq!(begin.elapsed().as_secs(), 2);
+    slot.close().await;
+    assert_eq!(world.closed(), 1);
+    assert_eq!(slot.report().service, Service::Closed);
+    assert_eq!(number(&slot).await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_waits_or_fails_as_it_is_told() {
+    let world = Arc::new(World::default());
+    world.refuses.store(true, Ordering::SeqCst);
+    let begin = Instant::now();
+    assert!(managed(Startup::Background, &world).started().await.is_ok());
+    assert_eq!(begin.elapsed().as_secs(), 0);
+    assert!(managed(Startup::Wait, &world).started().await.is_ok());
+    assert_eq!(begin.elapsed().as_secs(), 30);
+    let error = managed(Startup::Fail, &world).started().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("nobody listens"), "{error}");
+}

@@ -1,0 +1,323 @@
+//! The error of every layer below HTTP.
+//!
+//! An [`Error`] says *what* went wrong ([`ErrorKind`]) and *whether trying again can help*
+//! ([`RetryClass`]). It holds no HTTP type and no driver type: a backend translates its driver's
+//! errors where it meets them, and `api::error` has the one table from kind to status. The message
+//! of a request error may be read by the client; that of an outage is for the log alone, because
+//! it can name an address.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+/// What went wrong, as a closed set: it is a metric label and a field of the health report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// The backend's host name does not resolve.
+    NameNotFound,
+    /// Nothing listens at the backend's address.
+    Refused,
+    /// An established connection broke.
+    Disconnected,
+    /// No answer in time.
+    Timeout,
+    /// The TLS handshake failed.
+    Tls,
+    /// The backend does not accept our credentials.
+    Unauthenticated,
+    /// The backend knows us and forbids the operation.
+    Forbidden,
+    /// The backend accepts no writes.
+    ReadOnly,
+    /// The backend, its schema or its data has a version that this program cannot use.
+    Incompatible,
+    /// The backend asks to be called less often.
+    Throttled,
+    /// The backend cannot serve for another reason, or was never reached.
+    Unavailable,
+    /// What is asked of the backend (namespace, database, stream) does not exist there.
+    Missing,
+    /// The backend may or may not have done it: the answer was lost.
+    OutcomeUnknown,
+    /// Our own limit was reached.
+    Overloaded,
+    /// The connection is closed, because the program ends.
+    Closed,
+    /// The caller's input is wrong.
+    InvalidInput,
+    /// The thing asked for does not exist.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// The request conflicts with one that is still being answered.
+    Conflict,
+    /// The idempotency key was used with another body.
+    KeyReused,
+    /// The backend in use cannot do this.
+    Unsupported,
+    /// A defect, or a state that should not exist.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Every kind, for series that exist from the start.
+    pub const ALL: [Self; 22] = [
+        Self::NameNotFound,
+        Self::Refused,
+        Self::Disconnected,
+        Self::Timeout,
+        Self::Tls,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::ReadOnly,
+        Self::Incompatible,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Missing,
+        Self::OutcomeUnknown,
+        Self::Overloaded,
+        Self::Closed,
+        Self::InvalidInput,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::Conflict,
+        Self::KeyReused,
+        Self::Unsupported,
+        Self::Internal,
+    ];
+
+    /// Stable name, as it appears in metrics, logs and reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NameNotFound => "name_not_found",
+            Self::Refused => "refused",
+            Self::Disconnected => "disconnected",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::ReadOnly => "read_only",
+            Self::Incompatible => "incompatible",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Missing => "missing",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Overloaded => "overloaded",
+            Self::Closed => "closed",
+            Self::InvalidInput => "invalid_input",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::Conflict => "conflict",
+            Self::KeyReused => "key_reused",
+            Self::Unsupported => "unsupported",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// What an operator can do about a connection that fails in this way.
+    #[must_use]
+    pub const fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NameNotFound => {
+                "check the host name in the configured address, which `config show` prints"
+            }
+            Self::Refused => {
+                "check that the server runs at the configured address, which `config show` prints"
+            }
+            Self::Timeout => "check that the server runs and that no firewall drops the packets",
+            Self::Tls => "check the TLS settings of both sides and the server's certificate",
+            Self::Unauthenticated => {
+                "check user and password, or the key, in the configured address or its secret file"
+            }
+            Self::Forbidden => "give the user, or this process, the rights it needs",
+            Self::ReadOnly => "connect to the primary, or make the server or the folder writable",
+            Self::Missing => "create it, or correct its name in the configuration",
+            Self::Throttled => "raise the server's limits, or lower pool.max_size",
+            _ => return None,
+        })
+    }
+
+    /// True when the backend, the network or our own limits are to blame, not the request.
+    #[must_use]
+    pub const fn is_outage(self) -> bool {
+        !matches!(
+            self,
+            Self::InvalidInput
+                | Self::NotFound
+                | Self::AlreadyExists
+                | Self::Conflict
+                | Self::KeyReused
+                | Self::Unsupported
+                | Self::Internal
+        )
+    }
+
+    const fn default_retry(self) -> RetryClass {
+        match self {
+            Self::NameNotFound | Self::Refused | Self::Unavailable | Self::Throttled => {
+                RetryClass::NotSent
+            }
+            Self::Disconnected | Self::Timeout | Self::OutcomeUnknown => RetryClass::MaybeSent,
+            _ => RetryClass::Never,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether the same call can succeed later, and what repeating it risks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryClass {
+    /// The backend never saw the call: repeating it is safe for every operation.
+    NotSent,
+    /// The backend may have done it: only an idempotent operation may be repeated.
+    MaybeSent,
+    /// Repeating it cannot help.
+    Never,
+}
+
+/// An error with its kind, its retry class, the operation it ended and its cause.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    retry: RetryClass,
+    operation: Option<&'static str>,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` with that kind's usual retry class.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            retry: kind.default_retry(),
+            operation: None,
+            message: message.into(),
+            retry_after: None,
+            source: None,
+        }))
+    }
+
+    /// Sets the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Overrides the kind's usual retry class.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryClass) -> Self {
+        self.0.retry = retry;
+        self
+    }
+
+    /// Of a call that only reads: whatever happened to it, it had no effect.
+    #[must_use]
+    pub fn without_effect(mut self) -> Self {
+        if self.0.retry == RetryClass::MaybeSent {
+            self.0.retry = RetryClass::NotSent;
+        }
+        self
+    }
+
+    /// Says after what time trying again makes sense.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
+    /// Names the operation that failed, unless an inner layer has named it already.
+    #[must_use]
+    pub fn in_operation(mut self, operation: &'static str) -> Self {
+        self.0.operation.get_or_insert(operation);
+        self
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether repeating the call can help.
+    #[must_use]
+    pub fn retry(&self) -> RetryClass {
+        self.0.retry
+    }
+
+    /// After what time trying again makes sense, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The message without operation and cause.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// True when the call may have had its effect although it failed.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        self.0.retry == RetryClass::MaybeSent
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(operation) = self.0.operation {
+            write!(f, "{operation}: ")?;
+        }
+        write!(f, "{}", self.0.message)?;
+        let mut cause = self.0.source.as_deref().map(|source| source as &dyn StdError);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {self}", self.0.kind)
+    }
+}
+
+// The causes are part of the text already, so that a log line is whole; `source` stays empty, so
+// that no reporter prints them twice.
+impl StdError for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_operation_message_and_every_cause() {
+        let cause = std::io::Error::other("broken pipe");
+        let error = Error::new(ErrorKind::Disconnected, "connection lost")
+            .with_source(cause)
+            .in_operation("publish")
+            .in_operation("outer");
+        assert_eq!(error.to_string(), "publish: connection lost: broken pipe");
+        assert!(error.outcome_unknown());
+    }
+
+    #[test]
+    fn every_kind_is_listed_once_and_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> =
+            ErrorKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(names.len(), ErrorKind::ALL.len());
+    }
+}

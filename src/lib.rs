@@ -1,0 +1,47 @@
+//! The front door of an `AgentArea` deployment: clients publish **events** and start durable
+//! **executions** over connections that are made once, reused by every request, watched, and
+//! closed cleanly.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | connection | one of the three managed dependencies: event broker, execution service, database |
+//! | family | the trait a connection offers to the program |
+//! | backend | one implementation of a family, chosen by name |
+//! | factory, registry | builds one backend from its own section; the table of a family's factories |
+//! | managed connection | the slot that builds its backend once, hands it out, probes, replaces and closes it |
+//! | guard | the one path of every request/response call to a backend; one pass is an *attempt* |
+//! | checkout | taking a pooled connection, and the time it is held |
+//! | probe | the background health check of one connection |
+//! | event | a `CloudEvents` 1.0 event |
+//! | workflow, execution | a named thing that can be executed; one run of it |
+//! | claim | an execution taken by one replica for a time, with a fencing number |
+//! | hand over | give accepted work to a backend, until it acknowledges |
+//! | worker, runner | the process that runs our workflows on Temporal; the embedded executor |
+//!
+//! # Who may know whom
+//!
+//! Each module uses only what stands to its left; `tests/architecture.rs` checks it:
+//!
+//! `tls, error, model → config → telemetry → connection → backends → manager → services, health →
+//! api → lifecycle → app → cli → main`
+//!
+//! Nothing reads the environment after [`config::load`]; nothing outside [`backends`] and [`app`]
+//! names a concrete backend; there are no process-wide globals but the allocator, the tracing
+//! subscriber and the TLS provider.
+
+pub mod api;
+pub mod app;
+pub mod backends;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod error;
+pub mod health;
+pub mod lifecycle;
+pub mod manager;
+pub mod model;
+pub mod services;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,69 @@
+//! Log lines: for people in development, JSON in production.
+//!
+//! Lines go to standard error, or through a background writer to rolling files. The writer is
+//! flushed when [`LogGuard`] is dropped, which `main` does last.
+
+use tracing_appender::{
+    non_blocking::WorkerGuard,
+    rolling::{RollingFileAppender, Rotation},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use crate::config::{LogFormat, LogRotation, Telemetry};
+
+/// Flushes the log files when dropped.
+#[derive(Debug)]
+pub struct LogGuard(Option<WorkerGuard>);
+
+/// Installs the log subscriber of the process.
+///
+/// # Errors
+/// When the filter cannot be read or the log folder cannot be written.
+pub fn init(config: &Telemetry) -> anyhow::Result<LogGuard> {
+    let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| {
+        anyhow::anyhow!("telemetry.log_filter {:?} cannot be read: {error}", config.log_filter)
+    })?;
+    let (writer, guard) = match &config.log_dir {
+        None => (tracing_subscriber::fmt::writer::BoxMakeWriter::new(std::io::stderr), None),
+        Some(dir) => {
+            let rotation = match config.log_rotation {
+                LogRotation::Hourly => Rotation::HOURLY,
+                LogRotation::Daily => Rotation::DAILY,
+                LogRotation::Never => Rotation::NEVER,
+            };
+            let appender = RollingFileAppender::builder()
+                .rotation(rotation)
+                .filename_prefix("agentarea-api")
+                .filename_suffix("log")
+                .max_log_files(config.log_files)
+                .build(dir)
+                .map_err(|error| {
+                    anyhow::anyhow!("telemetry.log_dir {} cannot be used: {error}", dir.display())
+                })?;
+            let (writer, guard) = tracing_appender::non_blocking(appender);
+            (tracing_subscriber::fmt::writer::BoxMakeWriter::new(writer), Some(guard))
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
+        LogFormat::Text => {
+            use std::io::IsTerminal;
+            let colours = config.log_dir.is_none() && std::io::stderr().is_terminal();
+            lines.with_ansi(colours).with_target(false).boxed()
+        }
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(LogGuard(guard))
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        // Dropping the worker's guard writes what is still buffered.
+        drop(self.0.take());
+    }
+}

@@ -1,0 +1,379 @@
+//! Every metric, declared once. The doc comment of a field is its help text in short.
+//!
+//! Labels come from closed sets, and the series of connections exist from the start, so that a
+//! rate is never missing its first value.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+use std::sync::atomic::AtomicU64;
+
+use crate::error::ErrorKind;
+
+/// Upper bounds in seconds: half a millisecond to ten seconds.
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of outages: one second to a day.
+const OUTAGE_SECONDS: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
+
+/// A gauge of fractional seconds.
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// A call or a build went well or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It went well.
+    Success,
+    /// It did not.
+    Failure,
+}
+
+impl Outcome {
+    /// The outcome of a result.
+    #[must_use]
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Success } else { Self::Failure }
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+        }
+        .encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByConnection {
+    connection: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    connection: &'static str,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPhase {
+    connection: &'static str,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByClass {
+    connection: &'static str,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCall {
+    connection: &'static str,
+    operation: &'static str,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByExecution {
+    workflow: String,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRequest {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRoute {
+    method: &'static str,
+    route: &'static str,
+}
+
+type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// All metrics of one application.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections: ConnectionFamilies,
+    executions: Family<ByExecution, Counter>,
+    http_requests: Family<ByRequest, Counter>,
+    http_request_seconds: HistogramFamily<ByRoute>,
+    /// Clients of the event stream.
+    pub event_stream_clients: Gauge,
+}
+
+#[derive(Clone, Debug)]
+struct ConnectionFamilies {
+    up: Family<ByConnection, Gauge>,
+    builds: Family<ByOutcome, Counter>,
+    uses: Family<ByConnection, Counter>,
+    pool_max: Family<ByConnection, Gauge>,
+    pool_in_use: Family<ByConnection, Gauge>,
+    pool_idle: Family<ByConnection, Gauge>,
+    pool_waiting: Family<ByConnection, Gauge>,
+    acquire_seconds: HistogramFamily<ByPhase>,
+    recovery_seconds: HistogramFamily<ByConnection>,
+    call_seconds: HistogramFamily<ByCall>,
+    call_attempts: Family<ByConnection, Counter>,
+    call_errors: Family<ByClass, Counter>,
+    probes: Family<ByOutcome, Counter>,
+    probe_seconds: HistogramFamily<ByConnection>,
+    probe_age: Family<ByConnection, Seconds>,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn outage_seconds() -> Histogram {
+    Histogram::new(OUTAGE_SECONDS)
+}
+
+impl Metrics {
+    /// Declares all metrics. `version` and `commit` appear as `build_info`.
+    #[must_use]
+    pub fn new(version: &str, commit: &str) -> Arc<Self> {
+        let mut registry = Registry::with_prefix("agentarea");
+        let connections = ConnectionFamilies::register(&mut registry);
+        let executions = Family::default();
+        registry.register("executions", "Executions that reached a status", executions.clone());
+        let http_requests = Family::default();
+        registry.register("http_requests", "Answered HTTP requests", http_requests.clone());
+        let http_request_seconds = HistogramFamily::new_with_constructor(seconds as fn() -> _);
+        registry.register_with_unit(
+            "http_request",
+            "Time until the answer begins",
+            Unit::Seconds,
+            http_request_seconds.clone(),
+        );
+        let event_stream_clients = Gauge::default();
+        registry.register(
+            "event_stream_clients",
+            "Clients of the event stream",
+            event_stream_clients.clone(),
+        );
+        let build = Info::new([("version", version.to_owned()), ("commit", commit.to_owned())]);
+        registry.register("build", "Version of this program", build);
+        Arc::new(Self {
+            registry,
+            connections,
+            executions,
+            http_requests,
+            http_request_seconds,
+            event_stream_clients,
+        })
+    }
+
+    /// The handles of one connection, with all of their series.
+    #[must_use]
+    pub fn connection(&self, name: &'static str) -> ConnectionMetrics {
+        self.connections.handles(name)
+    }
+
+    /// Counts an execution that reached `status`.
+    pub fn execution(&self, workflow: &str, status: &'static str) {
+        let labels = ByExecution { workflow: workflow.to_owned(), status };
+        self.executions.get_or_create(&labels).inc();
+    }
+
+    /// Counts an answered request.
+    pub fn request(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
+        self.http_requests.get_or_create(&ByRequest { method, route, status }).inc();
+        let labels = ByRoute { method, route };
+        self.http_request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// The `OpenMetrics` text.
+    ///
+    /// # Panics
+    /// Never: writing to a string cannot fail.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes any text");
+        text
+    }
+}
+
+impl ConnectionFamilies {
+    fn register(registry: &mut Registry) -> Self {
+        let families = Self {
+            up: Family::default(),
+            builds: Family::default(),
+            uses: Family::default(),
+            pool_max: Family::default(),
+            pool_in_use: Family::default(),
+            pool_idle: Family::default(),
+            pool_waiting: Family::default(),
+            acquire_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
+            recovery_seconds: HistogramFamily::new_with_constructor(outage_seconds as fn() -> _),
+            call_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
+            call_attempts: Family::default(),
+            call_errors: Family::default(),
+            probes: Family::default(),
+            probe_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
+            probe_age: Family::default(),
+        };
+        let all = families.clone();
+        registry.register("connection_up", "Whether the connection works", all.up);
+        registry.register("connection_builds", "Backends built", all.builds);
+        registry.register("connection_uses", "Calls served by a built backend", all.uses);
+        registry.register("connection_pool_max", "Bound of pooled connections", all.pool_max);
+        registry.register("connection_pool_in_use", "Checked-out connections", all.pool_in_use);
+        registry.register("connection_pool_idle", "Idle pooled connections", all.pool_idle);
+        registry.register("connection_pool_waiting", "Calls waiting for one", all.pool_waiting);
+        registry.register_with_unit(
+            "connection_acquire",
+            "Time to get a connection, by phase",
+            Unit::Seconds,
+            all.acquire_seconds,
+        );
+        registry.register_with_unit(
+            "connection_recovery",
+            "Length of outages, from the first failed probe to the first good one",
+            Unit::Seconds,
+            all.recovery_seconds,
+        );
+        registry.register_with_unit(
+            "call",
+            "Guarded calls, waiting and retries included",
+            Unit::Seconds,
+            all.call_seconds,
+        );
+        registry.register("call_attempts", "Attempts of guarded calls", all.call_attempts);
+        registry.register("call_errors", "Failed attempts by class of error", all.call_errors);
+        registry.register("probes", "Background health checks", all.probes);
+        registry.register_with_unit("probe", "Time of a probe", Unit::Seconds, all.probe_seconds);
+        registry.register_with_unit(
+            "probe_age",
+            "Time since the last finished probe",
+            Unit::Seconds,
+            all.probe_age,
+        );
+        families
+    }
+
+    fn handles(&self, connection: &'static str) -> ConnectionMetrics {
+        // Owned handles: a guard of one series would lock out the next of the same family.
+        let by = ByConnection { connection };
+        let outcome = |outcome| ByOutcome { connection, outcome };
+        let phase =
+            |phase| self.acquire_seconds.get_or_create_owned(&ByPhase { connection, phase });
+        ConnectionMetrics {
+            connection,
+            up: self.up.get_or_create_owned(&by),
+            builds: self.builds.get_or_create_owned(&outcome(Outcome::Success)),
+            build_failures: self.builds.get_or_create_owned(&outcome(Outcome::Failure)),
+            uses: self.uses.get_or_create_owned(&by),
+            pool_max: self.pool_max.get_or_create_owned(&by),
+            pool_in_use: self.pool_in_use.get_or_create_owned(&by),
+            pool_idle: self.pool_idle.get_or_create_owned(&by),
+            pool_waiting: self.pool_waiting.get_or_create_owned(&by),
+            acquire_wait: phase("wait"),
+            acquire_connect: phase("connect"),
+            acquire_validate: phase("validate"),
+            recovery_seconds: self.recovery_seconds.get_or_create_owned(&by),
+            call_attempts: self.call_attempts.get_or_create_owned(&by),
+            call_errors: ErrorKind::ALL.map(|kind| {
+                let labels = ByClass { connection, class: kind.as_str() };
+                self.call_errors.get_or_create_owned(&labels)
+            }),
+            probes: self.probes.get_or_create_owned(&outcome(Outcome::Success)),
+            probe_failures: self.probes.get_or_create_owned(&outcome(Outcome::Failure)),
+            probe_seconds: self.probe_seconds.get_or_create_owned(&by),
+            probe_age: self.probe_age.get_or_create_owned(&by),
+            call_seconds: self.call_seconds.clone(),
+        }
+    }
+}
+
+/// The metrics of one connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionMetrics {
+    connection: &'static str,
+    /// Whether the connection works.
+    pub up: Gauge,
+    /// Backends built.
+    pub builds: Counter,
+    /// Builds that failed.
+    pub build_failures: Counter,
+    /// Calls served by a built backend.
+    pub uses: Counter,
+    /// Bound of pooled connections.
+    pub pool_max: Gauge,
+    /// Checked-out pooled connections.
+    pub pool_in_use: Gauge,
+    /// Idle pooled connections.
+    pub pool_idle: Gauge,
+    /// Calls waiting for a pooled connection.
+    pub pool_waiting: Gauge,
+    /// Time waiting for a free pooled connection.
+    pub acquire_wait: Histogram,
+    /// Time making a connection.
+    pub acquire_connect: Histogram,
+    /// Time checking a pooled connection before use.
+    pub acquire_validate: Histogram,
+    /// Length of outages.
+    pub recovery_seconds: Histogram,
+    /// Attempts of guarded calls.
+    pub call_attempts: Counter,
+    call_errors: [Counter; ErrorKind::ALL.len()],
+    /// Good probes.
+    pub probes: Counter,
+    /// Failed probes.
+    pub probe_failures: Counter,
+    /// Time of a probe.
+    pub probe_seconds: Histogram,
+    /// Time since the last finished probe.
+    pub probe_age: Seconds,
+    call_seconds: HistogramFamily<ByCall>,
+}
+
+impl ConnectionMetrics {
+    /// Counts a guarded call.
+    pub fn call(&self, operation: &'static str, outcome: Outcome, took: Duration) {
+        let labels = ByCall { connection: self.connection, operation, outcome };
+        self.call_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts a failed attempt.
+    pub fn error(&self, kind: ErrorKind) {
+        let index = ErrorKind::ALL.iter().position(|one| *one == kind);
+        if let Some(counter) = index.and_then(|index| self.call_errors.get(index)) {
+            counter.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_of_a_connection_exist_from_the_start() {
+        let metrics = Metrics::new("1.2.3", "abc");
+        let _handles = metrics.connection("database");
+        let text = metrics.text();
+        for line in [
+            r#"agentarea_connection_up{connection="database"} 0"#,
+            r#"agentarea_connection_builds_total{connection="database",outcome="failure"} 0"#,
+            r#"agentarea_connection_acquire_seconds_count{connection="database",phase="wait"} 0"#,
+            r#"agentarea_call_errors_total{connection="database",class="refused"} 0"#,
+            r#"agentarea_probe_age_seconds{connection="database"} 0"#,
+            r#"agentarea_build_info{version="1.2.3",commit="abc"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What an operator sees of the configuration: through the real program, with files and variables
+//! of its own for each test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+/// A folder to run in.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn with(self, file: &str, text: &str) -> Self {
+        let path = self.0.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_agentarea-api"))
+            .args(arguments)
+            .current_dir(self.0.path())
+            .env_clear()
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+
+    /// The value and source that `config show` prints for `key`.
+    fn shown(&self, key: &str, variables: &[(&str, &str)]) -> String {
+        let output = self.run(&["config", "show"], variables);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let prefix = format!("{key} = ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("{key} is missing in\n{text}")).to_owned()
+    }
+
+    /// The report of `config check`, which must fail.
+    fn problems(&self, variables: &[(&str, &str)]) -> String {
+        let output = self.run(&["config", "check"], variables);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert!(!text.contains("panicked"), "{text}");
+        text
+    }
+}
+
+fn shipped(place: Place) -> Place {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    ["default.toml", "development.toml", "production.toml", "test.toml"].iter().fold(
+        place,
+        |place, name| {
+            let text = fs::read_to_string(folder.join(name)).unwrap();
+            place.with(&format!("config/{name}"), &text)
+        },
+    )
+}
+
+#[test]
+fn without_any_folder_the_compiled_defaults_run() {
+    assert_eq!(Place::new().shown("server.port", &[]), "8000  # compiled default");
+}
+
+#[test]
+fn later_layers_win_in_the_documented_order() {
+    let place = Place::new()
+        .with("config/default.toml", "[server]\nport = 1\nmax_connections = 10\n")
+        .with("config/staging.toml", "[server]\nport = 2\n")
+        .with(".env", "ENVIRONMENT=staging\n");
+    assert_eq!(place.shown("server.max_connections", &[]), "10  # config/default.toml:3");
+    assert_eq!(place.shown("server.port", &[]), "2  # config/staging.toml:2");
+    let place = place.with(".env", "ENVIRONMENT=staging\nPORT=3\n");
+    assert_eq!(place.shown("server.port", &[]), "3  # PORT (.env)");
+    let place = place.with(".env", "ENVIRONMENT=staging\nAGENTAREA_SERVER__PORT=4\n");
+    assert_eq!(place.shown("server.port", &[]), "4  # AGENTAREA_SERVER__PORT (.env)");
+    assert_eq!(place.shown("server.port", &[("PORT", "5")]), "5  # PORT");
+    let variables = [("PORT", "5"), ("AGENTAREA_SERVER__PORT", "6")];
+    assert_eq!(place.shown("server.port", &variables), "6  # AGENTAREA_SERVER__PORT");
+    let output = place.run(&["--set", "server.port=7", "config", "show"], &variables);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("server.port = 7  # command line"), "{text}");
+}
+
+#[test]
+fn all_problems_are_reported_at_once_with_place_and_remedy() {
+    let place = Place::new().with(
+        "config/default.toml",
+        "[server]\nprot = 8000\nrequest_timeout = \"soon\"\n\n[database.pool]\nmax_size = 0\n",
+    );
+    let report = place.problems(&[
+        ("AGENTAREA_EVENT_BROKER__BACKEND", "kafka"),
+        ("AGENTAREA_SERVER__MAX_BODI", "1MiB"),
+        ("AGENTAREA_SERVER_HOST", "::"),
+    ]);
+    for line in [
+        "the configuration has 6 problems:",
+        "config/default.toml:2: server.prot: unknown key; did you mean `server.port`?",
+        "config/default.toml:3: server.request_timeout: \"soon\" is not a duration",
+        "config/default.toml:6: database.pool.max_size: expected a whole number, 1 to 1000, found 0",
+        "AGENTAREA_EVENT_BROKER__BACKEND: event_broker.backend: expected one of \"memory\"",
+        "did you mean `AGENTAREA_SERVER__MAX_BODY`?",
+        "did you mean `AGENTAREA_SERVER__HOST`?",
+    ] {
+        assert!(report.contains(line), "{line:?} is missing in\n{report}");
+    }
+}
+
+#[test]
+fn combinations_that_cannot_work_are_refused() {
+    let report = Place::new().problems(&[
+        ("AGENTAREA_DATABASE__STARTUP", "lazy"),
+        ("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "20s"),
+        ("AGENTAREA_WORKFLOWS__CALL__KIND", "http"),
+        ("AGENTAREA_SERVER__TLS__CERT_FILE", "cert.pem"),
+    ]);
+    for line in [
+        "database.startup: the database is never lazy",
+        "database.timeout.attempt: one attempt",
+        "workflows.call.url: a workflow of kind \"http\" needs url",
+        "server.tls: TLS needs both cert_file and key_file",
+    ] {
+        assert!(report.contains(line), "{line:?} is missing in\n{report}");
+    }
+}
+
+#[test]
+fn a_broken_file_is_named_with_its_line() {
+    let report = Place::new().with("config/default.toml", "[server\nport = 1\n").problems(&[]);
+    assert!(report.contains("config/default.toml:1"), "{report}");
+    let output = Place::new().run(&["--config-dir", "nowhere", "config", "check"], &[]);
+    let report = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(report.contains("nowhere: the configuration folder does not exist"), "{report}");
+}
+
+#[cfg(all(feature = "redis", feature = "temporal", feature = "postgres", feature = "sqlite"))]
+mod with_all_backends {
+    use super::*;
+
+    #[test]
+    fn well_known_variables_set_the_address_and_select_the_backend() {
+        let variables = [
+            ("REDIS_URL", "redis://redis:6379"),
+            ("TEMPORAL_ADDRESS", "temporal:7233"),
+            ("DATABASE_URL", "postgres://user:hunter2@postgres/agentarea"),
+        ];
+        let place = Place::new();
+        assert_eq!(place.shown("event_broker.backend", &variables), "\"redis\"  # REDIS_URL");
+        let temporal = "\"temporal\"  # TEMPORAL_ADDRESS";
+        assert_eq!(place.shown("execution_service.backend", &variables), temporal);
+        assert_eq!(place.shown("database.backend", &variables), "\"postgres\"  # DATABASE_URL");
+        let url = place.shown("database.postgres.url", &variables);
+        assert_eq!(url, "\"postgres://***@postgres/agentarea\"  # DATABASE_URL");
+        let sqlite = [("DATABASE_URL", "sqlite:other.db")];
+        assert_eq!(place.shown("database.sqlite.path", &sqlite), "\"other.db\"  # DATABASE_URL");
+        let report = place.problems(&[("DATABASE_URL", "mysql://x")]);
+        assert!(report.contains("DATABASE_URL: cannot be used; expected"), "{report}");
+    }
+
+    #[test]
+    fn an_explicit_backend_wins_over_a_well_known_variable() {
+        let variables =
+            [("REDIS_URL", "redis://redis:6379"), ("AGENTAREA_EVENT_BROKER__BACKEND", "memory")];
+        let shown = Place::new().shown("event_broker.backend", &variables);
+        assert_eq!(shown, "\"memory\"  # AGENTAREA_EVENT_BROKER__BACKEND");
+    }
+
+    #[test]
+    fn production_lists_what_is_missing_with_an_example_each() {
+        let report = shipped(Place::new()).problems(&[("ENVIRONMENT", "production")]);
+        for line in
+            ["REDIS_URL=redis://", "TEMPORAL_ADDRESS=", "DATABASE_URL=postgres://", "key new"]
+        {
+            assert!(report.contains(line), "{line:?} is missing in\n{report}");
+        }
+        // The same without the shipped file.
+        let report = Place::new().problems(&[("ENVIRONMENT", "production")]);
+        for line in
+            ["REDIS_URL=redis://", "TEMPORAL_ADDRESS=", "DATABASE_URL=postgres://", "auth.mode"]
+        {
+            assert!(report.contains(line), "{line:?} is missing in\n{report}");
+        }
+        let allowed = [
+            ("ENVIRONMENT", "production"),
+            ("AGENTAREA_EVENT_BROKER__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+            ("AGENTAREA_EXECUTION_SERVICE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+            ("AGENTAREA_DATABASE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+            ("AGENTAREA_AUTH__ALLOW_NONE_IN_PRODUCTION", "true"),
+        ];
+        assert!(Place::new().run(&["config", "check"], &allowed).status.success());
+    }
+
+    #[test]
+    fn production_starts_with_three_addresses_and_one_key() {
+        let output = Place::new().run(&["key", "new"], &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.contains("AGENTAREA_AUTH__KEYS")).unwrap();
+        let place = shipped(Place::new()).with(".env", line.trim());
+        let variables = [
+            ("ENVIRONMENT", "production"),
+            ("REDIS_URL", "redis://redis:6379"),
+            ("TEMPORAL_ADDRESS", "temporal:7233"),
+            ("DATABASE_URL", "postgres://user:hunter2@postgres/agentarea"),
+        ];
+        let output = place.run(&["config", "check"], &variables);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_never_print() {
+        let place = Place::new().with("secret", "redis://user:hunter2@redis:6379\n");
+        let variables = [("AGENTAREA_EVENT_BROKER__REDIS__URL_FILE", "secret")];
+        let shown = place.shown("event_broker.redis.url", &variables);
+        assert!(shown.ends_with("# AGENTAREA_EVENT_BROKER__REDIS__URL_FILE"), "{shown}");
+        let output = place.run(&["config", "show"], &variables);
+        assert!(!String::from_utf8(output.stdout).unwrap().contains("hunter2"));
+        let both = [variables[0], ("REDIS_URL", "redis://x")];
+        assert!(place.problems(&both).contains("give only one of the two"));
+        let missing = [("AGENTAREA_EVENT_BROKER__REDIS__URL_FILE", "nowhere")];
+        assert!(place.problems(&missing).contains("\"nowhere\" cannot be read"));
+    }
+
+    #[test]
+    fn a_password_of_digits_stays_text() {
+        let variables = [
+            ("DATABASE_URL", "postgres://u@h/d"),
+            ("AGENTAREA_DATABASE__POSTGRES__PASSWORD", "007"),
+        ];
+        assert!(Place::new().run(&["config", "check"], &variables).status.success());
+    }
+}
+
+#[test]
+fn the_shipped_files_are_good() {
+    for environment in ["development", "test"] {
+        let output =
+            shipped(Place::new()).run(&["config", "check"], &[("ENVIRONMENT", environment)]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[cfg(not(feature = "redis"))]
+#[test]
+fn a_backend_that_is_compiled_out_is_named_with_its_feature() {
+    for variables in
+        [[("REDIS_URL", "redis://redis:6379")], [("AGENTAREA_EVENT_BROKER__BACKEND", "redis")]]
+    {
+        let report = Place::new().problems(&variables);
+        assert!(report.contains("\"redis\" is not part of this build"), "{report}");
+        assert!(report.contains("--features redis"), "{report}");
+    }
+}
+
+#[test]
+fn variables_of_kubernetes_service_links_are_ignored() {
+    let variables = [
+        ("AGENTAREA_API_SERVICE_HOST", "10.0.0.1"),
+        ("AGENTAREA_API_SERVICE_PORT", "8000"),
+        ("AGENTAREA_API_PORT", "tcp://10.0.0.1:8000"),
+        ("AGENTAREA_API_PORT_8000_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert!(Place::new().run(&["config", "check"], &variables).status.success());
+}

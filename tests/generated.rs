@@ -1,0 +1,40 @@
+//! What is generated and checked in equals what the program generates now.
+
+#![cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
+
+use std::{path::Path, process::Command};
+
+fn generated(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_agentarea-api"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("the output is text")
+}
+
+fn compare(file: &str, arguments: &[&str]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        checked_in == generated(arguments),
+        "{file} is stale; run `just generate`, or `agentarea-api {} > {file}`",
+        arguments.join(" ")
+    );
+}
+
+#[test]
+fn the_default_configuration_file_is_current() {
+    compare("config/default.toml", &["config", "default"]);
+}
+
+#[test]
+fn the_configuration_schema_is_current() {
+    compare("config/schema.json", &["config", "schema"]);
+}
+
+#[test]
+fn the_specification_is_current() {
+    compare("openapi/agentarea-api.yaml", &["openapi"]);
+}

@@ -1,0 +1,170 @@
+//! What every route shares: problems, limits, request ids, the specification, the accept loop.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{DEADLINE, Setup, answer};
+
+#[tokio::test]
+async fn refusals_are_problems_with_the_request_id() {
+    let service = Setup::new().set("server.max_body", "1KiB").start().await;
+    service.healthy().await;
+    let long = json!({"type": "x", "data": "y".repeat(2000)}).to_string();
+    let json_body = |body: String| {
+        service.post("/v1/events").header("content-type", "application/json").body(body)
+    };
+    let stream = futures_util::stream::once(async move { Ok::<_, std::io::Error>(long.clone()) });
+    let chunked = service
+        .post("/v1/events")
+        .header("content-type", "application/json")
+        .body(reqwest::Body::wrap_stream(stream));
+    let declared = json_body(json!({"type": "x", "data": "y".repeat(2000)}).to_string());
+    for (request, expected) in [
+        (service.get("/nowhere"), 404),
+        (service.http.delete(format!("{}/v1/executions", service.base)), 405),
+        (json_body("{".to_owned()), 400),
+        (declared, 413),
+        (chunked, 413),
+    ] {
+        let response = request.header("x-request-id", "my-id").send().await.unwrap();
+        assert_eq!(response.status(), expected);
+        assert_eq!(response.headers()["x-request-id"], "my-id");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        if expected == 405 {
+            assert_eq!(response.headers()["allow"], "GET, POST");
+        }
+        let problem: Value = response.json().await.unwrap();
+        assert_eq!(problem["status"], expected);
+        assert_eq!(problem["request_id"], "my-id");
+        assert!(problem["type"].as_str().unwrap().starts_with("urn:agentarea:problem:"));
+    }
+    let hostile = service.get("/health").header("x-request-id", "a b".repeat(100));
+    let given =
+        hostile.send().await.unwrap().headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert_eq!(given.len(), 36, "an id that is not sane is replaced: {given}");
+}
+
+#[tokio::test]
+async fn the_specification_names_every_route_that_is_on() {
+    let service = Setup::new().start().await;
+    let document = service.json("/openapi.json").await;
+    let paths = document["paths"].as_object().unwrap();
+    for path in ["/health", "/v1/events", "/v1/events/stream", "/v1/executions/{id}", "/metrics"] {
+        assert!(paths.contains_key(path), "{path} is missing");
+    }
+    let publish = &document["paths"]["/v1/events"]["post"];
+    assert_eq!(publish["requestBody"]["content"].as_object().unwrap().len(), 3);
+    for status in ["200", "202", "400", "401", "413", "415", "422", "503"] {
+        assert!(publish["responses"].get(status).is_some(), "{status} is missing");
+    }
+    let page = service.get("/docs").send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("SwaggerUIBundle"));
+    assert!(page.contains("listConnections"), "Swagger UI shows the completed specification");
+    let yaml = service.get("/openapi.yaml").send().await.unwrap().text().await.unwrap();
+    assert!(yaml.contains("openapi: 3.0.0"));
+    let page = service.get("/").send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("event_broker"));
+}
+
+#[tokio::test]
+async fn a_feature_that_is_off_answers_404_and_leaves_the_specification() {
+    let features = ["status_page", "event_stream", "direct_delivery", "operator_api", "metrics"];
+    let setup = features
+        .iter()
+        .fold(Setup::new(), |setup, name| setup.set(&format!("features.{name}"), "false"));
+    let service = setup.start().await;
+    service.healthy().await;
+    for path in
+        ["/", "/v1/events/stream", "/v1/connections", "/v1/connections/database", "/metrics"]
+    {
+        assert_eq!(service.get(path).send().await.unwrap().status(), 404, "{path}");
+    }
+    let (status, _) = service.send("/v1/events?delivery=direct", &json!({"type": "x"})).await;
+    assert_eq!(status, 404);
+    let document = service.json("/openapi.json").await;
+    for path in ["/v1/events/stream", "/v1/connections", "/metrics"] {
+        assert!(document["paths"].get(path).is_none(), "{path} is still there");
+    }
+    let service = Setup::new().set("features.docs", "false").start().await;
+    for path in ["/docs", "/openapi.json", "/openapi.yaml"] {
+        assert_eq!(service.get(path).send().await.unwrap().status(), 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut() {
+    let service = Setup::new().set("server.header_timeout", "\"300ms\"").start().await;
+    let address = service.base.trim_start_matches("http://");
+    for sent in ["", "GET /health HTTP/1.1\r\nhost: x\r\n"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let cut = timeout(DEADLINE, stream.read_to_end(&mut rest)).await;
+        assert!(cut.is_ok(), "{sent:?} was left open");
+    }
+    service.healthy().await;
+}
+
+#[tokio::test]
+async fn clients_beyond_the_limit_wait_for_a_place() {
+    let service = Setup::new().set("server.max_connections", "2").start().await;
+    let address = service.base.trim_start_matches("http://").to_owned();
+    let held =
+        [TcpStream::connect(&address).await.unwrap(), TcpStream::connect(&address).await.unwrap()];
+    let mut third = TcpStream::connect(&address).await.unwrap();
+    third.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    let early = timeout(Duration::from_millis(200), third.read_exact(&mut answer)).await;
+    assert!(early.is_err(), "the third client was served while two held their places");
+    drop(held);
+    timeout(DEADLINE, third.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.0 200");
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_route_and_nothing_else() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    for n in 0..3 {
+        let _gone = service.get(&format!("/v1/executions/unknown-{n}")).send().await.unwrap();
+        let _gone = service.get(&format!("/nowhere/{n}")).send().await.unwrap();
+    }
+    let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    for line in [
+        r#"agentarea_http_requests_total{method="GET",route="/v1/executions/{id}",status="404"} 3"#,
+        r#"agentarea_http_requests_total{method="GET",route="other",status="404"} 3"#,
+        r#"agentarea_connection_up{connection="database"} 1"#,
+        r#"agentarea_connection_builds_total{connection="database",outcome="success"} 1"#,
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn log_lines_of_a_request_carry_its_ids() {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let service = Setup::new()
+        .set("telemetry.log_format", "\"json\"")
+        .set("telemetry.log_filter", "\"debug\"")
+        .start()
+        .await;
+    let request = service
+        .get("/livez")
+        .header("x-request-id", "find-me")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+    assert_eq!(answer(request).await.0, 200);
+    let line = crate::support::eventually("the request is logged", async || {
+        service.log().lines().find(|line| line.contains("find-me")).map(str::to_owned)
+    })
+    .await;
+    let line: Value = serde_json::from_str(&line).expect("every line is JSON");
+    assert_eq!(line["span"]["request_id"], "find-me");
+    assert_eq!(line["span"]["trace_id"], trace);
+}

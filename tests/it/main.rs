@@ -1,0 +1,19 @@
+//! The real program, started as an operator starts it, against real servers.
+//!
+//! One binary for all integration tests, because linking one is slow enough.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+mod api_auth;
+mod api_events;
+mod api_executions;
+mod api_http;
+mod health;
+mod shutdown;
+
+#[cfg(feature = "redis")]
+mod backend_redis;
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+mod fleet;

@@ -1,0 +1,385 @@
+//! Starts the program and servers, and waits for conditions with a deadline.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Long enough for a loaded machine; only failures wait for it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Tries `attempt` until it gives something.
+pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        pace.tick().await;
+        if let Some(found) = attempt().await {
+            return found;
+        }
+        assert!(begin.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Sends `signal` to a process.
+pub(crate) fn signal(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+async fn ended(child: &mut Child) -> ExitStatus {
+    eventually("the process ends", async || child.try_wait().unwrap()).await
+}
+
+/// How the program is started.
+pub(crate) struct Setup {
+    folder: TempDir,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// Embedded defaults in a folder of its own, with quick probes and no drain delay.
+    pub(crate) fn new() -> Self {
+        let setup = Self {
+            folder: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+        };
+        ["event_broker", "execution_service", "database"]
+            .iter()
+            .fold(setup, |setup, connection| {
+                setup
+                    .set(&format!("{connection}.probe.interval"), "\"200ms\"")
+                    .set(&format!("{connection}.probe.timeout"), "\"200ms\"")
+            })
+            .set("server.host", "\"127.0.0.1\"")
+            .set("server.port", "0")
+            .set("server.drain_delay", "\"0s\"")
+            .set("executions.follow_interval", "\"50ms\"")
+    }
+
+    /// Sets a key; text is given in quotes, as in TOML.
+    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
+        let name = format!("AGENTAREA_{}", key.replace('.', "__").to_uppercase());
+        let value = value.trim_matches('"').to_owned();
+        self.variables.retain(|(known, _)| *known != name);
+        self.variables.push((name, value));
+        self
+    }
+
+    /// Sets a variable.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds arguments.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn spawn(&self) -> (Child, PathBuf) {
+        let log = self.path().join("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_agentarea-api"))
+            .args(&self.arguments)
+            .current_dir(self.path())
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        (child, log)
+    }
+
+    /// Starts the program and waits until it listens.
+    pub(crate) async fn start(self) -> Service {
+        let (child, log) = self.spawn();
+        self.listening(child, log).await
+    }
+
+    /// The same with log files in place of standard error.
+    pub(crate) async fn start_with_log_files(self) -> Service {
+        let setup =
+            self.set("telemetry.log_dir", "\"logs\"").set("telemetry.log_rotation", "\"never\"");
+        let (child, _empty) = setup.spawn();
+        let log = setup.path().join("logs/agentarea-api.log");
+        setup.listening(child, log).await
+    }
+
+    async fn listening(self, child: Child, log: PathBuf) -> Service {
+        agentarea_api::tls::install_provider();
+        // Made first, so that the process ends with it whatever happens next.
+        let mut service =
+            Service { setup: self, child, log, base: String::new(), http: Client::new() };
+        service.base = eventually("the service listens", async || {
+            let text = service.log();
+            if let Some(status) = service.child.try_wait().unwrap() {
+                panic!("it ended with {status}:\n{text}");
+            }
+            let (_, rest) = text.split_once("listening on ")?;
+            // The line may be half written.
+            Some(rest.split_once([',', ' ', '"'])?.0.to_owned())
+        })
+        .await;
+        service
+    }
+
+    /// Runs the program to its end.
+    pub(crate) async fn run(self) -> (Option<i32>, String) {
+        let (mut child, log) = self.spawn();
+        let status = ended(&mut child).await;
+        (status.code(), fs::read_to_string(log).unwrap())
+    }
+}
+
+/// A running program.
+pub(crate) struct Service {
+    setup: Setup,
+    pub(crate) child: Child,
+    log: PathBuf,
+    pub(crate) base: String,
+    pub(crate) http: Client,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _already_dead = self.child.kill().is_err();
+        let _reaped = self.child.wait().is_ok();
+        if std::thread::panicking() {
+            eprintln!("--- log of the service\n{}", self.log());
+        }
+    }
+}
+
+impl Service {
+    /// The folder it runs in.
+    pub(crate) fn path(&self) -> &Path {
+        self.setup.path()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(format!("{}{path}", self.base))
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(format!("{}{path}", self.base))
+    }
+
+    pub(crate) async fn json(&self, path: &str) -> Value {
+        self.get(path).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Posts JSON; gives status and answer.
+    pub(crate) async fn send(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        answer(self.post(path).json(body)).await
+    }
+
+    /// Waits until `/health` is as wanted.
+    pub(crate) async fn health(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, async || {
+            let health = self.json("/health").await;
+            wanted(&health).then_some(health)
+        })
+        .await
+    }
+
+    /// Waits until it is healthy with every connection made.
+    pub(crate) async fn healthy(&self) {
+        let made = |health: &Value| {
+            let services = health["connections"]["services"].as_object();
+            services.is_some_and(|services| services.values().all(|state| state == "initialized"))
+        };
+        let wanted = |health: &Value| health["status"] == "healthy" && made(health);
+        self.health("the service is healthy", wanted).await;
+    }
+
+    /// Starts an execution; gives its id.
+    pub(crate) async fn execute(&self, body: &Value) -> String {
+        let (status, execution) = self.send("/v1/executions", body).await;
+        assert_eq!(status, 202, "{execution}");
+        execution["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for an execution to end.
+    pub(crate) async fn result(&self, id: &str) -> Value {
+        eventually("the execution ends", async || {
+            let execution = self.json(&format!("/v1/executions/{id}?wait=5s")).await;
+            let status = execution["status"].as_str()?;
+            (!["accepted", "running"].contains(&status)).then_some(execution)
+        })
+        .await
+    }
+
+    /// Follows the event stream.
+    pub(crate) async fn follow(&self, query: &str, last_event_id: Option<&str>) -> Events {
+        let mut request = self.get(&format!("/v1/events/stream{query}"));
+        if let Some(id) = last_event_id {
+            request = request.header("Last-Event-ID", id);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        Events { response, buffer: String::new() }
+    }
+
+    /// Kills it without warning; gives what another start needs.
+    pub(crate) fn kill(mut self) -> Setup {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let other = Setup {
+            folder: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+        };
+        std::mem::replace(&mut self.setup, other)
+    }
+
+    /// Waits for it to end; gives the exit code.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        ended(&mut self.child).await.code()
+    }
+}
+
+/// Sends a request; gives status and answer.
+pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let text = response.text().await.unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// One server-sent event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    pub(crate) name: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) data: Value,
+}
+
+/// A client of the event stream.
+pub(crate) struct Events {
+    response: Response,
+    buffer: String,
+}
+
+impl Events {
+    /// The next event; none when the stream has ended.
+    pub(crate) async fn try_next(&mut self) -> Option<Sent> {
+        loop {
+            while let Some((block, rest)) = self.buffer.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.buffer = rest;
+                if let Some(sent) = parse(&block) {
+                    return Some(sent);
+                }
+            }
+            let chunk = tokio::time::timeout(DEADLINE, self.response.chunk()).await;
+            let chunk = chunk.expect("the stream says something in time").ok()??;
+            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Sent {
+        self.try_next().await.expect("the stream goes on")
+    }
+
+    /// The next `count` events' ids (of the events, not of the stream).
+    pub(crate) async fn ids(&mut self, count: usize) -> Vec<String> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            ids.push(self.next().await.data["id"].as_str().unwrap().to_owned());
+        }
+        ids
+    }
+}
+
+fn parse(block: &str) -> Option<Sent> {
+    let (mut name, mut id, mut data) = (None, None, String::new());
+    for line in block.lines() {
+        match line.split_once(": ") {
+            Some(("event", value)) => name = Some(value.to_owned()),
+            Some(("id", value)) => id = Some(value.to_owned()),
+            Some(("data", value)) => data.push_str(value),
+            _ => {}
+        }
+    }
+    (!data.is_empty()).then(|| Sent { name, id, data: serde_json::from_str(&data).unwrap() })
+}
+
+/// A Redis of its own, to be stopped and started.
+#[cfg(feature = "redis")]
+pub(crate) struct Redis {
+    folder: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+#[cfg(feature = "redis")]
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let mut redis =
+            Self { folder: tempfile::tempdir().unwrap(), port: free_port(), child: None };
+        redis.up().await;
+        redis
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn up(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "yes", "--dir"])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is missing: apt-get install -y redis-server");
+        self.child = Some(child);
+        eventually("Redis listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok()
+        })
+        .await;
+    }
+
+    pub(crate) fn down(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn freeze(&self, frozen: bool) {
+        signal(self.child.as_ref().unwrap(), if frozen { "-STOP" } else { "-CONT" });
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
