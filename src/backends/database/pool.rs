@@ -164,6 +164,10 @@ pub(super) fn query_error(error: DieselError) -> Error {
     if kind == ErrorKind::Unavailable { error.with_retry(RetryClass::MaybeSent) } else { error }
 }
 
+pub(super) fn migration_error(error: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the migrations failed: {error}"))
+}
+
 /// Compares the program's version with the oldest that the schema allows.
 pub(super) fn check_version(oldest: &str) -> Result<(), Error> {
     let ours = env!("CARGO_PKG_VERSION");

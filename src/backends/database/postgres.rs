@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{
+    AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    async_connection_wrapper::AsyncConnectionWrapper,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,7 @@ use tokio_postgres::{
 
 use super::{
     Database, FAMILY, POSTGRES_VARIABLES,
-    pool::{Checkout, Connect, Pool, check_version, query_error},
+    pool::{Checkout, Connect, Pool, check_version, migration_error, query_error},
     tls,
 };
 use crate::{
@@ -123,14 +126,18 @@ impl BackendFactory<dyn Database> for Factory {
 async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
     let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
     conn.batch_execute(&lock).await.map_err(query_error)?;
-    let mut harness = AsyncMigrationHarness::new(conn);
-    let migrated = harness.run_pending_migrations(MIGRATIONS).map(|_| ()).map_err(|error| {
-        Error::new(ErrorKind::Unavailable, format!("the migrations failed: {error}"))
+    // On a thread of its own: the harness blocks, and a runtime's thread that blocks inside a future
+    // can swallow the wake-up of a future beside it.
+    let migration = tokio::task::spawn_blocking(move || {
+        let mut conn = AsyncConnectionWrapper::<Conn>::from(conn);
+        let migrated = conn.run_pending_migrations(MIGRATIONS).map(|_| ());
+        (migrated, conn.into_inner())
     });
-    let mut conn = harness.into_inner();
+    let (migrated, mut conn) = migration.await.map_err(migration_error)?;
     let unlock = format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})");
     conn.batch_execute(&unlock).await.map_err(query_error)?;
-    migrated.map(|()| conn)
+    migrated.map_err(migration_error)?;
+    Ok(conn)
 }
 
 struct Connector {

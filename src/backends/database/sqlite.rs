@@ -9,8 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use diesel_async::{
-    AsyncConnection, AsyncMigrationHarness, SimpleAsyncConnection,
-    sync_connection_wrapper::SyncConnectionWrapper,
+    AsyncConnection, SimpleAsyncConnection, sync_connection_wrapper::SyncConnectionWrapper,
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use parking_lot::Mutex;
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Database, FAMILY, SQLITE_VARIABLES,
-    pool::{Checkout, Connect, Pool, check_version},
+    pool::{Checkout, Connect, Pool, check_version, migration_error},
 };
 use crate::{
     config::{self, BackendConfig, BackendDescriptor, Section, Table, TableProblem},
@@ -100,11 +99,8 @@ impl BackendFactory<dyn Database> for Factory {
         let config: Config = section.read()?;
         let lock = self.lock(&config.path)?;
         let connector = Arc::new(Connector { config });
-        let mut harness = AsyncMigrationHarness::new(connector.connect().await?);
-        harness.run_pending_migrations(MIGRATIONS).map_err(|error| {
-            Error::new(ErrorKind::Unavailable, format!("the migrations failed: {error}"))
-        })?;
-        let mut conn = harness.into_inner();
+        let mut conn = connector.connect().await?;
+        migrate(&mut conn).await?;
         check_version(&queries::oldest_program(&mut conn).await?)?;
         let pool = Pool::new(Arc::clone(&connector), &context.pool, context.metrics.clone())?;
         let instance = Arc::clone(&context.instance);
@@ -115,6 +111,19 @@ impl BackendFactory<dyn Database> for Factory {
     fn build_timeout(&self, _pool: &config::Pool) -> Duration {
         super::MIGRATION_TIMEOUT
     }
+}
+
+/// Applies what is missing, all of it or nothing. A second build waits for the write lock, and then
+/// finds nothing missing.
+async fn migrate(conn: &mut Conn) -> Result<(), Error> {
+    let migrated = conn.spawn_blocking(|conn| {
+        conn.immediate_transaction(|conn| {
+            conn.run_pending_migrations(MIGRATIONS)
+                .map(|_| ())
+                .map_err(diesel::result::Error::QueryBuilderError)
+        })
+    });
+    migrated.await.map_err(migration_error)
 }
 
 impl Factory {
