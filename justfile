@@ -9,6 +9,12 @@ check:
     cargo clippy --all-targets --locked -- -D warnings
     cargo deny check bans licenses sources
 
+# the files that are generated from the code
+generate:
+    cargo run --locked -- --config-dir /nonexistent config default > config/default.toml
+    cargo run --locked -- --config-dir /nonexistent config schema > config/schema.json
+    cargo run --locked -- --config-dir /nonexistent openapi > openapi/agentarea-api.yaml
+
 # everything CI runs, on real servers
 test:
     scripts/test

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     OutcomeUnknown,
     /// Our own limit was reached.
     Overloaded,
+    /// The circuit breaker lets no call pass.
+    CircuitOpen,
     /// The connection is closed, because the program ends.
     Closed,
     /// The caller's input is wrong.
@@ -59,7 +61,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for series that exist from the start.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NameNotFound,
         Self::Refused,
         Self::Disconnected,
@@ -74,6 +76,7 @@ impl ErrorKind {
         Self::Missing,
         Self::OutcomeUnknown,
         Self::Overloaded,
+        Self::CircuitOpen,
         Self::Closed,
         Self::InvalidInput,
         Self::NotFound,
@@ -102,6 +105,7 @@ impl ErrorKind {
             Self::Missing => "missing",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::Overloaded => "overloaded",
+            Self::CircuitOpen => "circuit_open",
             Self::Closed => "closed",
             Self::InvalidInput => "invalid_input",
             Self::NotFound => "not_found",
@@ -149,6 +153,17 @@ impl ErrorKind {
                 | Self::Unsupported
                 | Self::Internal
         )
+    }
+
+    /// True when a call that failed like this says that the backend, or the way to it, does not
+    /// work. A refusal of this very call does not, and neither do our own limits.
+    #[must_use]
+    pub const fn blames_backend(self) -> bool {
+        self.is_outage()
+            && !matches!(
+                self,
+                Self::Overloaded | Self::CircuitOpen | Self::Closed | Self::Forbidden
+            )
     }
 
     const fn default_retry(self) -> RetryClass {

@@ -116,6 +116,7 @@ mod tests {
             required,
             service,
             circuit: Circuit::Closed,
+            retry_budget: 1.0,
             decided: matches!(service, Service::Initialized | Service::Unavailable),
             down: service == Service::Unavailable,
             builds: 1,

@@ -27,6 +27,8 @@ pub(super) struct ConnectionSummary {
     state: String,
     /// Whether calls pass: `closed`, `open`, `half_open`, `forced_open` or `forced_closed`.
     circuit: String,
+    /// How full the retry budget is, 0 to 1.
+    retry_budget: f64,
     /// Its pool, if it has one.
     #[oai(skip_serializing_if_is_none)]
     pool: Option<Pool>,
@@ -101,6 +103,8 @@ struct LastError {
 struct StateChange {
     /// When.
     at: DateTime,
+    /// What changed: `connection` or `circuit_breaker`.
+    subject: String,
     /// The state that ended.
     from: String,
     /// The state that began.
@@ -138,6 +142,7 @@ impl ConnectionSummary {
             required: report.required,
             state: report.service.as_str().to_owned(),
             circuit: report.circuit.as_str().to_owned(),
+            retry_budget: report.retry_budget,
             pool: report.pool.map(Pool::from),
             reuse: Reuse {
                 builds: report.builds,
@@ -183,9 +188,10 @@ impl From<&Transition> for StateChange {
     fn from(transition: &Transition) -> Self {
         Self {
             at: DateTime(transition.at),
-            from: transition.from.as_str().to_owned(),
-            to: transition.to.as_str().to_owned(),
-            cause: transition.cause.to_owned(),
+            subject: transition.subject.as_str().to_owned(),
+            from: transition.from.to_owned(),
+            to: transition.to.to_owned(),
+            cause: transition.cause.to_string(),
             error_class: transition.error.map(|kind| kind.as_str().to_owned()),
             duration_ms: u64::try_from(transition.lasted.as_millis()).unwrap_or(u64::MAX),
         }

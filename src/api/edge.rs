@@ -20,11 +20,15 @@ use super::{
 };
 use crate::{
     config::{Config, Scope, values::duration},
+    connection,
     model::ids,
     telemetry::metrics::Metrics,
 };
 
 const REQUEST_ID: &str = "x-request-id";
+/// Calls to a backend end at the deadline with an error of their own; what passes no guard is cut
+/// off so much later.
+const GRACE: Duration = Duration::from_millis(100);
 /// The longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 64;
 
@@ -110,7 +114,8 @@ impl<E: Endpoint> EdgeEndpoint<E> {
             edge.bound_body(&mut request).await?;
             self.inner.call(request).await.map(IntoResponse::into_response)
         };
-        let error = match timeout(deadline, served).await {
+        let served = connection::within(Instant::now() + deadline, served);
+        let error = match timeout(deadline + GRACE, served).await {
             Ok(Ok(response)) => return response,
             Ok(Err(error)) => error,
             Err(_) => Refusal::Late.into(),

@@ -77,9 +77,6 @@ fn classify(error: &Error) -> (StatusCode, &'static str, &'static str) {
         K::Unsupported => {
             (StatusCode::NOT_IMPLEMENTED, "unsupported", "The backend in use cannot do this")
         }
-        K::Overloaded | K::Throttled => {
-            (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too much is asked for at once")
-        }
         K::Internal => {
             (StatusCode::INTERNAL_SERVER_ERROR, "internal", "An internal error happened")
         }
@@ -88,6 +85,9 @@ fn classify(error: &Error) -> (StatusCode, &'static str, &'static str) {
             "outcome-unknown",
             "It is not known whether the request had its effect",
         ),
+        K::Overloaded | K::Throttled => {
+            (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too much is asked for at once")
+        }
         _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A needed connection is down"),
     }
 }

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{problem::Problems, section::Section, values::duration};
+use super::{
+    policies::{CircuitBreaker, Concurrency, Retry, Timeout},
+    problem::Problems,
+    section::Section,
+    values::duration,
+};
 
 /// A managed connection: which backend it uses, when it is made, and its policies. The backend's
 /// own settings stand in the table named after it.
@@ -31,6 +36,12 @@ pub struct Connection {
     pub pool: Pool,
     /// How long a call may take.
     pub timeout: Timeout,
+    /// When a failed attempt is repeated.
+    pub retry: Retry,
+    /// Stops calling a backend that fails.
+    pub circuit_breaker: CircuitBreaker,
+    /// Bounds calls in flight.
+    pub concurrency: Concurrency,
     /// The background health check.
     pub probe: Probe,
     /// The backends' own tables, checked, by backend.
@@ -64,6 +75,9 @@ impl Connection {
             allow_embedded_in_production: false,
             pool: Pool::default(),
             timeout: Timeout::default(),
+            retry: Retry::default(),
+            circuit_breaker: CircuitBreaker::default(),
+            concurrency: Concurrency::default(),
             probe: Probe::default(),
             backends: BTreeMap::new(),
         }
@@ -94,15 +108,9 @@ impl Connection {
                 "the database is never lazy: use \"background\", \"wait\" or \"fail\"",
             );
         }
-        if self.timeout.attempt > self.timeout.total {
-            problems.add(
-                &format!("{path}.timeout.attempt"),
-                format!(
-                    "one attempt ({:?}) may not take longer than the whole call (timeout.total, {:?})",
-                    self.timeout.attempt, self.timeout.total
-                ),
-            );
-        }
+        self.timeout.check(path, problems);
+        self.retry.check(path, self.timeout.total, problems);
+        self.circuit_breaker.check(path, self.timeout.attempt, problems);
         if self.probe.timeout > self.probe.interval * 2 {
             problems.add(
                 &format!("{path}.probe.timeout"),
@@ -122,7 +130,7 @@ impl Default for Connection {
 }
 
 /// Pooled connections of a backend.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct Pool {
@@ -156,29 +164,8 @@ impl Default for Pool {
     }
 }
 
-/// How long a call may take.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-pub struct Timeout {
-    /// One attempt, from taking a pooled connection to the answer. At most `total`.
-    #[serde(with = "duration")]
-    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
-    pub attempt: Duration,
-    /// The whole call.
-    #[serde(with = "duration")]
-    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
-    pub total: Duration,
-}
-
-impl Default for Timeout {
-    fn default() -> Self {
-        Self { attempt: Duration::from_secs(5), total: Duration::from_secs(10) }
-    }
-}
-
 /// The background health check of a connection.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct Probe {

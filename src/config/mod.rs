@@ -7,6 +7,7 @@
 mod auth;
 mod connection;
 mod default_file;
+mod policies;
 mod problem;
 mod production;
 mod schema;
@@ -30,7 +31,8 @@ use serde_json::Value;
 
 pub use self::{
     auth::{ApiKey, Auth, AuthMode, Scope},
-    connection::{Connection, Pool, Probe, Startup, Timeout},
+    connection::{Connection, Pool, Probe, Startup},
+    policies::{CircuitBreaker, Concurrency, Jitter, Retry, RetryBudget, Timeout},
     problem::{ConfigError, Place, Problem},
     section::{
         BackendConfig, BackendDescriptor, Section, Table, TableProblem, WellKnownVariable, verbatim,

@@ -1,19 +1,49 @@
 //! The one path of every request/response call to a backend.
 //!
-//! A call passes, from the outside in: total timeout { attempt timeout { acquire, call } }. The
-//! attempt timeout lies inside, so that one stuck attempt cannot use up the time of the whole
-//! call once attempts are repeated; acquiring lies inside the attempt, because waiting for a
-//! connection is part of what the caller waits for. Concurrency limit, retry and circuit breaker
-//! have their places between the two timeouts.
+//! A call passes, from the outside in:
+//!
+//! ```text
+//! total timeout { concurrency limit → retry { circuit breaker { attempt timeout { call }}}}
+//! ```
+//!
+//! - The total timeout is outermost, because it is what the caller was promised: waiting for a
+//!   place, all attempts and the pauses between them lie inside. The caller's own deadline, if
+//!   sooner, takes its place.
+//! - The limit stands before the retry, so that a call holds one place however often it is tried.
+//! - The retry stands before the breaker, so that each attempt is counted, and repeated attempts
+//!   stop as soon as the breaker opens.
+//! - The breaker stands before the attempt timeout, so that an attempt that was cut off counts.
+//! - Taking a pooled connection belongs to the attempt: waiting for one is waiting.
+//!
+//! Nothing below repeats anything: drivers have their own retries switched off.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::time::{Instant, timeout};
+use parking_lot::RwLock;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
+use super::{
+    backoff,
+    breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
+    budget::Budget,
+    deadline,
+    limit::{self, Limit},
+    report::Circuit,
+    timeline::{Subject, Timeline, Transition},
+};
 use crate::{
-    config::Timeout,
+    config::{CircuitBreaker, Concurrency, Retry, Timeout},
     error::{Error, ErrorKind, RetryClass},
-    telemetry::metrics::{ConnectionMetrics, Outcome},
+    model::time,
+    telemetry::metrics::{ConnectionMetrics, Outcome, Rejection},
 };
 
 /// What is called, for policies, metrics and error texts.
@@ -23,37 +53,178 @@ pub struct Operation {
     pub name: &'static str,
     /// Whether repeating it after it may have reached the backend changes nothing.
     pub idempotent: bool,
+    /// Whether the answer comes from the backend itself. A worker that does not answer a query in
+    /// time says nothing of the service in between.
+    answered_by_backend: bool,
 }
 
 impl Operation {
     /// An operation that may be repeated.
     #[must_use]
     pub const fn idempotent(name: &'static str) -> Self {
-        Self { name, idempotent: true }
+        Self { name, idempotent: true, answered_by_backend: true }
     }
 
     /// An operation whose repetition could have its effect twice.
     #[must_use]
     pub const fn once(name: &'static str) -> Self {
-        Self { name, idempotent: false }
+        Self { name, idempotent: false, answered_by_backend: true }
+    }
+
+    /// An operation that the backend passes on to somebody else, whose delay is not its fault and
+    /// is not shortened by asking again.
+    #[must_use]
+    pub const fn passed_on(name: &'static str) -> Self {
+        Self { name, idempotent: false, answered_by_backend: false }
+    }
+
+    fn may_be_repeated_after(self, error: &Error) -> bool {
+        match error.retry() {
+            RetryClass::NotSent => true,
+            RetryClass::MaybeSent => self.idempotent,
+            RetryClass::Never => false,
+        }
+    }
+
+    fn blames_backend(self, error: &Error) -> bool {
+        error.kind().blames_backend()
+            && (self.answered_by_backend || error.kind() != ErrorKind::Timeout)
+    }
+}
+
+/// The settings that the guard applies, as `[<connection>.…]` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policies {
+    /// How long calls may take.
+    pub timeout: Timeout,
+    /// When attempts are repeated.
+    pub retry: Retry,
+    /// When calls stop.
+    pub circuit_breaker: CircuitBreaker,
+    /// How many calls there may be.
+    pub concurrency: Concurrency,
+}
+
+/// The policies with what they count.
+#[derive(Debug)]
+struct Applied {
+    policies: Policies,
+    slow_after: Duration,
+    budget: Arc<Budget>,
+    limit: Arc<Limit>,
+}
+
+impl Applied {
+    fn new(policies: Policies, now: Instant) -> Self {
+        Self {
+            slow_after: policies.circuit_breaker.slow_after(policies.timeout.attempt),
+            budget: Arc::new(Budget::new(&policies.retry.budget, now)),
+            limit: Arc::new(Limit::new(&policies.concurrency)),
+            policies,
+        }
+    }
+
+    /// New policies; what counts on as before keeps its count.
+    fn replaced(&self, policies: Policies, now: Instant) -> Self {
+        let mut new = Self::new(policies, now);
+        if new.policies.retry.budget == self.policies.retry.budget {
+            new.budget = Arc::clone(&self.budget);
+        }
+        if new.policies.concurrency == self.policies.concurrency {
+            new.limit = Arc::clone(&self.limit);
+        }
+        new
     }
 }
 
 /// Applies a connection's policies to its calls, and counts them.
 #[derive(Debug)]
 pub(super) struct Guard {
+    connection: &'static str,
+    applied: RwLock<Arc<Applied>>,
+    breaker: Breaker,
+    /// The probes find the backend down: repeating an attempt would only delay the answer.
+    known_down: AtomicBool,
     metrics: ConnectionMetrics,
+    timeline: Arc<Timeline>,
 }
 
 impl Guard {
-    pub(super) fn new(metrics: ConnectionMetrics) -> Self {
-        Self { metrics }
+    pub(super) fn new(
+        connection: &'static str,
+        metrics: ConnectionMetrics,
+        timeline: Arc<Timeline>,
+    ) -> Self {
+        let (policies, now) = (Policies::default(), Instant::now());
+        Self {
+            connection,
+            breaker: Breaker::new(policies.circuit_breaker.clone(), now),
+            applied: RwLock::new(Arc::new(Applied::new(policies, now))),
+            known_down: AtomicBool::new(false),
+            metrics,
+            timeline,
+        }
+    }
+
+    /// Takes new policies. Calls under way end under the old ones.
+    pub(super) fn configure(&self, policies: Policies) {
+        let now = Instant::now();
+        let change = self.breaker.configure(policies.circuit_breaker.clone(), now);
+        let mut applied = self.applied.write();
+        *applied = Arc::new(applied.replaced(policies, now));
+        drop(applied);
+        self.announce(change);
+    }
+
+    /// Takes in what a probe found.
+    pub(super) fn probed(&self, good: bool, down: bool, healthy_after: u32) {
+        self.known_down.store(down, Ordering::Relaxed);
+        self.announce(self.breaker.probed(good, healthy_after, Instant::now()));
+    }
+
+    pub(super) fn force(&self, force: Force) {
+        self.announce(self.breaker.force(force, Instant::now()));
+    }
+
+    pub(super) fn circuit(&self) -> Circuit {
+        self.breaker.circuit()
+    }
+
+    /// How full the retry budget is, 0 to 1.
+    pub(super) fn budget_available(&self) -> f64 {
+        self.applied.read().budget.available(Instant::now())
     }
 
     /// Runs `attempt` under the policies.
-    pub(super) async fn run<T, F, Fut>(
+    ///
+    /// # Cancel safety
+    /// Dropping the future frees its place and its trial. Whether the call had its effect is
+    /// unknown.
+    pub(super) async fn run<T, F, Fut>(&self, operation: Operation, attempt: F) -> Result<T, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let attempts = self.applied.read().policies.retry.max_attempts;
+        self.run_up_to(attempts, operation, attempt).await
+    }
+
+    /// Runs `attempt` once: for a call inside another guarded call, which repeats it.
+    pub(super) async fn run_once<T, F, Fut>(
         &self,
-        policy: &Timeout,
+        operation: Operation,
+        attempt: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        self.run_up_to(1, operation, attempt).await
+    }
+
+    async fn run_up_to<T, F, Fut>(
+        &self,
+        max_attempts: u32,
         operation: Operation,
         attempt: F,
     ) -> Result<T, Error>
@@ -62,23 +233,144 @@ impl Guard {
         Fut: Future<Output = Result<T, Error>>,
     {
         let begin = Instant::now();
-        let result = bounded(policy.total, self.attempt(policy, &attempt)).await;
+        let applied = Arc::clone(&self.applied.read());
+        let own_deadline = begin + applied.policies.timeout.total;
+        let deadline = deadline::current().map_or(own_deadline, |outer| outer.min(own_deadline));
+        let call = Call { guard: self, applied: &applied, operation, deadline, max_attempts };
+        let result = call.run(&attempt).await;
         self.metrics.call(operation.name, Outcome::of(&result), begin.elapsed());
         result.map_err(|error| error.in_operation(operation.name))
     }
 
-    async fn attempt<T, F, Fut>(&self, policy: &Timeout, attempt: &F) -> Result<T, Error>
+    fn admit(&self) -> Result<Pass<'_>, Error> {
+        let (pass, change) = self.breaker.admit(Instant::now());
+        self.announce(change);
+        pass.map_err(|Refusal { retry_after }| {
+            self.metrics.rejected(Rejection::CircuitOpen);
+            Error::new(ErrorKind::CircuitOpen, "the circuit breaker lets no call pass")
+                .with_retry_after(retry_after)
+        })
+    }
+
+    /// A state is told when it changes, not for each call that meets it.
+    fn announce(&self, change: Option<Change>) {
+        let Some(Change { from, to, cause, lasted }) = change else { return };
+        let (connection, state) = (self.connection, to.as_str());
+        let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        if to == Circuit::Open {
+            tracing::warn!(connection, to = state, cause, lasted_ms, "the breaker is {state}");
+        } else {
+            tracing::info!(connection, to = state, cause, lasted_ms, "the breaker is {state}");
+        }
+        self.metrics.breaker_changed(state);
+        self.timeline.push(Transition {
+            at: time::now(),
+            subject: Subject::CircuitBreaker,
+            from: from.as_str(),
+            to: state,
+            cause: cause.into(),
+            error: None,
+            lasted,
+        });
+    }
+}
+
+/// One call on its way through the guard.
+struct Call<'a> {
+    guard: &'a Guard,
+    applied: &'a Applied,
+    operation: Operation,
+    deadline: Instant,
+    max_attempts: u32,
+}
+
+impl Call<'_> {
+    async fn run<T, F, Fut>(&self, attempt: &F) -> Result<T, Error>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        self.metrics.call_attempts.inc();
-        let result = bounded(policy.attempt, attempt()).await;
+        let _place = self.applied.limit.acquire(self.deadline).await.map_err(|reason| {
+            self.guard.metrics.rejected(reason);
+            limit::rejected(reason)
+        })?;
+        self.applied.budget.deposit();
+        let mut last: Option<Error> = None;
+        for number in 1.. {
+            let error = match self.attempt(number, attempt).await {
+                Ok(value) => return Ok(value),
+                // It opened between two attempts: what the last one met says more.
+                Err(error) if error.kind() == ErrorKind::CircuitOpen => last.unwrap_or(error),
+                Err(error) => {
+                    let error = after(last, error);
+                    if let Some(pause) = self.pause_after(number, &error) {
+                        self.guard.metrics.call_retries.inc();
+                        sleep(pause).await;
+                        last = Some(error);
+                        continue;
+                    }
+                    error
+                }
+            };
+            return Err(error);
+        }
+        unreachable!("there are more numbers than attempts")
+    }
+
+    async fn attempt<T, F, Fut>(&self, number: u32, attempt: &F) -> Result<T, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let Call { guard, applied, operation, .. } = self;
+        let pass = guard.admit()?;
+        let begin = Instant::now();
+        let limit = applied.policies.timeout.attempt.min(self.deadline - begin);
+        guard.metrics.call_attempts.inc();
+        let span = tracing::debug_span!(
+            "attempt",
+            connection = guard.connection,
+            operation = operation.name,
+            number
+        );
+        let result = bounded(limit, attempt()).instrument(span).await;
+        let end = Instant::now();
+        let slow = end - begin >= applied.slow_after;
+        let failed = result.as_ref().is_err_and(|error| operation.blames_backend(error));
+        // An attempt that the caller's deadline left less time than a slow call says nothing of the
+        // backend when it is cut off.
+        if !failed || slow || limit >= applied.slow_after {
+            guard.announce(pass.finish(Sample { failed, slow }, end));
+        }
         if let Err(error) = &result {
-            self.metrics.error(error.kind());
+            guard.metrics.error(error.kind());
         }
         result
     }
+
+    /// The pause before the next attempt, if there is to be one.
+    fn pause_after(&self, number: u32, error: &Error) -> Option<Duration> {
+        let retry = &self.applied.policies.retry;
+        let pointless = self.guard.known_down.load(Ordering::Relaxed);
+        if number >= self.max_attempts || pointless || !self.operation.may_be_repeated_after(error)
+        {
+            return None;
+        }
+        let pause = backoff::pause(retry, number, rand::random())
+            .max(error.retry_after().unwrap_or_default());
+        let now = Instant::now();
+        (now + pause < self.deadline && self.applied.budget.withdraw(now)).then_some(pause)
+    }
+}
+
+/// The error of a call whose attempts failed: what an earlier attempt may have done is not undone
+/// by a later one that did not reach the backend.
+fn after(earlier: Option<Error>, error: Error) -> Error {
+    let maybe_done = earlier.is_some_and(|earlier| earlier.outcome_unknown());
+    if maybe_done && error.kind().is_outage() {
+        return error.with_retry(RetryClass::MaybeSent);
+    }
+    error
 }
 
 /// A timeout after which the backend may still do what was asked.
@@ -93,46 +385,4 @@ pub(super) async fn bounded<T>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::metrics::Metrics;
-
-    fn guard() -> (std::sync::Arc<Metrics>, Guard) {
-        let metrics = Metrics::new("0", "0");
-        let guard = Guard::new(metrics.connection("database"));
-        (metrics, guard)
-    }
-
-    fn policy(attempt: u64, total: u64) -> Timeout {
-        Timeout { attempt: Duration::from_secs(attempt), total: Duration::from_secs(total) }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stuck_attempt_ends_at_its_timeout_with_unknown_outcome() {
-        let (metrics, guard) = guard();
-        let begin = Instant::now();
-        let operation = Operation::once("start");
-        let result: Result<(), _> =
-            guard.run(&policy(2, 10), operation, std::future::pending).await;
-        let error = result.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Timeout);
-        assert!(error.outcome_unknown());
-        assert_eq!(begin.elapsed().as_secs(), 2);
-        let text = metrics.text();
-        assert!(
-            text.contains(
-                r#"agentarea_call_errors_total{connection="database",class="timeout"} 1"#
-            )
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_total_timeout_clamps_the_attempt() {
-        let (_metrics, guard) = guard();
-        let begin = Instant::now();
-        let result: Result<(), _> =
-            guard.run(&policy(60, 3), Operation::idempotent("list"), std::future::pending).await;
-        assert!(result.is_err());
-        assert_eq!(begin.elapsed().as_secs(), 3);
-    }
-}
+mod tests;

@@ -18,14 +18,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backend, ConnectionReport, Operation, Registry, Service, Transition,
+    Backend, ConnectionReport, Force, Operation, Policies, Registry, Service, Transition,
     guard::Guard,
     live::{Acquired, Lease},
     probe::ProbeState,
     slot::Slot,
+    timeline::Timeline,
 };
 use crate::{
-    config::{self, BackendDescriptor, Pool, Probe, Section, Startup, Timeout},
+    config::{self, BackendDescriptor, Pool, Probe, Section, Startup},
     error::{Error, ErrorKind},
     telemetry::metrics::ConnectionMetrics,
 };
@@ -45,8 +46,8 @@ pub struct Settings {
     pub required: bool,
     /// Its pool.
     pub pool: Pool,
-    /// How long calls may take.
-    pub timeout: Timeout,
+    /// What the guard applies to its calls.
+    pub policies: Policies,
     /// Its probes.
     pub probe: Probe,
 }
@@ -60,7 +61,12 @@ impl From<&config::Connection> for Settings {
             startup_timeout: config.startup_timeout,
             required: config.required,
             pool: config.pool.clone(),
-            timeout: config.timeout.clone(),
+            policies: Policies {
+                timeout: config.timeout.clone(),
+                retry: config.retry.clone(),
+                circuit_breaker: config.circuit_breaker.clone(),
+                concurrency: config.concurrency.clone(),
+            },
             probe: config.probe.clone(),
         }
     }
@@ -91,11 +97,14 @@ impl<B: ?Sized + Backend> Managed<B> {
         tasks: TaskTracker,
     ) -> Self {
         let now = Instant::now();
+        let name = registry.family();
+        let timeline = Arc::<Timeline>::default();
         Self(Arc::new(Slot {
-            name: registry.family(),
+            name,
             instance,
             registry,
-            guard: Guard::new(metrics.clone()),
+            guard: Guard::new(name, metrics.clone(), Arc::clone(&timeline)),
+            timeline,
             metrics,
             tasks,
             stop: CancellationToken::new(),
@@ -105,7 +114,6 @@ impl<B: ?Sized + Backend> Managed<B> {
             build_error: Mutex::default(),
             state: Mutex::new(ProbeState::new(now)),
             changed: watch::Sender::new(Service::NotInitialized),
-            changes: AtomicU64::new(0),
             needed: AtomicBool::new(false),
             swapping: AtomicBool::new(false),
             rebuilds: AtomicU64::new(0),
@@ -133,6 +141,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     pub fn start(&self, settings: Settings) {
         let lazy = settings.startup == Startup::Lazy;
         self.0.needed.store(!lazy, Ordering::Relaxed);
+        self.0.guard.configure(settings.policies.clone());
         *self.0.settings.write() = Some(Arc::new(settings));
         self.0.beat();
         self.0.supervised.store(true, Ordering::Relaxed);
@@ -213,19 +222,27 @@ impl<B: ?Sized + Backend> Managed<B> {
         Fut: Future<Output = Result<T, Error>>,
     {
         let slot = &self.0;
-        let policy = slot.settings()?;
-        let result = slot
-            .guard
-            .run(&policy.timeout, operation, || async {
-                let lease = slot.lease().await?;
-                attempt(Arc::clone(&lease)).await
-            })
-            .await;
-        if let Err(error) = &result
-            && error.kind().is_outage()
-        {
-            slot.state.lock().note_error(error.kind());
-        }
+        let result = slot.guard.run(operation, || slot.attempt(&attempt)).await;
+        slot.note(&result);
+        result
+    }
+
+    /// Calls the backend through the guard, but never repeats the call: for one that is part of
+    /// another guarded call, which is repeated as a whole.
+    ///
+    /// # Errors
+    /// As [`Managed::call`].
+    ///
+    /// # Cancel safety
+    /// As [`Managed::call`].
+    pub async fn call_once<T, F, Fut>(&self, operation: Operation, attempt: F) -> Result<T, Error>
+    where
+        F: Fn(Arc<B>) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let slot = &self.0;
+        let result = slot.guard.run_once(operation, || slot.attempt(&attempt)).await;
+        slot.note(&result);
         result
     }
 
@@ -246,21 +263,27 @@ impl<B: ?Sized + Backend> Managed<B> {
             live.retire().await;
         }
         self.0.metrics.up.set(0);
-        let mut state = self.0.state.lock();
-        state.closed(Instant::now());
-        self.0.changed.send_replace(state.service());
+        let closed = self.0.state.lock().closed(Instant::now());
+        if let Some(transition) = closed {
+            self.0.announce(transition, Service::Closed, None);
+        }
     }
 
-    /// How often the state has changed.
+    /// Takes the circuit breaker into an operator's hand, or gives it back.
+    pub fn force_circuit(&self, force: Force) {
+        self.0.guard.force(force);
+    }
+
+    /// How often the state, or the breaker's, has changed.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.0.changes.load(Ordering::Relaxed)
+        self.0.timeline.count()
     }
 
     /// The last changes of state, oldest first.
     #[must_use]
     pub fn timeline(&self) -> Vec<Transition> {
-        self.0.state.lock().timeline()
+        self.0.timeline.last()
     }
 
     /// Everything known of the connection now. Does no I/O.

@@ -4,7 +4,12 @@
 //! [`Registry`] of factories builds a backend; a [`Managed`] slot builds it once, hands it to every
 //! caller through its guard, probes it, replaces it and closes it.
 
+mod backoff;
+mod breaker;
+mod budget;
+mod deadline;
 mod guard;
+mod limit;
 mod live;
 mod managed;
 mod probe;
@@ -13,17 +18,22 @@ mod report;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod timeline;
+mod window;
 
 use std::fmt::Debug;
 
 use async_trait::async_trait;
 
 pub use self::{
-    guard::Operation,
+    breaker::Force,
+    deadline::within,
+    guard::{Operation, Policies},
     live::Lease,
     managed::{Managed, Settings},
     registry::{BuildContext, Factory, Registry},
-    report::{Circuit, ConnectionReport, ProbeReport, Service, Transition},
+    report::{Circuit, ConnectionReport, ProbeReport, Service},
+    timeline::{Subject, Transition},
 };
 use crate::error::Error;
 

@@ -1,18 +1,18 @@
 //! The state that a connection's probes lead to. Pure: time and results are passed in.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::report::{ProbeReport, Service, Transition};
+use super::{
+    report::{ProbeReport, Service},
+    timeline::{Subject, Transition},
+};
 use crate::{
     config::Probe,
     error::ErrorKind,
     model::time::{self, Timestamp},
 };
-
-/// State changes that are remembered.
-const TIMELINE: usize = 100;
 
 /// One finished probe, or one attempt to make the backend.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,6 @@ pub(super) struct ProbeState {
     outage_began: Option<Instant>,
     recoveries: u64,
     last_error: Option<(ErrorKind, Timestamp)>,
-    timeline: VecDeque<Transition>,
 }
 
 /// What the caller has to do after a probe.
@@ -58,7 +57,6 @@ impl ProbeState {
             outage_began: None,
             recoveries: 0,
             last_error: None,
-            timeline: VecDeque::new(),
         }
     }
 
@@ -79,10 +77,6 @@ impl ProbeState {
         self.last_error
     }
 
-    pub(super) fn timeline(&self) -> Vec<Transition> {
-        self.timeline.iter().cloned().collect()
-    }
-
     pub(super) fn report(&self, now: Instant) -> Option<ProbeReport> {
         self.last.map(|last| ProbeReport {
             ok: last.ok,
@@ -99,8 +93,9 @@ impl ProbeState {
     }
 
     /// The connection was closed at shutdown.
-    pub(super) fn closed(&mut self, now: Instant) {
-        self.change(now, Service::Closed, "shutdown", None);
+    pub(super) fn closed(&mut self, now: Instant) -> Option<Transition> {
+        (self.service != Service::Closed)
+            .then(|| self.change(now, Service::Closed, "shutdown", None))
     }
 
     /// Remembers an error of a call, which a probe may not have met.
@@ -182,18 +177,15 @@ impl ProbeState {
     ) -> Transition {
         let transition = Transition {
             at: time::now(),
-            from: self.service,
-            to,
-            cause,
+            subject: Subject::Connection,
+            from: self.service.as_str(),
+            to: to.as_str(),
+            cause: cause.into(),
             error,
             lasted: now.saturating_duration_since(self.since),
         };
         self.service = to;
         self.since = now;
-        if self.timeline.len() == TIMELINE {
-            self.timeline.pop_front();
-        }
-        self.timeline.push_back(transition.clone());
         transition
     }
 }
@@ -247,15 +239,5 @@ mod tests {
         assert!(verdict.recovered_after.is_some());
         run(&mut state, &policy, &[OK, OK]);
         assert_eq!(state.recoveries(), 1);
-    }
-
-    #[test]
-    fn the_timeline_is_bounded() {
-        let policy = policy(1, 1);
-        let mut state = ProbeState::new(Instant::now());
-        for _ in 0..TIMELINE {
-            run(&mut state, &policy, &[OK, REFUSED]);
-        }
-        assert_eq!(state.timeline().len(), TIMELINE);
     }
 }

@@ -34,38 +34,39 @@ impl Service {
     }
 }
 
-/// The state of a circuit breaker. At this step nothing opens it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The state of a circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Circuit {
     /// Calls pass.
     Closed,
+    /// Calls are refused.
+    Open,
+    /// A few calls try.
+    HalfOpen,
+    /// An operator has calls refused.
+    ForcedOpen,
+    /// An operator has calls pass.
+    ForcedClosed,
 }
 
 impl Circuit {
-    /// Stable name, as it appears in reports.
+    /// Stable name, as it appears in reports and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::ForcedOpen => "forced_open",
+            Self::ForcedClosed => "forced_closed",
         }
     }
-}
 
-/// A change of a connection's state.
-#[derive(Clone, Debug)]
-pub struct Transition {
-    /// When.
-    pub at: Timestamp,
-    /// The state that ended.
-    pub from: Service,
-    /// The state that began.
-    pub to: Service,
-    /// Why.
-    pub cause: &'static str,
-    /// The class of the error behind it.
-    pub error: Option<ErrorKind>,
-    /// How long the state that ended had lasted.
-    pub lasted: Duration,
+    /// Whether an operator holds it.
+    #[must_use]
+    pub const fn is_forced(self) -> bool {
+        matches!(self, Self::ForcedOpen | Self::ForcedClosed)
+    }
 }
 
 /// The last probe.
@@ -94,6 +95,8 @@ pub struct ConnectionReport {
     pub service: Service,
     /// Whether calls pass.
     pub circuit: Circuit,
+    /// How full the retry budget is, 0 to 1.
+    pub retry_budget: f64,
     /// True from the first success or failure on.
     pub decided: bool,
     /// Whether it does not work, beyond its threshold.

@@ -1,6 +1,7 @@
 //! What a managed connection does behind its callers: one build at a time, probes, replacement.
 
 use std::{
+    future::Future,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -22,14 +23,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backend, BuildContext, Circuit, ConnectionReport, Registry, Service, Settings, Transition,
+    Backend, BuildContext, ConnectionReport, Registry, Service, Settings, Transition,
     guard::{Guard, bounded},
     live::{Acquired, Lease, Live},
     probe::{ProbeState, Verdict},
+    timeline::Timeline,
 };
 use crate::{
     config::Startup,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, RetryClass},
     telemetry::metrics::ConnectionMetrics,
 };
 
@@ -42,6 +44,7 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) registry: Registry<B>,
     pub(super) metrics: ConnectionMetrics,
     pub(super) guard: Guard,
+    pub(super) timeline: Arc<Timeline>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     /// Unset until the configuration is known: a slot exists before it, because the factory of
@@ -53,7 +56,6 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) build_error: Mutex<Option<Error>>,
     pub(super) state: Mutex<ProbeState>,
     pub(super) changed: watch::Sender<Service>,
-    pub(super) changes: AtomicU64,
     pub(super) needed: AtomicBool,
     pub(super) swapping: AtomicBool,
     pub(super) rebuilds: AtomicU64,
@@ -83,6 +85,25 @@ impl<B: ?Sized + Backend> Slot<B> {
         Ok(Lease::new(live))
     }
 
+    /// One attempt of a call: gets the backend, then calls it.
+    pub(super) async fn attempt<T, F, Fut>(self: &Arc<Self>, attempt: &F) -> Result<T, Error>
+    where
+        F: Fn(Arc<B>) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let lease = self.lease().await?;
+        attempt(Arc::clone(&lease)).await
+    }
+
+    /// Remembers an outage that a call met, which no probe may have met.
+    pub(super) fn note<T>(&self, result: &Result<T, Error>) {
+        if let Err(error) = result
+            && error.kind().blames_backend()
+        {
+            self.state.lock().note_error(error.kind());
+        }
+    }
+
     /// Joins the build under way, or begins it.
     async fn first_use(self: &Arc<Self>) -> Result<Arc<Live<B>>, Error> {
         if self.stop.is_cancelled() {
@@ -90,7 +111,8 @@ impl<B: ?Sized + Backend> Slot<B> {
         }
         self.needed.store(true, Ordering::Relaxed);
         if let Some(error) = self.build_error.lock().clone() {
-            return Err(error);
+            // The prober tries again; this call cannot do better.
+            return Err(error.with_retry(RetryClass::Never));
         }
         self.fly(false)?.await
     }
@@ -126,7 +148,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         let cause = if lazy { "first use" } else { "start" };
         let building = self.state.lock().building(Instant::now(), cause);
         if let Some(transition) = building {
-            self.announce(&transition, None);
+            self.announce(transition, Service::Initializing, None);
         }
         let begin = Instant::now();
         let result = tokio::select! {
@@ -162,7 +184,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         *self.build_error.lock() = result.as_ref().err().cloned();
         // Cleared before the result is seen, so that whoever comes later begins anew.
         *self.flight.lock() = None;
-        self.record(took, result.as_ref().map(|_| ()).map_err(Clone::clone), settings);
+        self.record(took, result.as_ref().map(|_| ()), settings);
         result
     }
 
@@ -232,20 +254,20 @@ impl<B: ?Sized + Backend> Slot<B> {
         let result = bounded(settings.probe.timeout, live.backend.probe()).await;
         let took = begin.elapsed();
         self.metrics.probe_seconds.observe(took.as_secs_f64());
-        let verdict = self.record(took, result, settings);
+        let verdict = self.record(took, result.as_ref().copied(), settings);
         if verdict.rebuild {
             let _shared = self.fly(true);
         }
     }
 
-    fn record(&self, took: Duration, result: Result<(), Error>, settings: &Settings) -> Verdict {
+    fn record(&self, took: Duration, result: Result<(), &Error>, settings: &Settings) -> Verdict {
         match &result {
             Ok(()) => self.metrics.probes.inc(),
             Err(_) => self.metrics.probe_failures.inc(),
         };
         let (verdict, service) = {
             let mut state = self.state.lock();
-            let outcome = result.as_ref().copied().map_err(Error::kind);
+            let outcome = result.map_err(Error::kind);
             (state.record(Instant::now(), took, outcome, &settings.probe), state.service())
         };
         self.metrics.up.set(i64::from(service == Service::Initialized));
@@ -255,17 +277,18 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Some(outage) = verdict.recovered_after {
             self.metrics.recovery_seconds.observe(outage.as_secs_f64());
         }
-        if let Some(transition) = &verdict.transition {
-            self.announce(transition, result.err().as_ref());
+        if let Some(transition) = verdict.transition.clone() {
+            self.announce(transition, service, result.err());
         }
+        let down = service == Service::Unavailable;
+        self.guard.probed(result.is_ok(), down, settings.probe.healthy_after);
         verdict
     }
 
     /// A state is logged when it changes, not each time it is found again.
-    fn announce(&self, transition: &Transition, error: Option<&Error>) {
-        let (connection, to) = (self.name, transition.to.as_str());
+    pub(super) fn announce(&self, transition: Transition, service: Service, error: Option<&Error>) {
+        let (connection, to, cause) = (self.name, transition.to, &*transition.cause);
         let lasted_ms = u64::try_from(transition.lasted.as_millis()).unwrap_or(u64::MAX);
-        let cause = transition.cause;
         if let Some(error) = error {
             let (class, remedy) = (error.kind().as_str(), error.kind().remedy());
             tracing::warn!(
@@ -275,8 +298,8 @@ impl<B: ?Sized + Backend> Slot<B> {
         } else {
             tracing::info!(connection, to, cause, lasted_ms, "{connection} is {to}");
         }
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        self.changed.send_replace(transition.to);
+        self.timeline.push(transition);
+        self.changed.send_replace(service);
     }
 
     pub(super) fn beat(&self) {
@@ -310,12 +333,16 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Some(probe) = &probe {
             self.metrics.probe_age.set(probe.age.as_secs_f64());
         }
+        let (circuit, retry_budget) = (self.guard.circuit(), self.guard.budget_available());
+        self.metrics.show_breaker(circuit.as_str());
+        self.metrics.retry_budget.set(retry_budget);
         ConnectionReport {
             name: self.name,
             backend: settings.as_ref().map(|s| s.backend.clone()).unwrap_or_default(),
             required: settings.as_ref().is_some_and(|s| s.required),
             service,
-            circuit: Circuit::Closed,
+            circuit,
+            retry_budget,
             decided: state.decided(),
             down: service == Service::Unavailable,
             builds: self.metrics.builds.get(),

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
-    config::{self, BackendConfig, BackendDescriptor, Pool, Probe, Section, Startup, Table},
+    config::{BackendConfig, BackendDescriptor, Pool, Probe, Section, Startup, Table},
     error::ErrorKind,
     telemetry::metrics::Metrics,
 };
@@ -106,7 +106,7 @@ fn managed(startup: Startup, world: &Arc<World>) -> Managed<MockBackend> {
         startup_timeout: Duration::from_secs(30),
         required: true,
         pool: Pool::default(),
-        timeout: config::Timeout::default(),
+        policies: Policies::default(),
         probe: Probe::default(),
     });
     slot
@@ -166,8 +166,10 @@ async fn during_an_outage_calls_fail_at_once_and_recovery_is_for_ever() {
     until(&slot, |report| report.service == Service::Unavailable).await;
     let before = (world.builds(), Instant::now());
     for _ in 0..1000 {
-        assert_eq!(number(&slot).await.unwrap_err().kind(), ErrorKind::Refused);
+        let kind = number(&slot).await.unwrap_err().kind();
+        assert!(matches!(kind, ErrorKind::Refused | ErrorKind::CircuitOpen), "{kind}");
     }
+    assert_eq!(slot.report().circuit, Circuit::Open);
     assert_eq!((world.builds(), Instant::now()), before, "calls neither wait nor connect");
     sleep(Duration::from_hours(24)).await;
     assert!(world.builds() > 10_000, "it never gives up");
@@ -177,6 +179,7 @@ async fn during_an_outage_calls_fail_at_once_and_recovery_is_for_ever() {
     until(&slot, |report| report.service == Service::Initialized).await;
     let limit = Probe::default().interval + Duration::from_secs(1);
     assert!(back.elapsed() <= limit, "it took {:?}", back.elapsed());
+    assert_eq!(slot.report().circuit, Circuit::Closed);
     assert!(number(&slot).await.is_ok());
     assert_eq!(slot.report().recoveries, 1);
 }

@@ -31,7 +31,8 @@ use crate::{
 const ANSWER: Operation = Operation::idempotent("answer");
 const LIST: Operation = Operation::idempotent("executions");
 const SIGNAL: Operation = Operation::once("signal");
-const QUERY: Operation = Operation::idempotent("query");
+// A worker answers, so its silence says nothing of the service.
+const QUERY: Operation = Operation::passed_on("query");
 const CANCEL: Operation = Operation::idempotent("cancel");
 const TERMINATE: Operation = Operation::idempotent("terminate");
 

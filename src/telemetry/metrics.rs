@@ -20,8 +20,13 @@ const SECONDS: [f64; 14] =
 /// Upper bounds of outages: one second to a day.
 const OUTAGE_SECONDS: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 
+/// The states of a circuit breaker, as `connection::Circuit` names them.
+const BREAKER_STATES: [&str; 5] = ["closed", "open", "half_open", "forced_open", "forced_closed"];
+
 /// A gauge of fractional seconds.
 type Seconds = Gauge<f64, AtomicU64>;
+/// A gauge from 0 to 1.
+type Fraction = Gauge<f64, AtomicU64>;
 
 /// A call or a build went well or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +55,29 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
+/// Why a call was refused before it reached the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The circuit breaker lets no call pass.
+    CircuitOpen,
+    /// Too many calls wait already.
+    QueueFull,
+    /// No place became free in time.
+    QueueTimeout,
+}
+
+impl Rejection {
+    const ALL: [Self; 3] = [Self::CircuitOpen, Self::QueueFull, Self::QueueTimeout];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByConnection {
     connection: &'static str,
@@ -71,6 +99,24 @@ struct ByPhase {
 struct ByClass {
     connection: &'static str,
     class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    connection: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    connection: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTarget {
+    connection: &'static str,
+    to: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -126,7 +172,12 @@ struct ConnectionFamilies {
     recovery_seconds: HistogramFamily<ByConnection>,
     call_seconds: HistogramFamily<ByCall>,
     call_attempts: Family<ByConnection, Counter>,
+    call_retries: Family<ByConnection, Counter>,
+    call_rejected: Family<ByReason, Counter>,
     call_errors: Family<ByClass, Counter>,
+    retry_budget: Family<ByConnection, Fraction>,
+    breaker_state: Family<ByState, Gauge>,
+    breaker_transitions: Family<ByTarget, Counter>,
     probes: Family<ByOutcome, Counter>,
     probe_seconds: HistogramFamily<ByConnection>,
     probe_age: Family<ByConnection, Seconds>,
@@ -220,7 +271,12 @@ impl ConnectionFamilies {
             recovery_seconds: HistogramFamily::new_with_constructor(outage_seconds as fn() -> _),
             call_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
             call_attempts: Family::default(),
+            call_retries: Family::default(),
+            call_rejected: Family::default(),
             call_errors: Family::default(),
+            retry_budget: Family::default(),
+            breaker_state: Family::default(),
+            breaker_transitions: Family::default(),
             probes: Family::default(),
             probe_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
             probe_age: Family::default(),
@@ -252,7 +308,29 @@ impl ConnectionFamilies {
             all.call_seconds,
         );
         registry.register("call_attempts", "Attempts of guarded calls", all.call_attempts);
+        registry.register("call_retries", "Attempts that repeated another one", all.call_retries);
+        registry.register(
+            "call_rejected",
+            "Calls refused before they reached the backend, by reason",
+            all.call_rejected,
+        );
         registry.register("call_errors", "Failed attempts by class of error", all.call_errors);
+        registry.register_with_unit(
+            "retry_budget_available",
+            "How full the retry budget is",
+            Unit::Ratios,
+            all.retry_budget,
+        );
+        registry.register(
+            "circuit_breaker_state",
+            "1 for the state that the circuit breaker is in",
+            all.breaker_state,
+        );
+        registry.register(
+            "circuit_breaker_transitions",
+            "Changes of the circuit breaker's state",
+            all.breaker_transitions,
+        );
         registry.register("probes", "Background health checks", all.probes);
         registry.register_with_unit("probe", "Time of a probe", Unit::Seconds, all.probe_seconds);
         registry.register_with_unit(
@@ -285,9 +363,21 @@ impl ConnectionFamilies {
             acquire_validate: phase("validate"),
             recovery_seconds: self.recovery_seconds.get_or_create_owned(&by),
             call_attempts: self.call_attempts.get_or_create_owned(&by),
+            call_retries: self.call_retries.get_or_create_owned(&by),
+            call_rejected: Rejection::ALL.map(|reason| {
+                let labels = ByReason { connection, reason: reason.as_str() };
+                self.call_rejected.get_or_create_owned(&labels)
+            }),
             call_errors: ErrorKind::ALL.map(|kind| {
                 let labels = ByClass { connection, class: kind.as_str() };
                 self.call_errors.get_or_create_owned(&labels)
+            }),
+            retry_budget: self.retry_budget.get_or_create_owned(&by),
+            breaker_state: BREAKER_STATES.map(|state| {
+                self.breaker_state.get_or_create_owned(&ByState { connection, state })
+            }),
+            breaker_transitions: BREAKER_STATES.map(|to| {
+                self.breaker_transitions.get_or_create_owned(&ByTarget { connection, to })
             }),
             probes: self.probes.get_or_create_owned(&outcome(Outcome::Success)),
             probe_failures: self.probes.get_or_create_owned(&outcome(Outcome::Failure)),
@@ -328,7 +418,14 @@ pub struct ConnectionMetrics {
     pub recovery_seconds: Histogram,
     /// Attempts of guarded calls.
     pub call_attempts: Counter,
+    /// Attempts that repeated another one.
+    pub call_retries: Counter,
+    call_rejected: [Counter; Rejection::ALL.len()],
     call_errors: [Counter; ErrorKind::ALL.len()],
+    /// How full the retry budget is.
+    pub retry_budget: Fraction,
+    breaker_state: [Gauge; BREAKER_STATES.len()],
+    breaker_transitions: [Counter; BREAKER_STATES.len()],
     /// Good probes.
     pub probes: Counter,
     /// Failed probes.
@@ -345,6 +442,27 @@ impl ConnectionMetrics {
     pub fn call(&self, operation: &'static str, outcome: Outcome, took: Duration) {
         let labels = ByCall { connection: self.connection, operation, outcome };
         self.call_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts a call that was refused before it reached the backend.
+    pub fn rejected(&self, reason: Rejection) {
+        if let Some(index) = Rejection::ALL.iter().position(|one| *one == reason) {
+            self.call_rejected[index].inc();
+        }
+    }
+
+    /// Counts a change of the circuit breaker to `state`.
+    pub fn breaker_changed(&self, state: &str) {
+        if let Some(index) = BREAKER_STATES.iter().position(|one| *one == state) {
+            self.breaker_transitions[index].inc();
+        }
+    }
+
+    /// Shows the state that the circuit breaker is in.
+    pub fn show_breaker(&self, state: &str) {
+        for (name, gauge) in BREAKER_STATES.iter().zip(&self.breaker_state) {
+            gauge.set(i64::from(*name == state));
+        }
     }
 
     /// Counts a failed attempt.

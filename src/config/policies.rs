@@ -1,0 +1,254 @@
+//! What the guard of a connection applies to each call.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    problem::Problems,
+    values::{duration, optional_duration},
+};
+
+/// How long a call may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Timeout {
+    /// One attempt, from taking a pooled connection to the answer. At most `total`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
+    pub attempt: Duration,
+    /// The whole call: waiting for a place, all attempts, and the pauses between them.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
+    pub total: Duration,
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Self { attempt: Duration::from_secs(5), total: Duration::from_secs(10) }
+    }
+}
+
+impl Timeout {
+    pub(super) fn check(&self, path: &str, problems: &mut Problems<'_>) {
+        if self.attempt > self.total {
+            problems.add(
+                &format!("{path}.timeout.attempt"),
+                format!(
+                    "one attempt ({:?}) may not take longer than the whole call (timeout.total, {:?})",
+                    self.attempt, self.total
+                ),
+            );
+        }
+    }
+}
+
+/// When a failed attempt is repeated. Only what cannot have its effect twice is repeated once it may
+/// have reached the backend; a bad request never is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Retry {
+    /// The most attempts of one call, the first included; 1 repeats nothing.
+    #[schemars(range(min = 1, max = 20))]
+    pub max_attempts: u32,
+    /// The pause before the second attempt.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "1m"))]
+    pub initial_backoff: Duration,
+    /// The longest pause.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
+    pub max_backoff: Duration,
+    /// Each pause is so many times as long as the one before.
+    #[schemars(range(min = 1.0, max = 10.0))]
+    pub multiplier: f64,
+    /// `full` takes a random part of each pause, so that callers that failed together do not come
+    /// back together. `none` takes all of it.
+    pub jitter: Jitter,
+    /// Bounds retries as a share of the calls, so that an outage is not multiplied.
+    pub budget: RetryBudget,
+}
+
+/// How a pause is varied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Jitter {
+    /// Any time up to the pause.
+    Full,
+    /// The pause itself.
+    None,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            initial_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(2),
+            multiplier: 2.0,
+            jitter: Jitter::Full,
+            budget: RetryBudget::default(),
+        }
+    }
+}
+
+impl Retry {
+    pub(super) fn check(&self, path: &str, total: Duration, problems: &mut Problems<'_>) {
+        if self.initial_backoff > self.max_backoff {
+            problems.add(
+                &format!("{path}.retry.initial_backoff"),
+                format!(
+                    "the first pause ({:?}) may not be longer than the longest (retry.max_backoff, {:?})",
+                    self.initial_backoff, self.max_backoff
+                ),
+            );
+        }
+        if self.max_attempts > 1 && self.initial_backoff >= total {
+            problems.add(
+                &format!("{path}.retry.initial_backoff"),
+                format!(
+                    "a pause as long as the whole call (timeout.total, {total:?}) leaves no second attempt; \
+                     shorten it or set retry.max_attempts to 1"
+                ),
+            );
+        }
+    }
+}
+
+/// Retries as a share of the calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct RetryBudget {
+    /// Retries for each call: 0.2 allows one for every five calls.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub ratio: f64,
+    /// Retries that are allowed each second whatever the traffic is.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { ratio: 0.2, min_per_second: 10 }
+    }
+}
+
+/// Stops calling a backend that fails, and tries again by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct CircuitBreaker {
+    /// Off lets every call pass, whatever became of the ones before.
+    pub enabled: bool,
+    /// It opens when this share of the calls in `window` failed. A refused request (bad input, not
+    /// found) is no failure of the backend.
+    #[schemars(range(min = 0.01, max = 1.0))]
+    pub failure_rate: f64,
+    /// It opens when this share of the calls in `window` took `slow_call` or longer.
+    #[schemars(range(min = 0.01, max = 1.0))]
+    pub slow_call_rate: f64,
+    /// From when a call counts as slow; half of `timeout.attempt` unless set. Less than
+    /// `timeout.attempt`, after which a call fails anyway.
+    #[serde(with = "optional_duration")]
+    #[schemars(schema_with = "optional_duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
+    pub slow_call: Option<Duration>,
+    /// Over what time calls are counted.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
+    pub window: Duration,
+    /// It never opens for fewer calls in `window`.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub minimum_calls: u32,
+    /// How long it stays open before calls try again, shortened at random by up to a fifth. It
+    /// doubles each time the trials fail, up to `max_open_for`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
+    pub open_for: Duration,
+    /// The longest it stays open. A probe that finds the backend back closes it earlier.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1h"))]
+    pub max_open_for: Duration,
+    /// So many calls may try the backend before it closes again; one that fails opens it at once.
+    #[schemars(range(min = 1, max = 1000))]
+    pub half_open_calls: u32,
+    /// How long it may wait for these trials. Then those that were made decide.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
+    pub half_open_timeout: Duration,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            failure_rate: 0.5,
+            slow_call_rate: 1.0,
+            slow_call: None,
+            window: Duration::from_secs(30),
+            minimum_calls: 20,
+            open_for: Duration::from_secs(5),
+            max_open_for: Duration::from_mins(1),
+            half_open_calls: 3,
+            half_open_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl CircuitBreaker {
+    /// From when a call counts as slow, when an attempt may take as long as `attempt`.
+    #[must_use]
+    pub fn slow_after(&self, attempt: Duration) -> Duration {
+        self.slow_call.unwrap_or(attempt / 2)
+    }
+
+    pub(super) fn check(&self, path: &str, attempt: Duration, problems: &mut Problems<'_>) {
+        if !self.enabled {
+            return;
+        }
+        let mut add = |key: &str, message: String| {
+            problems.add(&format!("{path}.circuit_breaker.{key}"), message);
+        };
+        if self.open_for > self.max_open_for {
+            add(
+                "open_for",
+                format!("may not exceed circuit_breaker.max_open_for ({:?})", self.max_open_for),
+            );
+        }
+        if self.slow_call.is_some_and(|slow_call| slow_call >= attempt) {
+            let reason = "or no call could ever be slow";
+            add("slow_call", format!("must be less than timeout.attempt ({attempt:?}), {reason}"));
+        }
+        if self.half_open_timeout < attempt {
+            let reason = "or trials were given up before they can end";
+            add(
+                "half_open_timeout",
+                format!("may not be less than timeout.attempt ({attempt:?}), {reason}"),
+            );
+        }
+    }
+}
+
+/// Bounds calls in flight, so that a slow backend does not fill the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Concurrency {
+    /// The most calls at once; more wait.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_in_flight: usize,
+    /// The most calls that wait, each until its `timeout.total`; more are refused at once. 0 lets
+    /// none wait.
+    #[schemars(range(min = 0, max = 10_000_000))]
+    pub max_waiting: usize,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self { max_in_flight: 1024, max_waiting: 10_000 }
+    }
+}

@@ -1,0 +1,391 @@
+//! The circuit breaker: stops calling a backend that fails, and tries again by itself.
+//!
+//! [`Core`] is the state machine. It is pure: time, chance and results are passed in. [`Breaker`]
+//! shares one among all calls: whether calls pass is one atomic load, and the lock is held only
+//! while a result is counted.
+//!
+//! ```text
+//!            rate reached                 time is up, a call comes
+//!  closed ─────────────────▶ open ─────────────────────────────▶ half-open
+//!    ▲                       ▲ │ a probe is good                   │    │
+//!    │                       └─┼──────── a trial fails ◀───────────┘    │
+//!    └─────────────────────────┴──────── enough trials are good ◀───────┘
+//! ```
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{report::Circuit, window::Window};
+use crate::config::CircuitBreaker as Policy;
+
+/// The open time is shortened at random by up to this share, so that replicas do not try in step.
+const JITTER: f64 = 0.2;
+
+/// What a finished call says of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sample {
+    pub(super) failed: bool,
+    pub(super) slow: bool,
+}
+
+/// A change of the breaker's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) from: Circuit,
+    pub(super) to: Circuit,
+    pub(super) cause: String,
+    /// How long the state that ended had lasted.
+    pub(super) lasted: Duration,
+}
+
+/// Calls do not pass; trying again makes sense after this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) retry_after: Duration,
+}
+
+/// An admitted call. Its result counts only in the period in which it was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticket {
+    period: u64,
+    trial: bool,
+}
+
+/// What an operator, or nobody, says of the breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Refuse every call.
+    Open,
+    /// Pass every call.
+    Closed,
+    /// Decide by results, from closed.
+    Automatic,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed,
+    Open(Open),
+    HalfOpen(Trials),
+    ForcedOpen,
+    ForcedClosed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    until: Instant,
+    /// Good probes in a row since it opened.
+    good_probes: u32,
+    /// A probe has failed since: the next good one means that the backend came back.
+    outage_seen: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Trials {
+    good: u32,
+    slow: u32,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(super) struct Core {
+    policy: Policy,
+    state: State,
+    since: Instant,
+    /// Counts state changes, so that a call that began before one says nothing after it.
+    period: u64,
+    window: Window,
+    /// Trials under way, those of earlier half-open periods included: they still reach the backend.
+    /// Each ends, because the guard bounds it.
+    running_trials: u32,
+    /// Times it opened without having stayed closed for a whole window.
+    opened_in_row: u32,
+}
+
+impl Core {
+    fn new(policy: Policy, now: Instant) -> Self {
+        let window = Window::new(policy.window, now);
+        Self {
+            policy,
+            state: State::Closed,
+            since: now,
+            period: 0,
+            window,
+            running_trials: 0,
+            opened_in_row: 0,
+        }
+    }
+
+    fn circuit(&self) -> Circuit {
+        match self.state {
+            State::Closed => Circuit::Closed,
+            State::Open(_) => Circuit::Open,
+            State::HalfOpen(_) => Circuit::HalfOpen,
+            State::ForcedOpen => Circuit::ForcedOpen,
+            State::ForcedClosed => Circuit::ForcedClosed,
+        }
+    }
+
+    /// Takes new settings without forgetting what is known.
+    fn configure(&mut self, policy: Policy, now: Instant) -> Option<Change> {
+        if policy.window != self.policy.window {
+            self.window = Window::new(policy.window, now);
+        }
+        let switched_off = !policy.enabled && !self.circuit().is_forced();
+        self.policy = policy;
+        let passes = matches!(self.state, State::Closed);
+        (switched_off && !passes).then(|| self.enter(State::Closed, now, "switched off".to_owned()))
+    }
+
+    fn admit(&mut self, now: Instant) -> (Result<Ticket, Refusal>, Option<Change>) {
+        let mut change = None;
+        match self.state {
+            State::Open(open) if now >= open.until => {
+                let cause = "its time is up".to_owned();
+                change = Some(self.enter(State::HalfOpen(Trials::default()), now, cause));
+            }
+            State::HalfOpen(trials) if self.stayed_too_long(now) => {
+                change = self.end_half_open(trials, now);
+            }
+            _ => {}
+        }
+        (self.ticket(now), change)
+    }
+
+    fn stayed_too_long(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= self.policy.half_open_timeout
+    }
+
+    /// Half-open may not last for ever: without enough traffic the good trials there were decide,
+    /// and trials that do not come back count as failed.
+    fn end_half_open(&mut self, trials: Trials, now: Instant) -> Option<Change> {
+        if self.running_trials > 0 {
+            let cause = "its trials did not end within half_open_timeout".to_owned();
+            return Some(self.open(now, cause, 0.0));
+        }
+        if trials.good > 0 {
+            let cause = "its trials were good".to_owned();
+            return Some(self.close(now, cause));
+        }
+        self.since = now;
+        None
+    }
+
+    fn ticket(&mut self, now: Instant) -> Result<Ticket, Refusal> {
+        let period = self.period;
+        match self.state {
+            State::Closed | State::ForcedClosed => Ok(Ticket { period, trial: false }),
+            State::Open(open) => {
+                Err(Refusal { retry_after: open.until.saturating_duration_since(now) })
+            }
+            State::HalfOpen(trials) => {
+                if self.running_trials + trials.good >= self.policy.half_open_calls {
+                    return Err(Refusal { retry_after: self.policy.open_for });
+                }
+                self.running_trials += 1;
+                Ok(Ticket { period, trial: true })
+            }
+            State::ForcedOpen => Err(Refusal { retry_after: self.policy.max_open_for }),
+        }
+    }
+
+    /// Takes in the result of an admitted call. `chance` gives a number in 0..1.
+    fn finish(
+        &mut self,
+        ticket: Ticket,
+        sample: Sample,
+        now: Instant,
+        chance: impl FnOnce() -> f64,
+    ) -> Option<Change> {
+        self.end_trial(ticket);
+        if ticket.period != self.period || !self.policy.enabled {
+            return None;
+        }
+        match &mut self.state {
+            State::Closed => {
+                self.window.add(now, sample.failed, sample.slow);
+                let cause = self.window.verdict(&self.policy)?;
+                Some(self.open(now, cause, chance()))
+            }
+            State::HalfOpen(trials) => {
+                if sample.failed {
+                    return Some(self.open(now, "a trial failed".to_owned(), chance()));
+                }
+                trials.good += 1;
+                trials.slow += u32::from(sample.slow);
+                let trials = *trials;
+                if trials.good < self.policy.half_open_calls {
+                    return None;
+                }
+                if f64::from(trials.slow) >= self.policy.slow_call_rate * f64::from(trials.good) {
+                    return Some(self.open(now, "its trials were slow".to_owned(), chance()));
+                }
+                Some(self.close(now, "its trials were good".to_owned()))
+            }
+            State::Open(_) | State::ForcedOpen | State::ForcedClosed => None,
+        }
+    }
+
+    /// A trial ended, or its caller went away before the result was known, so that another can
+    /// make it.
+    fn end_trial(&mut self, ticket: Ticket) {
+        if ticket.trial {
+            self.running_trials = self.running_trials.saturating_sub(1);
+        }
+    }
+
+    /// Takes in the result of a background probe, which is a trial of its own: without traffic it
+    /// is the only one.
+    fn probed(&mut self, good: bool, healthy_after: u32, now: Instant) -> Option<Change> {
+        let stayed_too_long = self.stayed_too_long(now);
+        match &mut self.state {
+            State::Open(open) if !good => {
+                open.good_probes = 0;
+                open.outage_seen = true;
+                None
+            }
+            State::Open(open) => {
+                open.good_probes += 1;
+                // Where probes are good and calls fail all the same, the probe must not keep the
+                // open time from growing.
+                let believed = open.outage_seen || self.opened_in_row == 1 || now >= open.until;
+                let enough = open.good_probes >= healthy_after;
+                (believed && enough).then(|| self.close(now, "a probe was good".to_owned()))
+            }
+            State::HalfOpen(_) if good && stayed_too_long => {
+                Some(self.close(now, "a probe was good".to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    fn force(&mut self, force: Force, now: Instant) -> Option<Change> {
+        let (to, state) = match force {
+            Force::Open => (Circuit::ForcedOpen, State::ForcedOpen),
+            Force::Closed => (Circuit::ForcedClosed, State::ForcedClosed),
+            Force::Automatic if !self.circuit().is_forced() => return None,
+            Force::Automatic => (Circuit::Closed, State::Closed),
+        };
+        (self.circuit() != to).then(|| self.enter(state, now, "an operator".to_owned()))
+    }
+
+    fn open(&mut self, now: Instant, cause: String, chance: f64) -> Change {
+        let stayed_closed = matches!(self.state, State::Closed)
+            && now.saturating_duration_since(self.since) >= self.policy.window;
+        self.opened_in_row = if stayed_closed { 1 } else { self.opened_in_row.saturating_add(1) };
+        let doublings = (self.opened_in_row - 1).min(16);
+        let longest = self.policy.open_for.saturating_mul(1 << doublings);
+        let longest = longest.min(self.policy.max_open_for);
+        let until = now + longest.mul_f64(1.0 - JITTER * chance);
+        self.enter(State::Open(Open { until, good_probes: 0, outage_seen: false }), now, cause)
+    }
+
+    fn close(&mut self, now: Instant, cause: String) -> Change {
+        self.enter(State::Closed, now, cause)
+    }
+
+    fn enter(&mut self, state: State, now: Instant, cause: String) -> Change {
+        let (from, lasted) = (self.circuit(), now.saturating_duration_since(self.since));
+        if !matches!(state, State::Open(_) | State::HalfOpen(_) | State::Closed) {
+            self.opened_in_row = 0;
+        }
+        self.state = state;
+        self.since = now;
+        self.period += 1;
+        self.window.clear(now);
+        Change { from, to: self.circuit(), cause, lasted }
+    }
+}
+
+/// A breaker that all calls of a connection share.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    /// The period, and in the lowest bit whether calls pass without being asked.
+    passing: AtomicU64,
+    core: Mutex<Core>,
+}
+
+impl Breaker {
+    pub(super) fn new(policy: Policy, now: Instant) -> Self {
+        let core = Core::new(policy, now);
+        Self { passing: AtomicU64::new(packed(&core)), core: Mutex::new(core) }
+    }
+
+    /// Lets a call pass, or not.
+    pub(super) fn admit(&self, now: Instant) -> (Result<Pass<'_>, Refusal>, Option<Change>) {
+        let packed = self.passing.load(Ordering::Acquire);
+        if packed & 1 == 1 {
+            let ticket = Ticket { period: packed >> 1, trial: false };
+            return (Ok(Pass { breaker: self, ticket }), None);
+        }
+        let (ticket, change) = self.locked(|core| core.admit(now));
+        (ticket.map(|ticket| Pass { breaker: self, ticket }), change)
+    }
+
+    pub(super) fn circuit(&self) -> Circuit {
+        self.core.lock().circuit()
+    }
+
+    pub(super) fn configure(&self, policy: Policy, now: Instant) -> Option<Change> {
+        self.locked(|core| core.configure(policy, now))
+    }
+
+    pub(super) fn probed(&self, good: bool, healthy_after: u32, now: Instant) -> Option<Change> {
+        self.locked(|core| core.probed(good, healthy_after, now))
+    }
+
+    pub(super) fn force(&self, force: Force, now: Instant) -> Option<Change> {
+        self.locked(|core| core.force(force, now))
+    }
+
+    fn locked<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = self.core.lock();
+        let result = work(&mut core);
+        self.passing.store(packed(&core), Ordering::Release);
+        result
+    }
+}
+
+fn packed(core: &Core) -> u64 {
+    let passing = matches!(core.state, State::Closed | State::ForcedClosed);
+    core.period << 1 | u64::from(passing)
+}
+
+/// An admitted call. Dropped without a result, it gives its trial back.
+#[must_use]
+pub(super) struct Pass<'a> {
+    breaker: &'a Breaker,
+    ticket: Ticket,
+}
+
+impl Pass<'_> {
+    pub(super) fn finish(self, sample: Sample, now: Instant) -> Option<Change> {
+        let change =
+            self.breaker.locked(|core| core.finish(self.ticket, sample, now, rand::random));
+        std::mem::forget(self);
+        change
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.ticket.trial {
+            self.breaker.locked(|core| core.end_trial(self.ticket));
+        }
+    }
+}
+
+impl fmt::Debug for Pass<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ticket.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! The concurrency limit: how many calls a connection serves at once, and how many may wait.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    config::Concurrency as Policy,
+    error::{Error, ErrorKind},
+    telemetry::metrics::Rejection,
+};
+
+/// When a place is likely to be free again. Calls are short, so soon.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Bounds the calls in flight and the calls that wait.
+#[derive(Debug)]
+pub(super) struct Limit {
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+}
+
+impl Limit {
+    pub(super) fn new(policy: &Policy) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(policy.max_in_flight)),
+            waiting: AtomicUsize::new(0),
+            max_waiting: policy.max_waiting,
+        }
+    }
+
+    /// Takes a place, waiting for one until `deadline`.
+    ///
+    /// # Cancel safety
+    /// A caller that goes away leaves the queue.
+    pub(super) async fn acquire(
+        &self,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, Rejection> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let _waiting = Waiting::join(self).ok_or(Rejection::QueueFull)?;
+        let place = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
+        // The semaphore is never closed, so an error can only be the deadline's.
+        place.ok().and_then(Result::ok).ok_or(Rejection::QueueTimeout)
+    }
+}
+
+/// The error of a rejected call: our own limit, not the backend's fault.
+pub(super) fn rejected(reason: Rejection) -> Error {
+    let message = match reason {
+        Rejection::QueueFull => "as many calls as concurrency.max_waiting allows wait already",
+        _ => "no place among concurrency.max_in_flight calls became free in time",
+    };
+    Error::new(ErrorKind::Overloaded, message).with_retry_after(RETRY_AFTER)
+}
+
+/// A place in the queue.
+struct Waiting<'a>(&'a Limit);
+
+impl<'a> Waiting<'a> {
+    fn join(limit: &'a Limit) -> Option<Self> {
+        let joins = |waiting: usize| (waiting < limit.max_waiting).then_some(waiting + 1);
+        limit.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, joins).ok()?;
+        Some(Self(limit))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(max_in_flight: usize, max_waiting: usize) -> Limit {
+        Limit::new(&Policy { max_in_flight, max_waiting })
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(2)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_the_limit_calls_wait_in_turn_until_their_deadline() {
+        let limit = limit(1, 10);
+        let place = limit.acquire(soon()).await.unwrap();
+        let begin = Instant::now();
+        assert_eq!(limit.acquire(soon()).await.unwrap_err(), Rejection::QueueTimeout);
+        assert_eq!(begin.elapsed().as_secs(), 2);
+        let waiting = limit.acquire(soon());
+        let freeing = async {
+            tokio::task::yield_now().await;
+            drop(place);
+        };
+        let (taken, ()) = tokio::join!(waiting, freeing);
+        assert!(taken.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_refuses_at_once() {
+        let limit = limit(1, 0);
+        let _place = limit.acquire(soon()).await.unwrap();
+        let begin = Instant::now();
+        assert_eq!(limit.acquire(soon()).await.unwrap_err(), Rejection::QueueFull);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_go_away_leave_no_trace() {
+        let limit = limit(1, 5);
+        let place = limit.acquire(soon()).await.unwrap();
+        for _ in 0..100 {
+            let gone = tokio::time::timeout(Duration::from_millis(1), limit.acquire(soon())).await;
+            assert!(gone.is_err());
+        }
+        assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
+        drop(place);
+        assert!(limit.acquire(soon()).await.is_ok());
+    }
+}

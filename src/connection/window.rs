@@ -1,0 +1,87 @@
+//! The results of the last moments, in a ring of short spans. Pure: time is passed in.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::CircuitBreaker as Policy;
+
+/// Spans of a window: the oldest tenth is forgotten at once.
+const SPANS: usize = 10;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    calls: u32,
+    failed: u32,
+    slow: u32,
+}
+
+/// Counts results over a span of time.
+#[derive(Debug)]
+pub(super) struct Window {
+    spans: [Counts; SPANS],
+    total: Counts,
+    current: usize,
+    /// When the current span began.
+    began: Instant,
+    width: Duration,
+}
+
+impl Window {
+    pub(super) fn new(length: Duration, now: Instant) -> Self {
+        let width = (length / 10).max(Duration::from_millis(1));
+        let nothing = Counts::default();
+        Self { spans: [nothing; SPANS], total: nothing, current: 0, began: now, width }
+    }
+
+    pub(super) fn clear(&mut self, now: Instant) {
+        self.spans = [Counts::default(); SPANS];
+        self.total = Counts::default();
+        self.began = now;
+    }
+
+    pub(super) fn add(&mut self, now: Instant, failed: bool, slow: bool) {
+        self.advance(now);
+        for counts in [&mut self.spans[self.current], &mut self.total] {
+            counts.calls = counts.calls.saturating_add(1);
+            counts.failed = counts.failed.saturating_add(u32::from(failed));
+            counts.slow = counts.slow.saturating_add(u32::from(slow));
+        }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.began);
+        if age < self.width {
+            return;
+        }
+        let steps = age.as_nanos() / self.width.as_nanos();
+        if steps >= SPANS as u128 {
+            self.clear(now);
+            return;
+        }
+        for _ in 0..steps {
+            self.current = (self.current + 1) % SPANS;
+            let gone = std::mem::take(&mut self.spans[self.current]);
+            self.total.calls = self.total.calls.saturating_sub(gone.calls);
+            self.total.failed = self.total.failed.saturating_sub(gone.failed);
+            self.total.slow = self.total.slow.saturating_sub(gone.slow);
+            self.began += self.width;
+        }
+    }
+
+    /// Why calls should stop, if they should.
+    pub(super) fn verdict(&self, policy: &Policy) -> Option<String> {
+        let Counts { calls, failed, slow } = self.total;
+        if calls < policy.minimum_calls {
+            return None;
+        }
+        let reached = |count: u32, rate: f64| f64::from(count) >= rate * f64::from(calls);
+        if reached(failed, policy.failure_rate) {
+            return Some(format!("{failed} of {calls} calls failed"));
+        }
+        if reached(slow, policy.slow_call_rate) {
+            return Some(format!("{slow} of {calls} calls were slow"));
+        }
+        None
+    }
+}
