@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use crate::{
     api::{self, Bound, Draining, State},
     config::{BackendDescriptor, Config, Loaded},
-    lifecycle::{Exit, Lifecycle, Signals, stopped_in_time},
-    manager::ConnectionManager,
+    lifecycle::{Exit, Lifecycle, ReloadSignal, Signals, stopped_in_time},
+    manager::{ConnectionManager, Reloader},
     model::ids,
     services::{
         event_stream::EventStreams,
@@ -26,6 +26,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     manager: ConnectionManager,
+    reloader: Arc<Reloader>,
 }
 
 impl Default for App {
@@ -34,7 +35,8 @@ impl Default for App {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), env!("AGENTAREA_COMMIT"));
         let lifecycle = Lifecycle::default();
         let manager = ConnectionManager::new(&instance, &metrics, &lifecycle.tasks);
-        Self { instance, metrics, lifecycle, manager }
+        let reloader = Arc::new(Reloader::new(manager.clone()));
+        Self { instance, metrics, lifecycle, manager, reloader }
     }
 }
 
@@ -67,6 +69,7 @@ impl App {
             instance: Arc::clone(&self.instance),
             config,
             manager: self.manager.clone(),
+            reloader: Arc::clone(&self.reloader),
             events,
             streams,
             executions,
@@ -82,8 +85,10 @@ impl App {
     pub async fn serve(self, loaded: Loaded) -> anyhow::Result<Exit> {
         let begin = Instant::now();
         let mut signals = Signals::listen()?;
+        let reload_signal = ReloadSignal::listen()?;
         log_choices(&loaded);
-        let config = Arc::new(loaded.config);
+        let config = Arc::new(loaded.config.clone());
+        self.reloader.started_with(loaded).await;
         let bound = match Bound::new(&config.server) {
             Ok(bound) => bound,
             Err(error) => {
@@ -102,6 +107,14 @@ impl App {
         self.manager.start(&config);
         let follower = state.executions.clone().follow(self.lifecycle.stop_work.clone());
         let following = self.lifecycle.tasks.spawn(follower);
+
+        let reloader = Arc::clone(&self.reloader);
+        self.lifecycle.tasks.spawn(
+            self.lifecycle
+                .stop_work
+                .clone()
+                .run_until_cancelled_owned(reload_on_signal(reload_signal, reloader)),
+        );
 
         let started = tokio::select! {
             started = self.manager.started() => started,
@@ -225,6 +238,24 @@ fn worker_exit(worked: Result<(), crate::error::Error>) -> Exit {
         Err(error) => {
             tracing::error!(%error, "the worker cannot run");
             Exit::Failed
+        }
+    }
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn reload_on_signal(mut signal: ReloadSignal, reloader: Arc<Reloader>) {
+    loop {
+        signal.next().await;
+        match reloader.reload().await {
+            Ok(done) => tracing::info!(
+                applied = ?done.applied,
+                needs_restart = ?done.needs_restart,
+                rebuilt = ?done.rebuilt,
+                "SIGHUP received, the configuration was read again"
+            ),
+            Err(error) => {
+                tracing::error!("SIGHUP received, but the configuration stays as it was: {error}");
+            }
         }
     }
 }

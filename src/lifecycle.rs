@@ -97,6 +97,25 @@ impl Signals {
     }
 }
 
+/// The signal that asks the program to read its configuration again.
+#[derive(Debug)]
+pub struct ReloadSignal(Signal);
+
+impl ReloadSignal {
+    /// Takes the signal over from its default, which ends the process.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 /// Waits for `part` to stop, names it in the log if it does not. False when it was cut off.
 pub async fn stopped_in_time(
     part: &'static str,

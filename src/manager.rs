@@ -1,9 +1,12 @@
 //! The three managed connections of one running application.
 
+mod reload;
+
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
+pub use self::reload::{ReloadError, Reloaded, Reloader};
 use crate::{
     backends::{
         database::{self, Database},
@@ -11,8 +14,8 @@ use crate::{
         execution_service::{self, ExecutionService},
     },
     config::{BackendDescriptor, Config},
-    connection::{ConnectionReport, Managed, Settings, Transition},
-    error::Error,
+    connection::{ConnectionReport, Force, Managed, Settings, Transition},
+    error::{Error, ErrorKind},
     telemetry::metrics::Metrics,
 };
 
@@ -97,16 +100,46 @@ impl ConnectionManager {
         self.database.changes() + self.event_broker.changes() + self.execution_service.changes()
     }
 
-    /// The last changes of the state of one connection, oldest first.
-    #[must_use]
-    pub fn timeline(&self, connection: &str) -> Vec<Transition> {
-        if connection == self.database.name() {
-            self.database.timeline()
-        } else if connection == self.event_broker.name() {
-            self.event_broker.timeline()
-        } else {
-            self.execution_service.timeline()
+    /// What is known of one connection now, and its last changes of state, oldest first.
+    ///
+    /// # Errors
+    /// When there is no such connection.
+    pub fn report(&self, name: &str) -> Result<(ConnectionReport, Vec<Transition>), Error> {
+        match name {
+            database::FAMILY => Ok((self.database.report(), self.database.timeline())),
+            event_broker::FAMILY => Ok((self.event_broker.report(), self.event_broker.timeline())),
+            execution_service::FAMILY => {
+                Ok((self.execution_service.report(), self.execution_service.timeline()))
+            }
+            _ => Err(unknown(name)),
         }
+    }
+
+    /// Makes one connection anew while the old backend serves.
+    ///
+    /// # Errors
+    /// When there is no such connection, or why it cannot be made; the old backend serves on.
+    pub async fn reconnect(&self, name: &str) -> Result<(), Error> {
+        match name {
+            database::FAMILY => self.database.reconnect().await,
+            event_broker::FAMILY => self.event_broker.reconnect().await,
+            execution_service::FAMILY => self.execution_service.reconnect().await,
+            _ => Err(unknown(name)),
+        }
+    }
+
+    /// Takes the circuit breaker of one connection into an operator's hand, or gives it back.
+    ///
+    /// # Errors
+    /// When there is no such connection.
+    pub fn force_circuit(&self, name: &str, force: Force) -> Result<(), Error> {
+        match name {
+            database::FAMILY => self.database.force_circuit(force),
+            event_broker::FAMILY => self.event_broker.force_circuit(force),
+            execution_service::FAMILY => self.execution_service.force_circuit(force),
+            _ => return Err(unknown(name)),
+        }
+        Ok(())
     }
 
     /// Closes the connections, in the reverse of the order in which they build on each other.
@@ -115,4 +148,9 @@ impl ConnectionManager {
         self.event_broker.close().await;
         self.database.close().await;
     }
+}
+
+fn unknown(name: &str) -> Error {
+    let names = [event_broker::FAMILY, execution_service::FAMILY, database::FAMILY].join(", ");
+    Error::new(ErrorKind::NotFound, format!("there is no connection {name:?}; there are {names}"))
 }

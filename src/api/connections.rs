@@ -3,10 +3,7 @@
 use poem_openapi::{Object, OpenApi, Tags, param::Path, payload::Json};
 
 use super::{State, error::ApiError, types::DateTime};
-use crate::{
-    connection::{ConnectionReport, PoolStatus, ProbeReport, Transition},
-    error::{Error, ErrorKind},
-};
+use crate::connection::{ConnectionReport, PoolStatus, ProbeReport, Transition};
 
 #[derive(Tags)]
 pub(super) enum Tag {
@@ -216,16 +213,10 @@ impl Api {
         /// `event_broker`, `execution_service` or `database`.
         name: Path<String>,
     ) -> Result<Json<Connection>, ApiError> {
-        let reports = self.0.manager.reports();
-        let report = reports.iter().find(|report| report.name == name.0).ok_or_else(|| {
-            let names: Vec<&str> = reports.iter().map(|report| report.name).collect();
-            let message =
-                format!("there is no connection {:?}; there are {}", name.0, names.join(", "));
-            Error::new(ErrorKind::NotFound, message)
-        })?;
+        let (report, timeline) = self.0.manager.report(&name.0)?;
         Ok(Json(Connection {
-            summary: ConnectionSummary::new(report),
-            timeline: self.0.manager.timeline(report.name).iter().map(StateChange::from).collect(),
+            summary: ConnectionSummary::new(&report),
+            timeline: timeline.iter().map(StateChange::from).collect(),
         }))
     }
 }

@@ -13,8 +13,11 @@ use poem_openapi::{
     registry::{MetaResponses, Registry},
 };
 
-use super::problem::{InvalidItem, Problem};
-use crate::error::{Error, ErrorKind};
+use super::problem::{ConfigurationProblem, InvalidItem, Problem};
+use crate::{
+    config::ConfigError,
+    error::{Error, ErrorKind},
+};
 
 /// Waiting so long before a repetition spares a service that just failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -26,13 +29,35 @@ const MAX_DETAIL: usize = 300;
 #[derive(Debug)]
 pub(super) struct ApiError {
     error: Error,
+    /// What an operator may read of an outage.
+    detail: Option<String>,
     invalid: Vec<InvalidItem>,
+    configuration: Vec<ConfigurationProblem>,
 }
 
 impl ApiError {
     pub(super) fn invalid_items(invalid: Vec<InvalidItem>) -> Self {
         let message = "some events of the batch are invalid; none was stored";
-        Self { error: Error::new(ErrorKind::InvalidInput, message), invalid }
+        Self { invalid, ..Error::new(ErrorKind::InvalidInput, message).into() }
+    }
+
+    pub(super) fn invalid_configuration(problems: &ConfigError) -> Self {
+        let message = "the configuration has problems; nothing was changed";
+        let configuration = problems.0.iter().map(ConfigurationProblem::from).collect();
+        Self { configuration, ..Error::new(ErrorKind::InvalidInput, message).into() }
+    }
+
+    /// Why a connection cannot be made, by class and remedy; the text itself can name an address
+    /// and stays in the log.
+    pub(super) fn for_operators(connection: &str, error: Error) -> Self {
+        let class = error.kind();
+        if !class.is_outage() {
+            return error.into();
+        }
+        tracing::warn!(connection, %error, error.class = class.as_str(), "it cannot be made");
+        let remedy = class.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        let detail = format!("{connection} cannot be made ({class}); nothing was changed{remedy}");
+        Self { detail: Some(detail), ..error.into() }
     }
 
     /// How long the client should wait, where waiting helps.
@@ -51,6 +76,12 @@ impl ApiError {
         // The text of an outage can name an address; that of a bad request is for the client.
         if !self.error.kind().is_outage() && self.error.kind() != ErrorKind::Internal {
             problem.detail = Some(self.error.message().to_owned());
+        }
+        if self.detail.is_some() {
+            problem.detail.clone_from(&self.detail);
+        }
+        if !self.configuration.is_empty() {
+            problem.configuration = Some(self.configuration.clone());
         }
         if !self.invalid.is_empty() {
             problem.invalid = Some(self.invalid.clone());
@@ -94,7 +125,7 @@ fn classify(error: &Error) -> (StatusCode, &'static str, &'static str) {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        Self { error, invalid: Vec::new() }
+        Self { error, detail: None, invalid: Vec::new(), configuration: Vec::new() }
     }
 }
 

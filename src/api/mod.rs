@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod executions;
 mod health;
+mod operator;
 mod pages;
 mod problem;
 mod routes;
@@ -28,7 +29,7 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    manager::ConnectionManager,
+    manager::{ConnectionManager, Reloader},
     services::{event_stream::EventStreams, events::Events, executions::Executions},
     telemetry::metrics::Metrics,
 };
@@ -42,6 +43,8 @@ pub struct State {
     pub config: Arc<Config>,
     /// The connections, for their reports.
     pub manager: ConnectionManager,
+    /// Reads the configuration again.
+    pub reloader: Arc<Reloader>,
     /// Publishing.
     pub events: Events,
     /// Following.
@@ -71,7 +74,8 @@ impl Draining {
     }
 }
 
-type Apis = (health::Api, events::Api, executions::Api, connections::Api, pages::Api);
+type Apis =
+    (health::Api, events::Api, executions::Api, connections::Api, operator::Api, pages::Api);
 
 fn service(state: &State) -> OpenApiService<Apis, ()> {
     let apis = (
@@ -79,6 +83,7 @@ fn service(state: &State) -> OpenApiService<Apis, ()> {
         events::Api(state.clone()),
         executions::Api(state.clone()),
         connections::Api(state.clone()),
+        operator::Api(state.clone()),
         pages::Api(state.clone()),
     );
     OpenApiService::new(apis, "agentarea-api", env!("CARGO_PKG_VERSION"))

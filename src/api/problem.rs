@@ -3,6 +3,8 @@
 use poem::{Response, http::StatusCode};
 use poem_openapi::{Object, types::ToJSON};
 
+use crate::config;
+
 /// The media type of problems.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 /// What the types of our problems begin with.
@@ -30,6 +32,9 @@ pub(super) struct Problem {
     /// Which events of a batch are wrong, and why.
     #[oai(skip_serializing_if_is_none)]
     pub(super) invalid: Option<Vec<InvalidItem>>,
+    /// What is wrong with the configuration.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) configuration: Option<Vec<ConfigurationProblem>>,
 }
 
 /// An item of a batch that is wrong.
@@ -39,6 +44,32 @@ pub(super) struct InvalidItem {
     pub(super) index: u64,
     /// What is wrong with it.
     pub(super) detail: String,
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, Object)]
+pub(super) struct ConfigurationProblem {
+    /// The key; empty for a whole file.
+    pub(super) key: String,
+    /// The file and line, or the variable, that sets it.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) place: Option<String>,
+    /// What was found and what was expected.
+    pub(super) message: String,
+    /// What was probably meant.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) suggestion: Option<String>,
+}
+
+impl From<&config::Problem> for ConfigurationProblem {
+    fn from(problem: &config::Problem) -> Self {
+        Self {
+            key: problem.key.clone(),
+            place: problem.place.as_ref().map(ToString::to_string),
+            message: problem.message.clone(),
+            suggestion: problem.suggestion.clone(),
+        }
+    }
 }
 
 impl Problem {
@@ -51,6 +82,7 @@ impl Problem {
             instance: None,
             request_id: None,
             invalid: None,
+            configuration: None,
         }
     }
 

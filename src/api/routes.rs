@@ -38,12 +38,16 @@ const fn write(name: &'static str, problems: &'static [u16]) -> Method {
     Method { name, scope: Some(Scope::Write), problems }
 }
 
+const fn operate(name: &'static str, problems: &'static [u16]) -> Method {
+    Method { name, scope: Some(Scope::Operate), problems }
+}
+
 const fn always(_: &Features) -> bool {
     true
 }
 
 /// All routes.
-pub(super) static ROUTES: [Route; 18] = [
+pub(super) static ROUTES: [Route; 21] = [
     Route { path: "/", methods: &[open("GET", &[])], enabled: |f| f.status_page },
     Route { path: "/docs", methods: &[open("GET", &[])], enabled: |f| f.docs },
     Route { path: "/openapi.json", methods: &[open("GET", &[])], enabled: |f| f.docs },
@@ -99,6 +103,21 @@ pub(super) static ROUTES: [Route; 18] = [
     Route {
         path: "/v1/connections/{name}",
         methods: &[read("GET", &[404])],
+        enabled: |f| f.operator_api,
+    },
+    Route {
+        path: "/v1/connections/{name}/reconnect",
+        methods: &[operate("POST", &[404, 503, 504])],
+        enabled: |f| f.operator_api,
+    },
+    Route {
+        path: "/v1/connections/{name}/circuit-breaker",
+        methods: &[operate("PUT", &[400, 404, 413, 415])],
+        enabled: |f| f.operator_api,
+    },
+    Route {
+        path: "/v1/config/reload",
+        methods: &[operate("POST", &[422, 503, 504])],
         enabled: |f| f.operator_api,
     },
 ];

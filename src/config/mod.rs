@@ -5,6 +5,7 @@
 //! after it.
 
 mod auth;
+mod changes;
 mod connection;
 mod default_file;
 mod policies;
@@ -145,6 +146,8 @@ pub struct Loaded {
     pub tree: Tree,
     /// What is allowed but probably not meant.
     pub warnings: Vec<String>,
+    /// Where it came from, for loading it again.
+    pub sources: Sources,
     settings: Vec<Setting>,
 }
 
@@ -204,7 +207,8 @@ pub fn load(sources: &Sources, backends: &[BackendDescriptor]) -> Result<Loaded,
         return Err(ConfigError(list));
     }
     let settings = show::settings(&tree, &schema);
-    Ok(Loaded { config, tree, warnings: layers.warnings, settings })
+    let sources = sources.clone();
+    Ok(Loaded { config, tree, warnings: layers.warnings, sources, settings })
 }
 
 /// A file that is no TOML; figment's message has line and column.

@@ -61,6 +61,8 @@ pub enum Table {
         defaults: Value,
         /// Checks what the schema cannot say.
         check: fn(&Value) -> Vec<TableProblem>,
+        /// See [`BackendConfig::place_of_data`].
+        place_of_data: fn(&Value) -> Option<String>,
     },
     /// Not part of this build; the table is accepted unread.
     CompiledOut {
@@ -74,6 +76,23 @@ pub trait BackendConfig: Serialize + DeserializeOwned + JsonSchema + Default {
     /// Checks what the schema cannot say.
     fn check(&self) -> Vec<TableProblem> {
         Vec::new()
+    }
+
+    /// Where the backend keeps what only it has, without secrets. While the program runs, the
+    /// settings may change in everything but this.
+    fn place_of_data(&self) -> Option<String> {
+        None
+    }
+}
+
+impl BackendDescriptor {
+    /// Where the backend keeps what only it has, if `section` says.
+    #[must_use]
+    pub fn place_of_data(&self, section: &Section) -> Option<String> {
+        match &self.table {
+            Table::Known { place_of_data, .. } => place_of_data(&section.0),
+            Table::CompiledOut { .. } => None,
+        }
     }
 }
 
@@ -90,6 +109,9 @@ impl Table {
             check: |value| match serde_json::from_value::<C>(value.clone()) {
                 Ok(config) => config.check(),
                 Err(error) => vec![("", error.to_string())],
+            },
+            place_of_data: |value| {
+                serde_json::from_value::<C>(value.clone()).ok().and_then(|c| c.place_of_data())
             },
         }
     }

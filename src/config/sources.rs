@@ -24,7 +24,7 @@ const PREFIX: &str = "AGENTAREA_";
 const RESERVED: [&str; 1] = ["AGENTAREA_CONFIG_DIR"];
 
 /// Where a configuration comes from, captured once, so that a reload sees the same environment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The folder the user named.
     pub config_dir: Option<PathBuf>,
@@ -34,6 +34,13 @@ pub struct Sources {
     pub overrides: Vec<(String, String)>,
     /// Where `.env` and the default folder `config/` are looked for.
     pub working_dir: PathBuf,
+}
+
+// Variables and overrides can hold secrets.
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("config_dir", &self.config_dir).finish_non_exhaustive()
+    }
 }
 
 impl Sources {

@@ -73,7 +73,7 @@ impl From<&config::Connection> for Settings {
 }
 
 /// A managed connection. Clones share one slot.
-pub struct Managed<B: ?Sized + Backend>(Arc<Slot<B>>);
+pub struct Managed<B: ?Sized + Backend>(pub(super) Arc<Slot<B>>);
 
 impl<B: ?Sized + Backend> Clone for Managed<B> {
     fn clone(&self) -> Self {

@@ -14,6 +14,7 @@ mod live;
 mod managed;
 mod probe;
 mod registry;
+mod reload;
 mod report;
 mod slot;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use self::{
     live::Lease,
     managed::{Managed, Settings},
     registry::{BuildContext, Factory, Registry},
+    reload::Prepared,
     report::{Circuit, ConnectionReport, ProbeReport, Service},
     timeline::{Subject, Transition},
 };

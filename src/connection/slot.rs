@@ -119,7 +119,7 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     /// The one build under way. However many callers come at once, they share it; it is a task of
     /// its own, so that none of them can cancel it for the others.
-    fn fly(self: &Arc<Self>, replace: bool) -> Result<Flight<B>, Error> {
+    pub(super) fn fly(self: &Arc<Self>, replace: bool) -> Result<Flight<B>, Error> {
         let settings = self.settings()?;
         let mut flight = self.flight.lock();
         if let Some(flight) = &*flight {
@@ -131,7 +131,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             return Ok(futures_util::future::ready(Ok(live)).boxed().shared());
         }
         let slot = Arc::clone(self);
-        let task = self.tasks.spawn(async move { slot.build_and_swap(&settings).await });
+        let task = self.tasks.spawn(async move { slot.build_and_swap(settings).await });
         let new: Flight<B> = async move {
             task.await.unwrap_or_else(|error| {
                 Err(Error::new(ErrorKind::Internal, "the build ended early").with_source(error))
@@ -143,13 +143,49 @@ impl<B: ?Sized + Backend> Slot<B> {
         Ok(new)
     }
 
-    async fn build_and_swap(self: Arc<Self>, settings: &Settings) -> Result<Arc<Live<B>>, Error> {
+    async fn build_and_swap(
+        self: Arc<Self>,
+        settings: Arc<Settings>,
+    ) -> Result<Arc<Live<B>>, Error> {
         let lazy = settings.startup == Startup::Lazy;
         let cause = if lazy { "first use" } else { "start" };
         let building = self.state.lock().building(Instant::now(), cause);
         if let Some(transition) = building {
             self.announce(transition, Service::Initializing, None);
         }
+        let begin = Instant::now();
+        let result = self.build_unless_closed(&settings).await;
+        let took = begin.elapsed();
+        // Cleared before the result is seen, so that whoever comes later begins anew.
+        let finish = || *self.flight.lock() = None;
+        if !self.settings().is_ok_and(|current| Arc::ptr_eq(&current, &settings)) {
+            finish();
+            return self.outdated(result).await;
+        }
+        if let Ok(live) = &result {
+            self.swap_in(Arc::clone(live));
+        }
+        *self.build_error.lock() = result.as_ref().err().cloned();
+        finish();
+        self.record(took, result.as_ref().map(|_| ()), &settings);
+        result
+    }
+
+    /// The settings were replaced while a backend was built after the old ones.
+    async fn outdated(&self, result: Result<Arc<Live<B>>, Error>) -> Result<Arc<Live<B>>, Error> {
+        if let Ok(live) = result {
+            live.retire().await;
+        }
+        self.live.read().clone().ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "the settings changed while it was made")
+        })
+    }
+
+    /// Builds a backend that nobody uses yet, and counts it.
+    pub(super) async fn build_unless_closed(
+        &self,
+        settings: &Settings,
+    ) -> Result<Arc<Live<B>>, Error> {
         let begin = Instant::now();
         let result = tokio::select! {
             () = self.stop.cancelled() => {
@@ -162,30 +198,23 @@ impl<B: ?Sized + Backend> Slot<B> {
                 })
             }
         };
-        let took = begin.elapsed();
-        self.metrics.acquire_connect.observe(took.as_secs_f64());
+        self.metrics.acquire_connect.observe(begin.elapsed().as_secs_f64());
         match &result {
-            Ok(live) => {
-                self.metrics.builds.inc();
-                let mut place = self.live.write();
-                // Closing takes what is in the place under this lock, once, after `stop`.
-                let stopped = self.stop.is_cancelled();
-                let old =
-                    if stopped { Some(Arc::clone(live)) } else { place.replace(Arc::clone(live)) };
-                drop(place);
-                if let Some(old) = old {
-                    self.replaced(old);
-                }
-            }
-            Err(_) => {
-                self.metrics.build_failures.inc();
-            }
-        }
-        *self.build_error.lock() = result.as_ref().err().cloned();
-        // Cleared before the result is seen, so that whoever comes later begins anew.
-        *self.flight.lock() = None;
-        self.record(took, result.as_ref().map(|_| ()), settings);
+            Ok(_) => self.metrics.builds.inc(),
+            Err(_) => self.metrics.build_failures.inc(),
+        };
         result
+    }
+
+    /// Callers get `live` from now on; the backend it replaces is closed after its last caller.
+    pub(super) fn swap_in(self: &Arc<Self>, live: Arc<Live<B>>) {
+        let mut place = self.live.write();
+        // Closing takes what is in the place under this lock, once, after `stop`.
+        let old = if self.stop.is_cancelled() { Some(live) } else { place.replace(live) };
+        drop(place);
+        if let Some(old) = old {
+            self.replaced(old);
+        }
     }
 
     async fn build(&self, settings: &Settings) -> Result<Arc<Live<B>>, Error> {
@@ -260,7 +289,12 @@ impl<B: ?Sized + Backend> Slot<B> {
         }
     }
 
-    fn record(&self, took: Duration, result: Result<(), &Error>, settings: &Settings) -> Verdict {
+    pub(super) fn record(
+        &self,
+        took: Duration,
+        result: Result<(), &Error>,
+        settings: &Settings,
+    ) -> Verdict {
         match &result {
             Ok(()) => self.metrics.probes.inc(),
             Err(_) => self.metrics.probe_failures.inc(),

@@ -99,7 +99,12 @@ fn managed(startup: Startup, world: &Arc<World>) -> Managed<MockBackend> {
     let registry = Registry::new("mock").register(MockFactory(Arc::clone(world)));
     let metrics = Metrics::new("0", "0").connection("mock");
     let slot = Managed::new(registry, "test".into(), metrics, TaskTracker::new());
-    slot.start(Settings {
+    slot.start(settings(startup));
+    slot
+}
+
+fn settings(startup: Startup) -> Settings {
+    Settings {
         backend: "mock".to_owned(),
         section: Section::default(),
         startup,
@@ -108,8 +113,12 @@ fn managed(startup: Startup, world: &Arc<World>) -> Managed<MockBackend> {
         pool: Pool::default(),
         policies: Policies::default(),
         probe: Probe::default(),
-    });
-    slot
+    }
+}
+
+fn with_pool_of(max_size: usize) -> Settings {
+    let pool = Pool { max_size, ..Pool::default() };
+    Settings { pool, ..settings(Startup::Background) }
 }
 
 async fn number(slot: &Managed<MockBackend>) -> Result<usize, Error> {
@@ -236,4 +245,93 @@ async fn start_waits_or_fails_as_it_is_told() {
     let error = managed(Startup::Fail, &world).started().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains("nobody listens"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_settings_are_built_and_probed_before_they_are_used() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    let old = slot.lease().await.unwrap();
+    for cause in [&world.refuses, &world.sick] {
+        cause.store(true, Ordering::SeqCst);
+        assert!(slot.prepare(with_pool_of(20)).await.is_err());
+        cause.store(false, Ordering::SeqCst);
+        assert_eq!(number(&slot).await.unwrap(), 1, "the old one serves on");
+    }
+    let prepared = slot.prepare(with_pool_of(20)).await.unwrap();
+    assert_eq!(number(&slot).await.unwrap(), 1, "it is not in use yet");
+    slot.commit(prepared);
+    let new = number(&slot).await.unwrap();
+    assert!(new > 1);
+    assert_eq!(slot.report().live, 2, "the old one still has a caller");
+    drop(old);
+    until(&slot, |report| report.live == 1).await;
+    assert_eq!(number(&slot).await.unwrap(), new);
+}
+
+#[tokio::test(start_paused = true)]
+async fn policies_change_without_a_reconnect() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    let mut new = settings(Startup::Background);
+    new.policies.concurrency.max_in_flight = 1;
+    new.policies.concurrency.max_waiting = 0;
+    let prepared = slot.prepare(new).await.unwrap();
+    assert!(!prepared.rebuilds());
+    slot.commit(prepared);
+    let stuck = slot.call(CALL, |_| std::future::pending::<Result<(), Error>>());
+    let refused = async {
+        tokio::task::yield_now().await;
+        assert_eq!(number(&slot).await.unwrap_err().kind(), ErrorKind::Overloaded);
+    };
+    tokio::select! {
+        _ = stuck => unreachable!("it is stuck"),
+        () = refused => {}
+    }
+    assert_eq!((world.builds(), slot.report().rebuilds), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_prepared_and_not_used_is_closed() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    slot.prepare(with_pool_of(20)).await.unwrap().discard().await;
+    assert_eq!((world.closed(), slot.report().live), (1, 1));
+    assert_eq!(number(&slot).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_after_old_settings_is_not_used() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    world.build_takes_ms.store(1000, Ordering::SeqCst);
+    let reconnecting = slot.reconnect();
+    let reloading = async {
+        sleep(Duration::from_millis(500)).await;
+        world.build_takes_ms.store(0, Ordering::SeqCst);
+        let prepared = slot.prepare(with_pool_of(20)).await.unwrap();
+        slot.commit(prepared);
+    };
+    let (reconnected, ()) = tokio::join!(reconnecting, reloading);
+    reconnected.unwrap();
+    assert_eq!(number(&slot).await.unwrap(), 3, "the one after the new settings");
+    until(&slot, |report| report.live == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconnect_replaces_the_backend_or_says_why_not() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Lazy, &world);
+    slot.reconnect().await.unwrap();
+    assert_eq!(number(&slot).await.unwrap(), 1);
+    slot.reconnect().await.unwrap();
+    assert_eq!(number(&slot).await.unwrap(), 2);
+    world.refuses.store(true, Ordering::SeqCst);
+    assert_eq!(slot.reconnect().await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(number(&slot).await.unwrap(), 2);
+    assert_eq!(slot.report().service, Service::Initialized);
 }

@@ -96,6 +96,13 @@ impl Setup {
         self.folder.path()
     }
 
+    /// Writes the configuration file of its environment.
+    pub(crate) fn write_config(&self, text: &str) {
+        let folder = self.path().join("config");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("development.toml"), text).unwrap();
+    }
+
     pub(crate) fn spawn(&self) -> (Child, PathBuf) {
         let log = self.path().join("log");
         let child = Command::new(env!("CARGO_BIN_EXE_agentarea-api"))
@@ -177,6 +184,11 @@ impl Service {
         self.setup.path()
     }
 
+    /// Writes the configuration file anew.
+    pub(crate) fn write_config(&self, text: &str) {
+        self.setup.write_config(text);
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -187,6 +199,10 @@ impl Service {
 
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.http.post(format!("{}{path}", self.base))
+    }
+
+    pub(crate) fn put(&self, path: &str) -> RequestBuilder {
+        self.http.put(format!("{}{path}", self.base))
     }
 
     pub(crate) async fn json(&self, path: &str) -> Value {

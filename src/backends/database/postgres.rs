@@ -85,6 +85,11 @@ impl BackendConfig for Config {
         }
         Vec::new()
     }
+
+    fn place_of_data(&self) -> Option<String> {
+        let url: tokio_postgres::Config = self.url.expose().parse().ok()?;
+        Some(format!("{:?} {:?} {:?}", url.get_hosts(), url.get_ports(), url.get_dbname()))
+    }
 }
 
 pub(super) struct Factory;

@@ -69,6 +69,10 @@ impl BackendConfig for Config {
         }
         vec![("path", "must be the path of a file, such as \"data/agentarea.db\"".to_owned())]
     }
+
+    fn place_of_data(&self) -> Option<String> {
+        Some(self.path.display().to_string())
+    }
 }
 
 /// Builds the database; remembers the lock it holds, because a rebuild in the same process meets

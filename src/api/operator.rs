@@ -1,0 +1,131 @@
+//! The operator's hand on this instance: reconnect, circuit breaker, reload.
+
+use poem_openapi::{Enum, Object, OpenApi, param::Path, payload::Json};
+
+use super::{
+    State,
+    connections::{ConnectionSummary, Tag},
+    error::ApiError,
+};
+use crate::{connection::Force, manager::ReloadError};
+
+/// What an operator wants of a circuit breaker.
+#[derive(Clone, Copy, Debug, Enum)]
+#[oai(rename_all = "snake_case")]
+enum CircuitBreakerState {
+    /// Refuse every call.
+    ForcedOpen,
+    /// Pass every call.
+    ForcedClosed,
+    /// Decide by results, from closed.
+    Automatic,
+}
+
+impl From<CircuitBreakerState> for Force {
+    fn from(state: CircuitBreakerState) -> Self {
+        match state {
+            CircuitBreakerState::ForcedOpen => Self::Open,
+            CircuitBreakerState::ForcedClosed => Self::Closed,
+            CircuitBreakerState::Automatic => Self::Automatic,
+        }
+    }
+}
+
+/// A new state for a circuit breaker.
+#[derive(Debug, Object)]
+#[oai(deny_unknown_fields)]
+struct CircuitBreakerChange {
+    /// A forced state survives a reload of the configuration and ends with the process.
+    state: CircuitBreakerState,
+}
+
+/// A connection of the instance that answered.
+#[derive(Debug, Object)]
+struct OperatedConnection {
+    /// The instance that was operated; others are as they were.
+    instance: String,
+    /// The connection now.
+    connection: ConnectionSummary,
+}
+
+/// What a reload did.
+#[derive(Debug, Object)]
+struct ReloadResult {
+    /// The instance that read its configuration again; others are as they were.
+    instance: String,
+    /// Keys that changed and are in effect.
+    applied: Vec<String>,
+    /// Keys that differ from what the instance started with and wait for a restart.
+    needs_restart: Vec<String>,
+    /// Connections that were made anew.
+    rebuilt: Vec<String>,
+}
+
+pub(super) struct Api(pub(super) State);
+
+#[OpenApi(tag = "Tag::Connections")]
+impl Api {
+    /// Make a connection anew
+    ///
+    /// Builds and probes a new backend while the old one serves, then replaces it. When the new one
+    /// cannot be made, the old one stays and the answer says why.
+    #[oai(
+        path = "/v1/connections/:name/reconnect",
+        method = "post",
+        operation_id = "reconnectConnection"
+    )]
+    async fn reconnect(
+        &self,
+        /// `event_broker`, `execution_service` or `database`.
+        name: Path<String>,
+    ) -> Result<Json<OperatedConnection>, ApiError> {
+        let made = self.0.manager.reconnect(&name.0).await;
+        made.map_err(|error| ApiError::for_operators(&name.0, error))?;
+        tracing::info!(connection = name.0, "made anew by an operator");
+        self.operated(&name.0)
+    }
+
+    /// Force a circuit breaker, or let it decide again
+    #[oai(
+        path = "/v1/connections/:name/circuit-breaker",
+        method = "put",
+        operation_id = "setCircuitBreaker"
+    )]
+    async fn set_circuit_breaker(
+        &self,
+        /// `event_broker`, `execution_service` or `database`.
+        name: Path<String>,
+        change: Json<CircuitBreakerChange>,
+    ) -> Result<Json<OperatedConnection>, ApiError> {
+        self.0.manager.force_circuit(&name.0, change.0.state.into())?;
+        self.operated(&name.0)
+    }
+
+    /// Read the configuration again
+    ///
+    /// Files and secrets are read again with the environment of the start. Everything is checked,
+    /// connections that have to be made anew are made and probed, and only then all of it takes
+    /// effect; on any failure nothing changes and the answer names the reason.
+    #[oai(path = "/v1/config/reload", method = "post", operation_id = "reloadConfiguration")]
+    async fn reload(&self) -> Result<Json<ReloadResult>, ApiError> {
+        let reloaded = self.0.reloader.reload().await.map_err(|error| match error {
+            ReloadError::Config(problems) => ApiError::invalid_configuration(&problems),
+            ReloadError::Connection { name, error } => ApiError::for_operators(name, error),
+        })?;
+        tracing::info!(applied = ?reloaded.applied, rebuilt = ?reloaded.rebuilt, "reloaded");
+        Ok(Json(ReloadResult {
+            instance: self.0.instance.to_string(),
+            applied: reloaded.applied,
+            needs_restart: reloaded.needs_restart,
+            rebuilt: reloaded.rebuilt.into_iter().map(str::to_owned).collect(),
+        }))
+    }
+
+    fn operated(&self, name: &str) -> Result<Json<OperatedConnection>, ApiError> {
+        let (report, _timeline) = self.0.manager.report(name)?;
+        Ok(Json(OperatedConnection {
+            instance: self.0.instance.to_string(),
+            connection: ConnectionSummary::new(&report),
+        }))
+    }
+}

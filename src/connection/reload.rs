@@ -1,0 +1,93 @@
+//! Changing a connection while it is used.
+//!
+//! New settings are taken in two steps, so that several connections change together or not at all:
+//! [`Managed::prepare`] builds and probes what they need while the old backend serves,
+//! [`Managed::commit`] puts it in use at once. The old backend is closed after its last caller.
+
+use std::{fmt, sync::Arc};
+
+use super::{Backend, Managed, Settings, live::Live, slot::Slot};
+use crate::error::Error;
+
+/// New settings and the backend they need, not in use yet. Dropped, it is as if nothing had been.
+pub struct Prepared<B: ?Sized + Backend> {
+    settings: Arc<Settings>,
+    live: Option<Arc<Live<B>>>,
+}
+
+impl<B: ?Sized + Backend> Prepared<B> {
+    /// Whether the connection is made anew.
+    #[must_use]
+    pub fn rebuilds(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Closes what was built, because another connection cannot change.
+    pub async fn discard(self) {
+        if let Some(live) = self.live {
+            live.retire().await;
+        }
+    }
+}
+
+impl<B: ?Sized + Backend> fmt::Debug for Prepared<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("rebuilds", &self.rebuilds()).finish_non_exhaustive()
+    }
+}
+
+impl<B: ?Sized + Backend> Managed<B> {
+    /// Builds what `settings` need and the current ones do not have. Policies need nothing.
+    ///
+    /// # Errors
+    /// Why the new backend cannot be made. The old one serves on.
+    pub async fn prepare(&self, settings: Settings) -> Result<Prepared<B>, Error> {
+        let slot = &self.0;
+        let current = slot.settings()?;
+        let settings = Arc::new(settings);
+        let live = if slot.is_needed() && settings.need_another_backend_than(&current) {
+            Some(slot.build_unless_closed(&settings).await?)
+        } else {
+            None
+        };
+        Ok(Prepared { settings, live })
+    }
+
+    /// Puts prepared settings in use.
+    pub fn commit(&self, prepared: Prepared<B>) {
+        let slot = &self.0;
+        let Prepared { settings, live } = prepared;
+        slot.guard.configure(settings.policies.clone());
+        *slot.settings.write() = Some(Arc::clone(&settings));
+        if let Some(live) = live {
+            slot.swap_in(live);
+            *slot.build_error.lock() = None;
+            slot.record(std::time::Duration::ZERO, Ok(()), &settings);
+        }
+    }
+
+    /// Makes the connection anew, with the settings it has.
+    ///
+    /// # Errors
+    /// Why the new backend cannot be made. The old one, if there is one, serves on.
+    pub async fn reconnect(&self) -> Result<(), Error> {
+        self.0.make_needed();
+        self.0.fly(true)?.await.map(|_live| ())
+    }
+}
+
+impl Settings {
+    fn need_another_backend_than(&self, old: &Self) -> bool {
+        self.backend != old.backend || self.section != old.section || self.pool != old.pool
+    }
+}
+
+impl<B: ?Sized + Backend> Slot<B> {
+    fn is_needed(&self) -> bool {
+        self.needed.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn make_needed(&self) {
+        self.needed.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}

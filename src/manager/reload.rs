@@ -1,0 +1,191 @@
+//! Reading the configuration again and changing the connections to it, all or none.
+
+use std::fmt;
+
+use tokio::sync::Mutex;
+
+use super::ConnectionManager;
+use crate::{
+    config::{self, Config, ConfigError, Connection, Loaded},
+    connection::Settings,
+    error::Error,
+};
+
+/// Settings of a connection that only start reads.
+const READ_AT_START: [&str; 3] = ["startup", "startup_timeout", "allow_embedded_in_production"];
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys that changed and are in effect.
+    pub applied: Vec<String>,
+    /// Keys that differ from what the program started with and wait for a restart.
+    pub needs_restart: Vec<String>,
+    /// Connections that were made anew.
+    pub rebuilt: Vec<&'static str>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug)]
+pub enum ReloadError {
+    /// The configuration has problems.
+    Config(ConfigError),
+    /// A connection cannot be made with its new settings.
+    Connection {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        error: Error,
+    },
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(problems) => problems.fmt(f),
+            Self::Connection { name, error } => {
+                write!(f, "{name} cannot be made with its new settings: {error}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReloadError {}
+
+/// The configuration the program started with and the one in effect.
+#[derive(Debug)]
+struct Known {
+    started: Loaded,
+    current: Loaded,
+}
+
+/// Reloads the configuration, one reload at a time.
+#[derive(Debug)]
+pub struct Reloader {
+    manager: ConnectionManager,
+    known: Mutex<Option<Known>>,
+}
+
+impl Reloader {
+    /// Knows no configuration yet.
+    #[must_use]
+    pub fn new(manager: ConnectionManager) -> Self {
+        Self { manager, known: Mutex::new(None) }
+    }
+
+    /// Takes the configuration that the program started with.
+    pub async fn started_with(&self, loaded: Loaded) {
+        *self.known.lock().await = Some(Known { started: loaded.clone(), current: loaded });
+    }
+
+    /// Reads files and secrets again, with the environment of the start; checks everything; makes
+    /// and probes what has to be made anew; and only then puts all of it in use.
+    ///
+    /// # Errors
+    /// All problems of the configuration, or the first connection that cannot be made. Nothing has
+    /// changed then.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let mut known = self.known.lock().await;
+        let Some(known) = known.as_mut() else { return Ok(Reloaded::default()) };
+        let mut new = config::load(&known.started.sources, &self.manager.descriptors())
+            .map_err(ReloadError::Config)?;
+        let moved = self.moves_database(&known.started.config, &new.config);
+        let mut reloaded = Reloaded {
+            applied: known.current.changed_keys(&new),
+            needs_restart: known.started.changed_keys(&new),
+            rebuilt: Vec::new(),
+        };
+        reloaded.applied.retain(|key| applies(key, moved));
+        reloaded.needs_restart.retain(|key| !applies(key, moved));
+        if moved {
+            keep_backend(&mut new.config.database, &known.current.config.database);
+        }
+        reloaded.rebuilt = self.apply(&new.config).await?;
+        known.current = new;
+        Ok(reloaded)
+    }
+
+    /// What was accepted is in the database, so the program stays with the one it started with.
+    fn moves_database(&self, old: &Config, new: &Config) -> bool {
+        let place = |connection: &Connection| {
+            let name = &connection.backend;
+            let descriptors = self.manager.database.descriptors();
+            let descriptor = descriptors.into_iter().find(|one| one.name == name)?;
+            let section = connection.backends.get(name).cloned().unwrap_or_default();
+            descriptor.place_of_data(&section)
+        };
+        old.database.backend != new.database.backend || place(&old.database) != place(&new.database)
+    }
+
+    async fn apply(&self, config: &Config) -> Result<Vec<&'static str>, ReloadError> {
+        let ConnectionManager { database, event_broker, execution_service } = &self.manager;
+        let failed = |name| move |error| ReloadError::Connection { name, error };
+
+        let new_database = database.prepare(Settings::from(&config.database)).await;
+        let new_database = new_database.map_err(failed(database.name()))?;
+        let new_broker = event_broker.prepare(Settings::from(&config.event_broker)).await;
+        let new_broker = match new_broker {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                new_database.discard().await;
+                return Err(failed(event_broker.name())(error));
+            }
+        };
+        let new_service = execution_service.prepare(Settings::from(&config.execution_service));
+        let new_service = match new_service.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                new_broker.discard().await;
+                new_database.discard().await;
+                return Err(failed(execution_service.name())(error));
+            }
+        };
+
+        let rebuilt = [
+            (database.name(), new_database.rebuilds()),
+            (event_broker.name(), new_broker.rebuilds()),
+            (execution_service.name(), new_service.rebuilds()),
+        ];
+        database.commit(new_database);
+        event_broker.commit(new_broker);
+        execution_service.commit(new_service);
+        Ok(rebuilt.into_iter().filter(|(_, anew)| *anew).map(|(name, _)| name).collect())
+    }
+}
+
+fn keep_backend(new: &mut Connection, old: &Connection) {
+    new.backend.clone_from(&old.backend);
+    new.backends.clone_from(&old.backends);
+}
+
+/// Whether a key takes effect without a restart.
+fn applies(key: &str, database_moved: bool) -> bool {
+    let Some((section, rest)) = key.split_once('.') else { return false };
+    let first = rest.split('.').next().unwrap_or_default();
+    let is_policy =
+        ["pool", "timeout", "retry", "circuit_breaker", "concurrency", "probe", "required"]
+            .contains(&first);
+    match section {
+        "database" if database_moved => is_policy,
+        "database" | "event_broker" | "execution_service" => !READ_AT_START.contains(&first),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_connections_change_and_the_database_stays_where_it_is() {
+        assert!(applies("event_broker.redis.url", false));
+        assert!(applies("event_broker.backend", false));
+        assert!(applies("database.postgres.password", false));
+        assert!(applies("database.timeout.total", true));
+        assert!(!applies("database.postgres.url", true));
+        assert!(!applies("database.backend", true));
+        assert!(!applies("event_broker.startup", false));
+        assert!(!applies("server.port", false));
+        assert!(!applies("workflows", false));
+    }
+}

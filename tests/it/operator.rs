@@ -1,0 +1,132 @@
+//! The operator's hand: reconnect, circuit breaker, reload.
+
+use serde_json::json;
+
+use crate::support::{Setup, answer, eventually, signal};
+
+#[tokio::test]
+async fn a_reconnect_makes_the_connection_anew() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let id = service.execute(&json!({"workflow": "echo", "input": 1})).await;
+    for name in ["event_broker", "execution_service", "database"] {
+        let (status, answer) =
+            answer(service.post(&format!("/v1/connections/{name}/reconnect"))).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["connection"]["reuse"]["rebuilds"], 1, "{answer}");
+        assert_eq!(answer["instance"], service.json("/health").await["instance"]);
+    }
+    assert_eq!(service.result(&id).await["result"], 1, "what was accepted is still there");
+    let (status, problem) = answer(service.post("/v1/connections/x/reconnect")).await;
+    assert_eq!(status, 404, "{problem}");
+}
+
+#[tokio::test]
+async fn a_forced_breaker_refuses_until_it_is_automatic_again() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let breaker = "/v1/connections/event_broker/circuit-breaker";
+    let force = |state: &str| answer(service.put(breaker).json(&json!({"state": state})));
+    let (status, changed) = force("forced_open").await;
+    assert_eq!((status.as_u16(), &changed["connection"]["circuit"]), (200, &json!("forced_open")));
+    let event = json!({"type": "x"});
+    let refused = service.post("/v1/events").json(&event).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    let health = service.json("/health").await;
+    assert_eq!(health["status"], "degraded", "a breaker that is not closed shows");
+
+    // A reload keeps it, because an operator's word outlasts a file.
+    let (status, _) = answer(service.post("/v1/config/reload")).await;
+    assert_eq!(status, 200);
+    assert_eq!(service.send("/v1/events", &event).await.0, 503);
+
+    assert_eq!(force("automatic").await.1["connection"]["circuit"], "closed");
+    assert_eq!(service.send("/v1/events", &event).await.0, 202);
+    service.healthy().await;
+    let connection = service.json("/v1/connections/event_broker").await;
+    let changes: Vec<(&str, &str)> = connection["timeline"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|change| change["subject"] == "circuit_breaker")
+        .map(|change| (change["from"].as_str().unwrap(), change["to"].as_str().unwrap()))
+        .collect();
+    assert_eq!(changes, [("closed", "forced_open"), ("forced_open", "closed")]);
+
+    let (status, problem) = force("ajar").await;
+    assert_eq!(status, 400, "{problem}");
+    let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let rejected =
+        r#"agentarea_call_rejected_total{connection="event_broker",reason="circuit_open"} 2"#;
+    assert!(metrics.contains(rejected), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_reload_applies_what_can_change_and_names_what_cannot() {
+    let setup = Setup::new();
+    setup.write_config("[event_broker.timeout]\ntotal = \"9s\"\n");
+    let service = setup.start().await;
+    service.healthy().await;
+    service.write_config(
+        "[event_broker.timeout]\ntotal = \"8s\"\n[database.pool]\nmax_size = 3\n\
+         [database.sqlite]\npath = \"data/other.db\"\n[event_stream]\nmax_clients = 5\n",
+    );
+    let (status, reloaded) = answer(service.post("/v1/config/reload")).await;
+    assert_eq!(status, 200, "{reloaded}");
+    assert_eq!(
+        reloaded["applied"],
+        json!(["database.pool.max_size", "event_broker.timeout.total"])
+    );
+    assert_eq!(
+        reloaded["needs_restart"],
+        json!(["database.sqlite.path", "event_stream.max_clients"])
+    );
+    assert_eq!(reloaded["rebuilt"], json!(["database"]));
+    let database = service.json("/v1/connections/database").await;
+    assert_eq!(database["pool"]["max"], 3);
+    assert!(!service.path().join("data/other.db").exists());
+
+    let (_, again) = answer(service.post("/v1/config/reload")).await;
+    assert_eq!(again["applied"], json!([]));
+    assert_eq!(again["needs_restart"], reloaded["needs_restart"], "they still wait");
+}
+
+#[tokio::test]
+async fn a_reload_that_fails_changes_nothing_and_names_the_key() {
+    let setup = Setup::new();
+    setup.write_config("");
+    let service = setup.start().await;
+    service.healthy().await;
+    service.write_config("[database.pool]\nmax_size = 3\n[event_broker.retry]\nmax_atempts = 2\n");
+    let (status, problem) = answer(service.post("/v1/config/reload")).await;
+    assert_eq!(status, 422, "{problem}");
+    let wrong = &problem["configuration"][0];
+    assert_eq!(wrong["key"], "event_broker.retry.max_atempts");
+    assert_eq!(wrong["suggestion"], "event_broker.retry.max_attempts");
+    assert!(wrong["place"].as_str().unwrap().ends_with("development.toml:4"), "{wrong}");
+    let database = service.json("/v1/connections/database").await;
+    assert_eq!((&database["pool"]["max"], &database["reuse"]["rebuilds"]), (&json!(10), &json!(0)));
+}
+
+#[tokio::test]
+async fn sighup_reads_the_configuration_again() {
+    let setup = Setup::new();
+    setup.write_config("");
+    let service = setup.start().await;
+    service.healthy().await;
+    service.write_config("[database.pool]\nmax_size = 4\n");
+    signal(&service.child, "-HUP");
+    eventually("the pool has its new size", async || {
+        let database = service.json("/v1/connections/database").await;
+        (database["pool"]["max"] == 4).then_some(())
+    })
+    .await;
+    service.write_config("[database.pool]\nmax_size = 0\n");
+    signal(&service.child, "-HUP");
+    eventually("the problem is logged", async || {
+        service.log().contains("database.pool.max_size").then_some(())
+    })
+    .await;
+    service.healthy().await;
+}
