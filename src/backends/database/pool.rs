@@ -126,11 +126,11 @@ impl<C: Connect> Pool<C> {
 fn pool_error(error: managed::PoolError<Error>) -> Error {
     match error {
         managed::PoolError::Backend(error) => error,
+        // Our own limit: the backend never saw the call, and is not to blame.
         managed::PoolError::Timeout(TimeoutType::Wait) => Error::new(
-            ErrorKind::Timeout,
+            ErrorKind::Overloaded,
             "no pooled connection became free within pool.acquire_timeout",
-        )
-        .with_retry(RetryClass::NotSent),
+        ),
         managed::PoolError::Timeout(_) => {
             Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
                 .with_retry(RetryClass::NotSent)

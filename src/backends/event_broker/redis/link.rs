@@ -211,11 +211,11 @@ impl Drop for Exclusive {
 fn pool_error(error: PoolError) -> Error {
     match error {
         PoolError::Backend(error) => unsent(translate(&error)),
+        // Our own limit: the backend never saw the call, and is not to blame.
         PoolError::Timeout(TimeoutType::Wait) => Error::new(
-            ErrorKind::Timeout,
+            ErrorKind::Overloaded,
             "no pooled connection became free within pool.acquire_timeout",
-        )
-        .with_retry(RetryClass::NotSent),
+        ),
         PoolError::Timeout(_) => {
             Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
                 .with_retry(RetryClass::NotSent)
