@@ -75,7 +75,9 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let method = method_label(request.method().as_str());
         let request_id = request_id(&request);
         let path = request.uri().path().to_owned();
-        let span = tracing::info_span!(
+        // At the level of errors, so that a filter which lets only warnings and errors pass leaves
+        // them the request that they belong to.
+        let span = tracing::error_span!(
             "request",
             request_id = %request_id,
             trace_id = %trace_id(&request),
