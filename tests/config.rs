@@ -121,12 +121,21 @@ fn combinations_that_cannot_work_are_refused() {
     let report = Place::new().problems(&[
         ("AGENTAREA_DATABASE__STARTUP", "lazy"),
         ("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "20s"),
+        ("AGENTAREA_DATABASE__POOL__IDLE_TIMEOUT", "1m"),
+        ("AGENTAREA_EVENT_BROKER__POOL__MAX_LIFETIME", "2m"),
+        ("AGENTAREA_EXECUTION_SERVICE__POOL__KEEPALIVE", "10m"),
         ("AGENTAREA_WORKFLOWS__CALL__KIND", "http"),
         ("AGENTAREA_SERVER__TLS__CERT_FILE", "cert.pem"),
     ]);
     for line in [
         "database.startup: the database is never lazy",
         "database.timeout.attempt: one attempt",
+        "database.pool.keepalive: would never check a connection before it is closed: it must be \
+         less than pool.idle_timeout (1m); \"0s\" switches the checks off",
+        "event_broker.pool.keepalive: would never check a connection before it is closed: it must \
+         be less than pool.max_lifetime (2m)",
+        "execution_service.pool.keepalive: would never check a connection before it is closed: it \
+         must be less than pool.idle_timeout (10m)",
         "workflows.call.url: a workflow of kind \"http\" needs url",
         "server.tls: TLS needs both cert_file and key_file",
     ] {

@@ -7,6 +7,7 @@
 pub mod database;
 pub mod event_broker;
 pub mod execution_service;
+mod pool;
 
 #[cfg(test)]
 mod test_server;

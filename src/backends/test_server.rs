@@ -1,5 +1,16 @@
 //! The real servers that tests talk to; `scripts/servers` starts them.
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use std::net::SocketAddr;
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 /// The value of a variable that `scripts/servers` sets.
 ///
 /// # Panics
@@ -49,4 +60,25 @@ async fn execute(url: &str, statement: &str) {
         drop(client);
     };
     tokio::join!(drive, run);
+}
+
+/// Forwards to `to`; a link that was open when it went silent stays silent for ever.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) async fn relay(to: SocketAddr, silent: CancellationToken) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    TaskTracker::new().spawn(async move {
+        let tasks = TaskTracker::new();
+        while let Ok((mut from, _)) = listener.accept().await {
+            let until =
+                if silent.is_cancelled() { CancellationToken::new() } else { silent.clone() };
+            tasks.spawn(async move {
+                let mut to = TcpStream::connect(to).await.unwrap();
+                let forward = copy_bidirectional(&mut from, &mut to);
+                let _stopped = until.run_until_cancelled(forward).await;
+                until.is_cancelled().then(|| std::mem::forget((from, to)));
+            });
+        }
+    });
+    address
 }

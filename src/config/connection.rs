@@ -108,6 +108,7 @@ impl Connection {
                 "the database is never lazy: use \"background\", \"wait\" or \"fail\"",
             );
         }
+        self.pool.check(path, problems);
         self.timeout.check(path, problems);
         self.retry.check(path, self.timeout.total, problems);
         self.circuit_breaker.check(path, self.timeout.attempt, problems);
@@ -129,7 +130,9 @@ impl Default for Connection {
     }
 }
 
-/// Pooled connections of a backend.
+/// Pooled connections of a backend. The memory broker and the embedded execution service have none.
+/// Temporal has one connection, to which `connect_timeout` and `keepalive` apply; Redis pools the
+/// connections of blocking reads only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -138,7 +141,8 @@ pub struct Pool {
     /// database's cores. Temporal uses one connection whatever this says.
     #[schemars(range(min = 1, max = 1000))]
     pub max_size: usize,
-    /// How long a call waits for a free pooled connection; counts towards `timeout.attempt`.
+    /// How long a call waits for a free pooled connection; counts towards `timeout.attempt`. The
+    /// call that waits in vain is refused as overload.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "5m"))]
     pub acquire_timeout: Duration,
@@ -151,6 +155,23 @@ pub struct Pool {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "7d"))]
     pub max_lifetime: Duration,
+    /// A pooled connection that nobody has used for so long is closed. `0s` keeps idle ones.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "7d"))]
+    pub idle_timeout: Duration,
+    /// A pooled connection that is idle for so long is checked, and again each time this has
+    /// passed, so that no firewall on the way forgets it, and one that was lost is found before a
+    /// call meets it. Less than `idle_timeout` and `max_lifetime`. `0s` checks none. For Temporal,
+    /// the time between two pings of its connection, at most 30s. Nothing for `SQLite`, which has no
+    /// network.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "1d"))]
+    pub keepalive: Duration,
+    /// A call that holds a pooled connection for longer is reported, once, by a warning that names
+    /// the operation and the request; the wait of a blocking read comes on top. `0s` reports none.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "1d"))]
+    pub leak_after: Duration,
 }
 
 impl Default for Pool {
@@ -160,6 +181,28 @@ impl Default for Pool {
             acquire_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(3),
             max_lifetime: Duration::from_mins(30),
+            idle_timeout: Duration::from_mins(10),
+            keepalive: Duration::from_mins(2),
+            leak_after: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Pool {
+    fn check(&self, path: &str, problems: &mut Problems<'_>) {
+        for (name, limit) in
+            [("idle_timeout", self.idle_timeout), ("max_lifetime", self.max_lifetime)]
+        {
+            if !limit.is_zero() && self.keepalive >= limit {
+                problems.add(
+                    &format!("{path}.pool.keepalive"),
+                    format!(
+                        "would never check a connection before it is closed: it must be less than \
+                         pool.{name} ({}); \"0s\" switches the checks off",
+                        humantime::format_duration(limit)
+                    ),
+                );
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ use super::{
     backoff,
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     budget::Budget,
-    deadline,
+    context,
     limit::{self, Limit},
     report::Circuit,
     timeline::{Subject, Timeline, Transition},
@@ -235,7 +235,7 @@ impl Guard {
         let begin = Instant::now();
         let applied = Arc::clone(&self.applied.read());
         let own_deadline = begin + applied.policies.timeout.total;
-        let deadline = deadline::current().map_or(own_deadline, |outer| outer.min(own_deadline));
+        let deadline = context::deadline().map_or(own_deadline, |outer| outer.min(own_deadline));
         let call = Call { guard: self, applied: &applied, operation, deadline, max_attempts };
         let result = call.run(&attempt).await;
         self.metrics.call(operation.name, Outcome::of(&result), begin.elapsed());
@@ -333,7 +333,8 @@ impl Call<'_> {
             operation = operation.name,
             number
         );
-        let result = bounded(limit, attempt()).instrument(span).await;
+        let attempt = context::during(operation.name, attempt());
+        let result = bounded(limit, attempt).instrument(span).await;
         let end = Instant::now();
         let slow = end - begin >= applied.slow_after;
         let failed = result.as_ref().is_err_and(|error| operation.blames_backend(error));

@@ -7,7 +7,7 @@
 mod backoff;
 mod breaker;
 mod budget;
-mod deadline;
+mod context;
 mod guard;
 mod limit;
 mod live;
@@ -28,7 +28,7 @@ use async_trait::async_trait;
 
 pub use self::{
     breaker::Force,
-    deadline::within,
+    context::{current_operation, within},
     guard::{Operation, Policies},
     live::Lease,
     managed::{Managed, Settings},

@@ -168,6 +168,7 @@ struct ConnectionFamilies {
     pool_in_use: Family<ByConnection, Gauge>,
     pool_idle: Family<ByConnection, Gauge>,
     pool_waiting: Family<ByConnection, Gauge>,
+    leaks: Family<ByConnection, Counter>,
     acquire_seconds: HistogramFamily<ByPhase>,
     recovery_seconds: HistogramFamily<ByConnection>,
     call_seconds: HistogramFamily<ByCall>,
@@ -267,6 +268,7 @@ impl ConnectionFamilies {
             pool_in_use: Family::default(),
             pool_idle: Family::default(),
             pool_waiting: Family::default(),
+            leaks: Family::default(),
             acquire_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
             recovery_seconds: HistogramFamily::new_with_constructor(outage_seconds as fn() -> _),
             call_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
@@ -289,6 +291,7 @@ impl ConnectionFamilies {
         registry.register("connection_pool_in_use", "Checked-out connections", all.pool_in_use);
         registry.register("connection_pool_idle", "Idle pooled connections", all.pool_idle);
         registry.register("connection_pool_waiting", "Calls waiting for one", all.pool_waiting);
+        registry.register("connection_leaks", "Checkouts held for too long", all.leaks);
         registry.register_with_unit(
             "connection_acquire",
             "Time to get a connection, by phase",
@@ -358,6 +361,7 @@ impl ConnectionFamilies {
             pool_in_use: self.pool_in_use.get_or_create_owned(&by),
             pool_idle: self.pool_idle.get_or_create_owned(&by),
             pool_waiting: self.pool_waiting.get_or_create_owned(&by),
+            leaks: self.leaks.get_or_create_owned(&by),
             acquire_wait: phase("wait"),
             acquire_connect: phase("connect"),
             acquire_validate: phase("validate"),
@@ -408,6 +412,8 @@ pub struct ConnectionMetrics {
     pub pool_idle: Gauge,
     /// Calls waiting for a pooled connection.
     pub pool_waiting: Gauge,
+    /// Checkouts held for longer than `pool.leak_after`.
+    pub leaks: Counter,
     /// Time waiting for a free pooled connection.
     pub acquire_wait: Histogram,
     /// Time making a connection.

@@ -12,6 +12,8 @@ mod api_executions;
 mod api_http;
 mod health;
 mod operator;
+#[cfg(feature = "sqlite")]
+mod pool;
 mod shutdown;
 
 #[cfg(feature = "redis")]

@@ -218,15 +218,20 @@ async fn unconfirmed_executions_come_longest_unconfirmed_first(database: &dyn Da
     assert!(old.iter().all(|execution| execution.id != waiting.id));
 }
 
-async fn new_run(database: &dyn Database) -> StartRequest {
-    let request = StartRequest {
+/// A run that nobody has stored yet.
+pub(super) fn request() -> StartRequest {
+    StartRequest {
         id: ids::new_id(),
         request_id: ids::new_id(),
         workflow: "echo".to_owned(),
         definition: Workflow::Echo { delay: Duration::ZERO },
         input: json!("input"),
         timeout: Some(MINUTE),
-    };
+    }
+}
+
+async fn new_run(database: &dyn Database) -> StartRequest {
+    let request = request();
     assert!(database.insert_run(&request).await.expect("it is stored"));
     request
 }

@@ -3,7 +3,7 @@
 //! A [`Database`] is a few small traits of use-case size. Each method is one transaction. Times
 //! that are compared between processes (claims, leases) come from the database's own clock.
 
-mod pool;
+mod errors;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rows;
@@ -15,6 +15,8 @@ mod tls;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod pool_tests;
 
 use std::time::Duration;
 

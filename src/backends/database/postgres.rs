@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use diesel_async::{
     AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
-    async_connection_wrapper::AsyncConnectionWrapper,
+    async_connection_wrapper::AsyncConnectionWrapper, pooled_connection::PoolableConnection,
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use schemars::JsonSchema;
@@ -17,10 +17,11 @@ use tokio_postgres::{
 
 use super::{
     Database, FAMILY, POSTGRES_VARIABLES,
-    pool::{Checkout, Connect, Pool, check_version, migration_error, query_error},
+    errors::{check_version, migration_error, query_error},
     tls,
 };
 use crate::{
+    backends::pool::{Checkout, Connect, Pool},
     config::{self, BackendConfig, BackendDescriptor, Secret, Section, Table, TableProblem},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
     error::{Error, ErrorKind, RetryClass},
@@ -117,7 +118,7 @@ impl BackendFactory<dyn Database> for Factory {
         let mut conn = connector.connect().await?;
         conn = migrate(conn).await?;
         check_version(&queries::oldest_program(&mut conn).await?)?;
-        let pool = Pool::new(Arc::clone(&connector), &context.pool, context.metrics.clone())?;
+        let pool = Pool::new(Arc::clone(&connector), context)?;
         let probe = tokio::sync::Mutex::new(conn);
         Ok(Arc::new(Db { pool, connector, probe, instance: Arc::clone(&context.instance) }))
     }
@@ -259,6 +260,14 @@ impl Connect for Connector {
                 .with_retry(RetryClass::NotSent))
         })
     }
+
+    fn is_broken(conn: &mut Conn) -> bool {
+        PoolableConnection::is_broken(conn)
+    }
+
+    async fn check(&self, conn: &mut Conn) -> Result<(), Error> {
+        conn.batch_execute("SELECT 1").await.map_err(query_error)
+    }
 }
 
 /// `PostgreSQL` behind a pool.
@@ -293,7 +302,6 @@ impl Database for Db {
 #[async_trait]
 impl Backend for Db {
     async fn probe(&self) -> Result<(), Error> {
-        use diesel_async::pooled_connection::PoolableConnection;
         let mut conn = self.probe.lock().await;
         if conn.is_broken() {
             *conn = self.connector.connect().await?;

@@ -10,7 +10,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         Acceptance, ClaimedRun, ExecutionStore, KeyUse, Run, RunStore,
-        pool::query_error,
+        errors::query_error,
         rows::{ExecutionRow, KeyRow, RunRow, json, micros},
         schema::{executions, idempotency_keys, instances, runs, schema_info},
     },

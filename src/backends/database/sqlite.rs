@@ -9,7 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use diesel_async::{
-    AsyncConnection, SimpleAsyncConnection, sync_connection_wrapper::SyncConnectionWrapper,
+    AsyncConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection,
+    sync_connection_wrapper::SyncConnectionWrapper,
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use parking_lot::Mutex;
@@ -18,9 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Database, FAMILY, SQLITE_VARIABLES,
-    pool::{Checkout, Connect, Pool, check_version, migration_error},
+    errors::{check_version, migration_error, query_error},
 };
 use crate::{
+    backends::pool::{Checkout, Connect, Pool},
     config::{self, BackendConfig, BackendDescriptor, Section, Table, TableProblem},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
     error::{Error, ErrorKind},
@@ -106,7 +108,7 @@ impl BackendFactory<dyn Database> for Factory {
         let mut conn = connector.connect().await?;
         migrate(&mut conn).await?;
         check_version(&queries::oldest_program(&mut conn).await?)?;
-        let pool = Pool::new(Arc::clone(&connector), &context.pool, context.metrics.clone())?;
+        let pool = Pool::new(Arc::clone(&connector), context)?;
         let instance = Arc::clone(&context.instance);
         let probe = tokio::sync::Mutex::new(conn);
         Ok(Arc::new(Db { pool, probe, instance, _lock: lock }))
@@ -210,8 +212,12 @@ impl Connect for Connector {
             "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
              PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;"
         );
-        conn.batch_execute(&settings).await.map_err(super::pool::query_error)?;
+        conn.batch_execute(&settings).await.map_err(query_error)?;
         Ok(conn)
+    }
+
+    fn is_broken(conn: &mut Conn) -> bool {
+        PoolableConnection::is_broken(conn)
     }
 }
 

@@ -12,7 +12,6 @@ mod translate;
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::Pool;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Script,
     TlsCertificates, io::tcp::TcpSettings,
@@ -23,11 +22,12 @@ use tokio::time::{Instant, timeout};
 
 use self::{
     agentarea::{APPEND_AND_PUBLISH, envelope},
-    link::{Exclusive, Line, pool},
+    link::{Connector, Exclusive, Line},
     translate::translate,
 };
 use super::{EventBroker, FAMILY, REDIS_VARIABLES};
 use crate::{
+    backends::pool::Pool,
     config::{BackendConfig, BackendDescriptor, Secret, Section, Table, TableProblem},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
     error::{Error, ErrorKind},
@@ -35,7 +35,6 @@ use crate::{
         events::{Event, Position, Range, StoredEvent},
         time,
     },
-    telemetry::metrics::ConnectionMetrics,
     tls,
 };
 
@@ -213,8 +212,7 @@ struct RedisBroker {
     probes: Line,
     probe_key: String,
     /// For blocking reads.
-    pool: Pool,
-    metrics: ConnectionMetrics,
+    pool: Pool<Connector>,
     connect_timeout: Duration,
 }
 
@@ -238,8 +236,7 @@ impl RedisBroker {
             commands: Line::new(client.clone(), settings.clone(), PATIENCE),
             probes: Line::new(client.clone(), settings.clone(), 1),
             probe_key: format!("agentarea:probe:{}", context.instance),
-            pool: pool(&client, settings, &context.pool)?,
-            metrics: context.metrics.clone(),
+            pool: Pool::new(Arc::new(Connector::new(&client, settings)?), context)?,
             connect_timeout,
             config,
         })
@@ -293,10 +290,7 @@ impl RedisBroker {
         limit: usize,
         wait: Duration,
     ) -> Result<Page, Error> {
-        let begin = Instant::now();
-        let taken = Exclusive::take(&self.pool).await;
-        self.metrics.acquire_wait.observe(begin.elapsed().as_secs_f64());
-        let mut connection = taken?;
+        let mut connection = Exclusive::take(&self.pool, wait).await?;
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(limit);
         // Rounded up, because 0 would wait for ever.
@@ -342,13 +336,7 @@ impl Backend for RedisBroker {
     }
 
     fn pool(&self) -> Option<PoolStatus> {
-        let status = self.pool.status();
-        Some(PoolStatus {
-            max: status.max_size,
-            in_use: status.size.saturating_sub(status.available),
-            idle: status.available,
-            waiting: status.waiting,
-        })
+        Some(self.pool.status())
     }
 }
 
@@ -481,16 +469,14 @@ mod tests {
     use futures_util::StreamExt;
     use redis::aio::MultiplexedConnection;
     use serde_json::{Value, json};
-    use tokio::{
-        io::{AsyncWriteExt, copy_bidirectional},
-        net::TcpStream,
-        time::sleep,
-    };
+    use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
     use super::*;
     use crate::{
-        backends::event_broker::contract, config::Pool as Limits, model::ids,
+        backends::{event_broker::contract, test_server::relay},
+        config::Pool as Limits,
+        model::ids,
         telemetry::metrics::Metrics,
     };
 
@@ -548,11 +534,16 @@ mod tests {
     }
 
     fn context() -> BuildContext {
+        let limits = Limits { connect_timeout: Duration::from_secs(2), ..Limits::default() };
+        context_with(limits, &Metrics::new("test", "test"))
+    }
+
+    fn context_with(pool: Limits, metrics: &Metrics) -> BuildContext {
         BuildContext {
             connection: FAMILY,
             instance: ids::new_id().into(),
-            pool: Limits { connect_timeout: Duration::from_secs(2), ..Limits::default() },
-            metrics: Metrics::new("test", "test").connection(FAMILY),
+            pool,
+            metrics: metrics.connection(FAMILY),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         }
@@ -868,24 +859,64 @@ mod tests {
         assert!(made().await - before <= 2, "one of them is the asker's");
     }
 
-    /// Forwards to `to`; a link that was open when it went silent stays silent for ever.
-    async fn relay(to: SocketAddr, silent: CancellationToken) -> SocketAddr {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        TaskTracker::new().spawn(async move {
-            let tasks = TaskTracker::new();
-            while let Ok((mut from, _)) = listener.accept().await {
-                let until =
-                    if silent.is_cancelled() { CancellationToken::new() } else { silent.clone() };
-                tasks.spawn(async move {
-                    let mut to = TcpStream::connect(to).await.unwrap();
-                    let forward = copy_bidirectional(&mut from, &mut to);
-                    let _stopped = until.run_until_cancelled(forward).await;
-                    until.is_cancelled().then(|| std::mem::forget((from, to)));
-                });
-            }
-        });
-        address
+    async fn read_nothing(broker: &dyn EventBroker, wait: Duration) {
+        assert!(broker.wait(Position::START, 1, wait).await.unwrap().is_empty());
+    }
+
+    async fn no_connection_is_pooled(broker: &dyn EventBroker) {
+        let begin = Instant::now();
+        while broker.pool().unwrap().idle > 0 {
+            assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", broker.pool());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_connection_of_a_blocking_read_is_closed_when_idle() {
+        let scratch = Scratch::new();
+        let section = Section(json!({"url": scratch.url, "stream": scratch.stream}));
+        let idle_timeout = Duration::from_millis(100);
+        let limits = Limits { idle_timeout, keepalive: Duration::ZERO, ..Limits::default() };
+        let context = context_with(limits, &Metrics::new("test", "test"));
+        let broker = Factory.build(&section, &context).await.unwrap();
+        for _ in 0..2 {
+            read_nothing(&*broker, Duration::from_millis(10)).await;
+            no_connection_is_pooled(&*broker).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_that_died_silently_is_found_before_a_read_meets_it() {
+        let server = Server::start(free_port(), &[]).await;
+        let silent = CancellationToken::new();
+        let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
+        let limits = Limits {
+            keepalive: Duration::from_millis(100),
+            acquire_timeout: Duration::from_millis(500),
+            ..Limits::default()
+        };
+        let context = context_with(limits, &Metrics::new("test", "test"));
+        let section = Section(json!({"url": format!("redis://{address}")}));
+        let broker = Factory.build(&section, &context).await.unwrap();
+        read_nothing(&*broker, Duration::from_millis(10)).await;
+        assert_eq!(broker.pool().unwrap().idle, 1);
+        silent.cancel();
+        no_connection_is_pooled(&*broker).await;
+        let begin = Instant::now();
+        read_nothing(&*broker, Duration::from_millis(10)).await;
+        assert!(begin.elapsed() < Duration::from_millis(400), "no read waits for a dead one");
+    }
+
+    #[tokio::test]
+    async fn a_long_blocking_read_is_no_leak() {
+        let scratch = Scratch::new();
+        let section = Section(json!({"url": scratch.url, "stream": scratch.stream}));
+        let limits = Limits { leak_after: Duration::from_millis(100), ..Limits::default() };
+        let metrics = Metrics::new("test", "test");
+        let broker = Factory.build(&section, &context_with(limits, &metrics)).await.unwrap();
+        read_nothing(&*broker, Duration::from_millis(500)).await;
+        let none = r#"agentarea_connection_leaks_total{connection="event_broker"} 0"#;
+        assert!(metrics.text().contains(none));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use super::*;
-use crate::{config::Jitter, connection::deadline::within, telemetry::metrics::Metrics};
+use crate::{config::Jitter, connection::context::within, telemetry::metrics::Metrics};
 
 const READ: Operation = Operation::idempotent("read");
 const START: Operation = Operation::once("start");

@@ -1,28 +1,29 @@
 //! Connections to the server: the shared one, and those for one caller alone.
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use deadpool_redis::{Hook, HookError, Manager, Pool, PoolError, TimeoutType};
+use async_trait::async_trait;
+use deadpool::managed::{Manager as _, Metrics, RecycleError};
+use deadpool_redis::Manager;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, WeakShared},
 };
 use parking_lot::Mutex;
-use rand::Rng;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection,
 };
 
 use super::translate::{translate, unsent};
 use crate::{
-    config,
-    error::{Error, ErrorKind, RetryClass},
+    backends::pool::{Checkout, Connect, Pool},
+    error::{Error, ErrorKind},
 };
 
 /// One multiplexed connection: made when it is needed, shared by all, replaced when it breaks.
@@ -152,47 +153,55 @@ impl Drop for Pending<'_> {
     }
 }
 
-pub(super) fn pool(
-    client: &Client,
-    settings: AsyncConnectionConfig,
-    limits: &config::Pool,
-) -> Result<Pool, Error> {
-    let internal = |error: &dyn fmt::Display| {
-        Error::new(ErrorKind::Internal, format!("the pool cannot be set up: {error}"))
-    };
-    let manager = Manager::new_with_config(client.get_connection_info().clone(), settings)
-        .map_err(|error| internal(&error))?;
-    let max_lifetime = limits.max_lifetime;
-    Pool::builder(manager)
-        .max_size(limits.max_size)
-        .runtime(deadpool_redis::Runtime::Tokio1)
-        .wait_timeout(Some(limits.acquire_timeout))
-        .create_timeout(Some(limits.connect_timeout))
-        .recycle_timeout(Some(limits.acquire_timeout))
-        .pre_recycle(Hook::sync_fn(move |_, metrics| {
-            let jitter = rand::rng().random_range(0.9..=1.0);
-            if !max_lifetime.is_zero() && metrics.age() > max_lifetime.mul_f64(jitter) {
-                return Err(HookError::message("it reached its maximum lifetime"));
-            }
-            Ok(())
-        }))
-        .build()
-        .map_err(|error| internal(&error))
+/// Opens the connections of blocking reads.
+pub(super) struct Connector {
+    manager: Manager,
+}
+
+impl Connector {
+    pub(super) fn new(client: &Client, settings: AsyncConnectionConfig) -> Result<Self, Error> {
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), settings);
+        Ok(Self { manager: manager.map_err(|error| translate(&error))? })
+    }
+}
+
+#[async_trait]
+impl Connect for Connector {
+    type Conn = MultiplexedConnection;
+
+    // Asking is cheap beside a wait, and nothing tells otherwise that the server has hung up.
+    const CHECK_BEFORE_USE: bool = true;
+
+    async fn connect(&self) -> Result<MultiplexedConnection, Error> {
+        self.manager.create().await.map_err(|error| unsent(translate(&error)))
+    }
+
+    fn is_broken(_: &mut MultiplexedConnection) -> bool {
+        false
+    }
+
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+        self.manager.recycle(connection, &Metrics::default()).await.map_err(|error| match error {
+            RecycleError::Backend(error) => translate(&error),
+            RecycleError::Message(message) => Error::new(ErrorKind::Disconnected, message),
+        })
+    }
 }
 
 /// A pooled connection that goes back only when its answer was read to the end.
-pub(super) struct Exclusive(Option<deadpool_redis::Connection>);
+pub(super) struct Exclusive(Option<Checkout<Connector>>);
 
 impl Exclusive {
-    pub(super) async fn take(pool: &Pool) -> Result<Self, Error> {
-        pool.get().await.map(|connection| Self(Some(connection))).map_err(pool_error)
+    /// For a read that blocks for up to `wait`.
+    pub(super) async fn take(pool: &Pool<Connector>, wait: Duration) -> Result<Self, Error> {
+        pool.get_for("wait", wait).await.map(|connection| Self(Some(connection)))
     }
 
     pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Error> {
         let Some(connection) = &mut self.0 else {
             return Err(Error::new(ErrorKind::Internal, "the connection was given back"));
         };
-        command.query_async(connection).await.map_err(|error| translate(&error))
+        command.query_async(&mut **connection).await.map_err(|error| translate(&error))
     }
 
     pub(super) fn give_back(mut self) {
@@ -203,24 +212,7 @@ impl Exclusive {
 impl Drop for Exclusive {
     fn drop(&mut self) {
         if let Some(connection) = self.0.take() {
-            drop(deadpool_redis::Connection::take(connection));
+            connection.discard();
         }
-    }
-}
-
-fn pool_error(error: PoolError) -> Error {
-    match error {
-        PoolError::Backend(error) => unsent(translate(&error)),
-        // Our own limit: the backend never saw the call, and is not to blame.
-        PoolError::Timeout(TimeoutType::Wait) => Error::new(
-            ErrorKind::Overloaded,
-            "no pooled connection became free within pool.acquire_timeout",
-        ),
-        PoolError::Timeout(_) => {
-            Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
-                .with_retry(RetryClass::NotSent)
-        }
-        PoolError::Closed => Error::new(ErrorKind::Closed, "the pool is closed"),
-        other => Error::new(ErrorKind::Unavailable, format!("no pooled connection: {other}")),
     }
 }

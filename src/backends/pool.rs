@@ -1,0 +1,356 @@
+//! The pool of every backend whose connections serve one caller at a time.
+//!
+//! Callers draw the connection that was used last, so that those which the load does not need grow
+//! old and are closed. A background task looks after the idle ones: it closes those that are idle
+//! for too long, too old or known to be broken, and makes others prove that they still work, before
+//! a caller meets one that a firewall has silently forgotten. It also names callers that hold a
+//! connection for too long.
+
+mod holders;
+mod policy;
+
+use std::{cell::Cell, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult, TimeoutType};
+use futures_util::future::join_all;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    holders::{Holders, Ticket},
+    policy::{Due, Life, Policy},
+};
+use crate::{
+    connection::{BuildContext, PoolStatus, current_operation},
+    error::{Error, ErrorKind, RetryClass},
+    telemetry::metrics::ConnectionMetrics,
+};
+
+/// The operation of a checkout that no guarded call has made.
+const UNGUARDED: &str = "unguarded";
+
+/// Opens connections, and tells whether they work.
+#[async_trait]
+pub(super) trait Connect: Send + Sync + 'static {
+    type Conn: Send + 'static;
+
+    /// Whether [`Connect::check`] runs before every use, besides those that `keepalive` asks for.
+    const CHECK_BEFORE_USE: bool = false;
+
+    async fn connect(&self) -> Result<Self::Conn, Error>;
+
+    /// Whether it is known, without asking, that the connection is of no more use.
+    fn is_broken(conn: &mut Self::Conn) -> bool;
+
+    /// One round trip to the server. A backend without a network has nothing to check.
+    async fn check(&self, _conn: &mut Self::Conn) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A pooled connection. Its lock is held by its one user: a caller, or the check of an idle one.
+struct Pooled<T> {
+    conn: T,
+    life: Life,
+    /// A check has failed.
+    lost: bool,
+}
+
+type Shared<C> = Arc<Mutex<Pooled<<C as Connect>::Conn>>>;
+
+/// What deadpool asks of a pool's owner.
+struct Manager<C> {
+    connect: Arc<C>,
+    policy: Policy,
+    metrics: ConnectionMetrics,
+}
+
+impl<C: Connect> Manager<C> {
+    /// Makes a connection prove that it works.
+    async fn check(&self, pooled: &mut Pooled<C::Conn>) -> Result<(), Error> {
+        let _phase = Phase::begin(&self.metrics.acquire_validate);
+        self.connect.check(&mut pooled.conn).await?;
+        pooled.life.answered(Instant::now());
+        Ok(())
+    }
+}
+
+impl<C: Connect> managed::Manager for Manager<C> {
+    type Type = Shared<C>;
+    type Error = Error;
+
+    async fn create(&self) -> Result<Shared<C>, Error> {
+        let _phase = Phase::begin(&self.metrics.acquire_connect);
+        let conn = self.connect.connect().await?;
+        let life = self.policy.begin(Instant::now());
+        Ok(Arc::new(Mutex::new(Pooled { conn, life, lost: false })))
+    }
+
+    async fn recycle(&self, shared: &mut Shared<C>, _: &Metrics) -> RecycleResult<Error> {
+        // Who draws a connection that is being checked waits for the result.
+        let mut pooled = shared.lock().await;
+        let due = self.policy.due(&pooled.life, Instant::now());
+        if let Due::Close(reason) = due {
+            return Err(RecycleError::message(reason));
+        }
+        // A future dropped inside a transaction leaves its connection broken.
+        if pooled.lost || C::is_broken(&mut pooled.conn) {
+            return Err(RecycleError::message("it is broken"));
+        }
+        // Here too, because after a pause of the whole process the background is late.
+        if C::CHECK_BEFORE_USE || due == Due::Check {
+            self.check(&mut pooled).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Observes a phase of acquiring a connection, however it ends.
+struct Phase<'a> {
+    histogram: &'a Histogram,
+    begin: Instant,
+}
+
+tokio::task_local! {
+    /// What the phases of the acquisition under way took, which is no waiting.
+    static SPENT: Cell<Duration>;
+}
+
+impl<'a> Phase<'a> {
+    fn begin(histogram: &'a Histogram) -> Self {
+        Self { histogram, begin: Instant::now() }
+    }
+}
+
+impl Drop for Phase<'_> {
+    fn drop(&mut self) {
+        let took = self.begin.elapsed();
+        self.histogram.observe(took.as_secs_f64());
+        // Checks in the background belong to no acquisition.
+        let _counted = SPENT.try_with(|spent| spent.set(spent.get() + took)).is_ok();
+    }
+}
+
+/// A checked-out connection.
+pub(super) struct Checkout<C: Connect> {
+    // Fields are dropped in this order: the lock is free before the connection is in the pool.
+    pooled: OwnedMutexGuard<Pooled<C::Conn>>,
+    object: Option<managed::Object<Manager<C>>>,
+    _ticket: Option<Ticket>,
+}
+
+impl<C: Connect> Checkout<C> {
+    /// Closes the connection instead of giving it back.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis needs it"))]
+    pub(super) fn discard(mut self) {
+        if let Some(object) = self.object.take() {
+            drop(managed::Object::take(object));
+        }
+    }
+}
+
+impl<C: Connect> Drop for Checkout<C> {
+    fn drop(&mut self) {
+        self.pooled.life.given_back(Instant::now());
+    }
+}
+
+impl<C: Connect> std::ops::Deref for Checkout<C> {
+    type Target = C::Conn;
+
+    fn deref(&self) -> &C::Conn {
+        &self.pooled.conn
+    }
+}
+
+impl<C: Connect> std::ops::DerefMut for Checkout<C> {
+    fn deref_mut(&mut self) -> &mut C::Conn {
+        &mut self.pooled.conn
+    }
+}
+
+/// Connections that serve one caller at a time.
+pub(super) struct Pool<C: Connect> {
+    pool: managed::Pool<Manager<C>>,
+    holders: Arc<Holders>,
+}
+
+impl<C: Connect> Pool<C> {
+    /// An empty pool, and the task that looks after it until `context.closing` is cancelled.
+    pub(super) fn new(connect: Arc<C>, context: &BuildContext) -> Result<Self, Error> {
+        let (config, metrics) = (&context.pool, context.metrics.clone());
+        let manager = Manager { connect, policy: Policy::new(config), metrics };
+        let pool = managed::Pool::builder(manager)
+            .max_size(config.max_size)
+            // The one that was used last first, so that those which are not needed become idle.
+            .queue_mode(QueueMode::Lifo)
+            .runtime(deadpool::Runtime::Tokio1)
+            .wait_timeout(Some(config.acquire_timeout))
+            .create_timeout(Some(config.connect_timeout))
+            .recycle_timeout(Some(config.acquire_timeout))
+            .build()
+            .map_err(|error| {
+                Error::new(ErrorKind::Internal, "the pool cannot be set up").with_source(error)
+            })?;
+        let new = Self { pool, holders: Arc::default() };
+        new.look_after(context);
+        Ok(new)
+    }
+
+    fn look_after(&self, context: &BuildContext) {
+        let Some(pace) = self.pool.manager().policy.pace() else { return };
+        let keeper = Keeper {
+            connection: context.connection,
+            pool: self.pool.clone(),
+            holders: Arc::clone(&self.holders),
+            check_timeout: context.pool.acquire_timeout,
+        };
+        let closing = context.closing.clone();
+        context.tasks.spawn(async move { keeper.run(pace, &closing).await });
+    }
+
+    /// A connection, as soon as one is free.
+    ///
+    /// # Errors
+    /// `Overloaded` when none becomes free in time; the reason when none can be opened.
+    pub(super) async fn get(&self) -> Result<Checkout<C>, Error> {
+        self.get_for(current_operation().unwrap_or(UNGUARDED), Duration::ZERO).await
+    }
+
+    /// As [`Pool::get`], for an operation that may hold it for `expected` without being a leak.
+    pub(super) async fn get_for(
+        &self,
+        operation: &'static str,
+        expected: Duration,
+    ) -> Result<Checkout<C>, Error> {
+        let begin = Instant::now();
+        let taking = async { (self.pool.get().await, SPENT.with(Cell::get)) };
+        let (taken, spent) = SPENT.scope(Cell::default(), taking).await;
+        let manager = self.pool.manager();
+        let waited = begin.elapsed().saturating_sub(spent);
+        manager.metrics.acquire_wait.observe(waited.as_secs_f64());
+        let object = taken.map_err(pool_error)?;
+        let pooled = Arc::clone(&object).lock_owned().await;
+        let now = Instant::now();
+        let leaks_at = manager.policy.leaks_at(now, expected);
+        let ticket = leaks_at.map(|leaks_at| self.holders.enter(operation, now, leaks_at));
+        Ok(Checkout { pooled, object: Some(object), _ticket: ticket })
+    }
+
+    pub(super) fn status(&self) -> PoolStatus {
+        let status = self.pool.status();
+        PoolStatus {
+            max: status.max_size,
+            in_use: status.size.saturating_sub(status.available),
+            idle: status.available,
+            waiting: status.waiting,
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// Looks after a pool in the background.
+struct Keeper<C: Connect> {
+    connection: &'static str,
+    pool: managed::Pool<Manager<C>>,
+    holders: Arc<Holders>,
+    /// A connection that does not answer a check for so long is lost.
+    check_timeout: Duration,
+}
+
+impl<C: Connect> Keeper<C> {
+    async fn run(&self, pace: Duration, closing: &CancellationToken) {
+        let rounds = async {
+            while !self.pool.is_closed() {
+                sleep(pace).await;
+                self.report_leaks();
+                self.tidy().await;
+            }
+        };
+        closing.run_until_cancelled(rounds).await;
+    }
+
+    fn report_leaks(&self) {
+        let connection = self.connection;
+        for leak in self.holders.leaks(Instant::now()) {
+            let operation = leak.operation;
+            let held_ms = u64::try_from(leak.held.as_millis()).unwrap_or(u64::MAX);
+            self.pool.manager().metrics.leaks.inc();
+            // In the span of the holder, whose fields name the request.
+            leak.span.in_scope(|| {
+                tracing::warn!(
+                    connection,
+                    operation,
+                    held_ms,
+                    "a pooled connection of {connection} is held for longer than pool.leak_after"
+                );
+            });
+        }
+    }
+
+    /// Closes the idle connections that have had their time, and those that fail their check.
+    async fn tidy(&self) {
+        let now = Instant::now();
+        let mut unproven = Vec::new();
+        self.remove(|shared| {
+            // Nobody but this task locks an idle connection.
+            let Ok(mut pooled) = Arc::clone(shared).try_lock_owned() else { return false };
+            let due = self.pool.manager().policy.due(&pooled.life, now);
+            if matches!(due, Due::Close(_)) || C::is_broken(&mut pooled.conn) {
+                return true;
+            }
+            if due == Due::Check {
+                unproven.push(pooled);
+            }
+            false
+        });
+        if unproven.is_empty() {
+            return;
+        }
+        // At once, so that a dead link costs one timeout and not one for each connection.
+        join_all(unproven.into_iter().map(|pooled| self.check(pooled))).await;
+        self.remove(|shared| shared.try_lock().is_ok_and(|pooled| pooled.lost));
+    }
+
+    async fn check(&self, mut pooled: OwnedMutexGuard<Pooled<C::Conn>>) {
+        let checking = timeout(self.check_timeout, self.pool.manager().check(&mut pooled)).await;
+        let error = match checking {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        pooled.lost = true;
+        let connection = self.connection;
+        tracing::debug!(connection, error, "an idle connection was lost and is closed");
+    }
+
+    fn remove(&self, mut unwanted: impl FnMut(&Shared<C>) -> bool) {
+        // The connections are closed where they are dropped: after the pool is unlocked.
+        drop(self.pool.retain(|shared, _| !unwanted(shared)));
+    }
+}
+
+fn pool_error(error: managed::PoolError<Error>) -> Error {
+    match error {
+        managed::PoolError::Backend(error) => error,
+        // Our own limit: the backend never saw the call, and is not to blame.
+        managed::PoolError::Timeout(TimeoutType::Wait) => Error::new(
+            ErrorKind::Overloaded,
+            "no pooled connection became free within pool.acquire_timeout",
+        ),
+        managed::PoolError::Timeout(_) => {
+            Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
+                .with_retry(RetryClass::NotSent)
+        }
+        managed::PoolError::Closed => Error::new(ErrorKind::Closed, "the pool is closed"),
+        other => Error::new(ErrorKind::Unavailable, "no pooled connection").with_source(other),
+    }
+}

@@ -1,0 +1,187 @@
+//! What is due for a pooled connection, and when. Pure: the time is passed in.
+
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::config;
+
+/// Bounds of the time between two rounds of housekeeping: a round over idle connections costs
+/// microseconds, and nothing it looks after is worth a shorter one.
+const PACE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+
+/// The times of a pool; none of them applies where it is unset.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    max_lifetime: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    keepalive: Option<Duration>,
+    leak_after: Option<Duration>,
+}
+
+/// What became of a pooled connection so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    opened: Instant,
+    /// The age at which it is replaced.
+    max_age: Option<Duration>,
+    /// When it was given back for the last time.
+    idle_since: Instant,
+    /// When it last answered, or was in use.
+    last_seen: Instant,
+}
+
+/// What is to be done with a connection that nobody uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// It is fine.
+    Nothing,
+    /// It must prove that it still works.
+    Check,
+    /// It has had its time; says why.
+    Close(&'static str),
+}
+
+impl Policy {
+    pub(super) fn new(config: &config::Pool) -> Self {
+        let unless_off = |time: Duration| (!time.is_zero()).then_some(time);
+        Self {
+            max_lifetime: unless_off(config.max_lifetime),
+            idle_timeout: unless_off(config.idle_timeout),
+            keepalive: unless_off(config.keepalive),
+            leak_after: unless_off(config.leak_after),
+        }
+    }
+
+    /// The life of a connection that was opened now. Each lives up to a tenth shorter than the
+    /// others, so that not all are replaced at once.
+    pub(super) fn begin(&self, now: Instant) -> Life {
+        let jitter = rand::rng().random_range(0.9..=1.0);
+        let max_age = self.max_lifetime.map(|longest| longest.mul_f64(jitter));
+        Life { opened: now, max_age, idle_since: now, last_seen: now }
+    }
+
+    pub(super) fn due(&self, life: &Life, now: Instant) -> Due {
+        let reached = |limit: Option<Duration>, since: Instant| {
+            limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
+        };
+        if reached(life.max_age, life.opened) {
+            Due::Close("it reached its maximum lifetime")
+        } else if reached(self.idle_timeout, life.idle_since) {
+            Due::Close("it was idle for too long")
+        } else if reached(self.keepalive, life.last_seen) {
+            Due::Check
+        } else {
+            Due::Nothing
+        }
+    }
+
+    /// When a checkout that began now, and is expected to be held for `expected`, counts as leaked.
+    pub(super) fn leaks_at(&self, now: Instant, expected: Duration) -> Option<Instant> {
+        now.checked_add(self.leak_after?.saturating_add(expected))
+    }
+
+    /// Time between two rounds, so that nothing comes later than by a quarter of its time; none if
+    /// there is nothing to do.
+    pub(super) fn pace(&self) -> Option<Duration> {
+        let times = [self.max_lifetime, self.idle_timeout, self.keepalive, self.leak_after];
+        let shortest = times.into_iter().flatten().min()?;
+        Some((shortest / 4).clamp(PACE.0, PACE.1))
+    }
+}
+
+impl Life {
+    /// Somebody gave it back.
+    pub(super) fn given_back(&mut self, now: Instant) {
+        self.idle_since = now;
+        self.last_seen = now;
+    }
+
+    /// It answered a check, which is no use.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.last_seen = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn policy() -> Policy {
+        Policy::new(&config::Pool {
+            max_lifetime: seconds(1000),
+            idle_timeout: seconds(100),
+            keepalive: seconds(10),
+            leak_after: seconds(5),
+            ..config::Pool::default()
+        })
+    }
+
+    #[test]
+    fn an_idle_connection_is_checked_again_and_again_and_closed_at_last() {
+        let (policy, begin) = (policy(), Instant::now());
+        let mut life = policy.begin(begin);
+        assert_eq!(policy.due(&life, begin + seconds(9)), Due::Nothing);
+        for at in (10..100).step_by(10) {
+            assert_eq!(policy.due(&life, begin + seconds(at)), Due::Check, "at {at}");
+            life.answered(begin + seconds(at));
+            assert_eq!(policy.due(&life, begin + seconds(at + 9)), Due::Nothing, "at {at}");
+        }
+        let closed = Due::Close("it was idle for too long");
+        assert_eq!(policy.due(&life, begin + seconds(100)), closed);
+    }
+
+    #[test]
+    fn use_delays_checks_and_idleness_but_not_the_end_of_life() {
+        let (policy, begin) = (policy(), Instant::now());
+        let mut life = policy.begin(begin);
+        for at in (9..900).step_by(9) {
+            assert_eq!(policy.due(&life, begin + seconds(at)), Due::Nothing, "at {at}");
+            life.given_back(begin + seconds(at));
+        }
+        life.given_back(begin + seconds(999));
+        let closed = Due::Close("it reached its maximum lifetime");
+        assert_eq!(policy.due(&life, begin + seconds(1000)), closed);
+    }
+
+    #[test]
+    fn lives_differ_by_up_to_a_tenth() {
+        let (policy, now) = (policy(), Instant::now());
+        let ages: Vec<_> = (0..100).filter_map(|_| policy.begin(now).max_age).collect();
+        assert!(ages.iter().all(|age| (seconds(900)..=seconds(1000)).contains(age)), "{ages:?}");
+        assert!(ages.iter().any(|age| *age != ages[0]));
+    }
+
+    #[test]
+    fn zero_switches_each_off() {
+        let off = Policy::new(&config::Pool {
+            max_lifetime: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            keepalive: Duration::ZERO,
+            leak_after: Duration::ZERO,
+            ..config::Pool::default()
+        });
+        let begin = Instant::now();
+        assert_eq!(off.due(&off.begin(begin), begin + seconds(1_000_000)), Due::Nothing);
+        assert_eq!((off.leaks_at(begin, Duration::ZERO), off.pace()), (None, None));
+    }
+
+    #[test]
+    fn a_leak_is_later_where_a_long_hold_is_expected() {
+        let (policy, now) = (policy(), Instant::now());
+        assert_eq!(policy.leaks_at(now, Duration::ZERO), Some(now + seconds(5)));
+        assert_eq!(policy.leaks_at(now, seconds(60)), Some(now + seconds(65)));
+        assert_eq!(policy.leaks_at(now, Duration::MAX), None);
+    }
+
+    #[test]
+    fn rounds_are_as_frequent_as_the_shortest_time_needs() {
+        assert_eq!(policy().pace(), Some(Duration::from_millis(1250)));
+        assert_eq!(Policy::new(&config::Pool::default()).pace(), Some(seconds(5)));
+    }
+}

@@ -1,0 +1,37 @@
+//! The pool of the database, through the program.
+
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+use serde_json::json;
+
+use crate::support::{Setup, answer, eventually};
+
+#[tokio::test]
+async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
+    let service = Setup::new()
+        .set("telemetry.log_filter", "\"warn,agentarea_api::app=info\"")
+        .set("database.pool.leak_after", "\"200ms\"")
+        .start()
+        .await;
+    service.healthy().await;
+    let file = service.path().join("data/agentarea.db");
+    let mut other = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+    other.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let request = service
+        .post("/v1/executions")
+        .header("x-request-id", "the-slow-one")
+        .json(&json!({"workflow": "echo", "input": 1}));
+    let reported = async {
+        let report = eventually("it is reported", async || {
+            let log = service.log();
+            let line = log.lines().find(|line| line.contains("longer than pool.leak_after"))?;
+            Some(line.to_owned())
+        })
+        .await;
+        other.batch_execute("ROLLBACK").unwrap();
+        report
+    };
+    let ((status, _), report) = tokio::join!(answer(request), reported);
+    assert_eq!(status, 202);
+    assert!(report.contains("WARN request{request_id=the-slow-one"), "{report}");
+    assert!(report.contains("connection=\"database\" operation=\"accept\""), "{report}");
+}
