@@ -175,7 +175,7 @@ impl App {
         let settings = worker::Settings {
             section: connection.section,
             instance: Arc::clone(&self.instance),
-            connect_timeout: connection.pool.connect_timeout,
+            pool: connection.pool,
             grace: config.server.shutdown_grace,
         };
         let workflows =

@@ -35,7 +35,7 @@ use temporalio_common::protos::{
 };
 use tokio::time::timeout;
 
-pub(super) use self::connect::{Config, connect};
+pub(super) use self::connect::{Config, Limits, connect};
 use self::{
     answers::{body, ending, from_payloads, start_request_id, timestamp, to_arguments, translate},
     connect::request,
@@ -81,9 +81,9 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         context: &BuildContext,
     ) -> Result<Arc<dyn ExecutionService>, Error> {
         let config: Config = section.read()?;
-        let limit = context.pool.connect_timeout;
+        let limits = Limits::of(&context.pool);
         let connection =
-            connect(&config, &context.instance, limit, RetryOptions::no_retries()).await?;
+            connect(&config, &context.instance, &limits, RetryOptions::no_retries()).await?;
         Ok(Arc::new(Temporal { connection, config, identity: Arc::clone(&context.instance) }))
     }
 }

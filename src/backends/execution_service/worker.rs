@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     step::{StepError, Steps},
-    temporal::{Argument, Config, connect, describe_namespace},
+    temporal::{Argument, Config, Limits, connect, describe_namespace},
 };
 use crate::{
-    config::Section,
+    config::{self, Section},
     error::{Error, ErrorKind},
     model::executions::{StepRetry, Workflow},
 };
@@ -62,8 +62,8 @@ pub struct Settings {
     pub section: Section,
     /// Identifies this process among the workers.
     pub instance: Arc<str>,
-    /// How long making the connection may take.
-    pub connect_timeout: Duration,
+    /// How long making the connection may take, and how it is kept.
+    pub pool: config::Pool,
     /// How long stopping may take. Steps that run for longer, less a little for reporting them, are
     /// given back, and another worker tries them again.
     pub grace: Duration,
@@ -163,8 +163,8 @@ impl Supervisor {
             .max_elapsed_time(Some(REPORT_FOR))
             .max_retries(usize::MAX)
             .build();
-        let Settings { instance, connect_timeout, .. } = &self.settings;
-        connect(&self.config, instance, *connect_timeout, retries).await
+        let Settings { instance, pool, .. } = &self.settings;
+        connect(&self.config, instance, &Limits::of(pool), retries).await
     }
 
     /// Works until the worker is stopped, or ends by itself.

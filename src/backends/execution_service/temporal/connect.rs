@@ -8,8 +8,8 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use temporalio_client::{
-    ClientTlsOptions, Connection, ConnectionOptions, GrpcCompression, RetryOptions, TlsOptions,
-    Url,
+    ClientKeepAliveOptions, ClientTlsOptions, Connection, ConnectionOptions, GrpcCompression,
+    RetryOptions, TlsOptions, Url,
     tonic::{Code, Request},
 };
 use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
@@ -17,12 +17,16 @@ use tokio::time::timeout;
 
 use super::answers::{connect_error, translate};
 use crate::{
-    config::{BackendConfig, Secret, TableProblem, read_secret},
+    config::{self, BackendConfig, Secret, TableProblem, read_secret},
     error::{Error, ErrorKind, RetryClass},
 };
 
 /// Bounds an RPC when no guard does.
 const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A dead connection is found by its pings alone where nobody probes it, as in the worker, and a
+/// longer time would leave the worker deaf for minutes.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A Temporal server or Temporal Cloud: durable executions for any number of instances.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -194,14 +198,15 @@ impl Config {
     fn options(
         &self,
         identity: &str,
-        limit: Duration,
+        limits: &Limits,
         retries: RetryOptions,
     ) -> Result<ConnectionOptions, Error> {
         let target = self.target().map_err(|message| Error::new(ErrorKind::Internal, message))?;
         let encrypted = target.scheme() == "https";
         Ok(ConnectionOptions::new(target)
             .identity(identity)
-            .connect_timeout(limit)
+            .connect_timeout(limits.connect)
+            .keep_alive(limits.keepalive())
             .retry_options(retries)
             .grpc_compression(GrpcCompression::None)
             // Spreading calls over all addresses of a name would fail those that meet an address
@@ -224,6 +229,27 @@ fn unreadable(path: &Path) -> Error {
     Error::new(ErrorKind::Tls, message).with_retry(RetryClass::NotSent)
 }
 
+/// How long making a connection may take, and how an idle one is kept.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Limits {
+    /// For TCP, TLS and the first two calls together.
+    connect: Duration,
+    /// Time between two pings; 0 for none.
+    keepalive: Duration,
+}
+
+impl Limits {
+    /// Those of the pool's settings that mean something to one HTTP/2 connection.
+    pub(in super::super) fn of(pool: &config::Pool) -> Self {
+        Self { connect: pool.connect_timeout, keepalive: pool.keepalive }
+    }
+
+    fn keepalive(&self) -> Option<ClientKeepAliveOptions> {
+        let interval = self.keepalive.min(LONGEST_KEEPALIVE);
+        (!interval.is_zero()).then(|| ClientKeepAliveOptions::builder().interval(interval).build())
+    }
+}
+
 /// Connects, and makes sure that the namespace exists. `retries` are those of the SDK.
 ///
 /// # Cancel safety
@@ -231,10 +257,11 @@ fn unreadable(path: &Path) -> Error {
 pub(in super::super) async fn connect(
     config: &Config,
     identity: &str,
-    limit: Duration,
+    limits: &Limits,
     retries: RetryOptions,
 ) -> Result<Connection, Error> {
-    let options = config.options(identity, limit, retries)?;
+    let limit = limits.connect;
+    let options = config.options(identity, limits, retries)?;
     let connecting = async {
         // Boxed in a function without type parameters: the future drags in the code of five gRPC
         // services, which would be compiled again for everything that awaits it.
@@ -305,6 +332,17 @@ mod tests {
         for bad in ["", "temporal", "temporal:seven", "ftp://a:1", "http://a:1/b", "u@h:1", "::1"] {
             assert_eq!(problems(|config| config.address = bad.to_owned()), ["address"], "{bad:?}");
         }
+    }
+
+    #[test]
+    fn pings_follow_the_keepalive_of_the_pool() {
+        let pings = |keepalive| {
+            let pool = config::Pool { keepalive, ..config::Pool::default() };
+            Limits::of(&pool).keepalive().map(|options| options.interval)
+        };
+        assert_eq!(pings(Duration::ZERO), None);
+        assert_eq!(pings(Duration::from_secs(20)), Some(Duration::from_secs(20)));
+        assert_eq!(pings(Duration::from_mins(2)), Some(LONGEST_KEEPALIVE));
     }
 
     #[test]

@@ -43,8 +43,8 @@ fn section(config: &Config) -> Section {
 }
 
 async fn connected(config: &Config) -> Result<Temporal, Error> {
-    let limit = Duration::from_secs(3);
-    let connection = connect(config, "test", limit, RetryOptions::no_retries()).await?;
+    let limits = Limits::of(&Pool::default());
+    let connection = connect(config, "test", &limits, RetryOptions::no_retries()).await?;
     Ok(Temporal { connection, config: config.clone(), identity: "test".into() })
 }
 

@@ -23,7 +23,7 @@ async fn with_worker<T>(config: &Config, grace: Duration, work: impl Future<Outp
     let settings = worker::Settings {
         section: section(config),
         instance: "test-worker".into(),
-        connect_timeout: Duration::from_secs(10),
+        pool: Pool { connect_timeout: Duration::from_secs(10), ..Pool::default() },
         grace,
     };
     let mut workflows = contract::workflows();
