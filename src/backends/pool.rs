@@ -148,6 +148,10 @@ impl<C: Connect> Checkout<C> {
     /// Closes the connection instead of giving it back.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis needs it"))]
     pub(super) fn discard(mut self) {
+        self.leave_pool();
+    }
+
+    fn leave_pool(&mut self) {
         if let Some(object) = self.object.take() {
             drop(managed::Object::take(object));
         }
@@ -156,6 +160,11 @@ impl<C: Connect> Checkout<C> {
 
 impl<C: Connect> Drop for Checkout<C> {
     fn drop(&mut self) {
+        // A caller that went away inside a transaction leaves its locks behind, which only the end
+        // of the connection frees: it must not lie idle until somebody draws it.
+        if std::thread::panicking() || C::is_broken(&mut self.pooled.conn) {
+            self.leave_pool();
+        }
         self.pooled.life.given_back(Instant::now());
     }
 }

@@ -27,8 +27,8 @@ async fn a_forced_breaker_refuses_until_it_is_automatic_again() {
     service.healthy().await;
     let breaker = "/v1/connections/event_broker/circuit-breaker";
     let force = |state: &str| answer(service.put(breaker).json(&json!({"state": state})));
-    let (status, changed) = force("forced_open").await;
-    assert_eq!((status.as_u16(), &changed["connection"]["circuit"]), (200, &json!("forced_open")));
+    let (status, answered) = force("forced_open").await;
+    assert_eq!((status.as_u16(), &answered["connection"]["circuit"]), (200, &json!("forced_open")));
     let event = json!({"type": "x"});
     let refused = service.post("/v1/events").json(&event).send().await.unwrap();
     assert_eq!(refused.status(), 503);
@@ -128,5 +128,58 @@ async fn sighup_reads_the_configuration_again() {
         service.log().contains("database.pool.max_size").then_some(())
     })
     .await;
+    service.healthy().await;
+}
+
+/// Every reload makes all three connections anew while requests come as fast as they are served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_reloads_under_load_fail_no_request() {
+    let setup = Setup::new();
+    #[cfg(feature = "redis")]
+    let redis = crate::support::Redis::start().await;
+    #[cfg(feature = "redis")]
+    let setup = setup.variable("REDIS_URL", &redis.url());
+    setup.write_config("");
+    let service = setup.start().await;
+    service.healthy().await;
+    let reloading = tokio_util::sync::CancellationToken::new();
+    let publish = || async {
+        let mut served = 0;
+        while !reloading.is_cancelled() {
+            let (status, answer) = service.send("/v1/events", &json!({"type": "x"})).await;
+            assert_eq!(status, 202, "{answer}");
+            let (status, answer) =
+                service.send("/v1/executions", &json!({"workflow": "echo", "input": served})).await;
+            assert_eq!(status, 202, "{answer}");
+            let id = answer["id"].as_str().unwrap();
+            let (status, answer) =
+                crate::support::answer(service.get(&format!("/v1/executions/{id}"))).await;
+            assert_eq!(status, 200, "{answer}");
+            served += 1;
+        }
+        served
+    };
+    let reload = async {
+        for round in 0..100 {
+            let size = 5 + round % 2;
+            service.write_config(&format!(
+                "[event_broker.pool]\nmax_size = {size}\n[database.pool]\nmax_size = {size}\n\
+                 [execution_service.pool]\nmax_size = {size}\n"
+            ));
+            let (status, reloaded) = answer(service.post("/v1/config/reload")).await;
+            assert_eq!(status, 200, "{reloaded}");
+            assert_eq!(
+                reloaded["rebuilt"],
+                json!(["database", "event_broker", "execution_service"])
+            );
+        }
+        reloading.cancel();
+    };
+    let (one, two, three, four, ()) =
+        tokio::join!(publish(), publish(), publish(), publish(), reload);
+    assert!(
+        [one, two, three, four].iter().all(|served| *served > 10),
+        "{one} {two} {three} {four}"
+    );
     service.healthy().await;
 }

@@ -40,6 +40,7 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     an_unclaimed_run_is_cancelled_at_once(database).await;
     a_terminated_run_stays_terminated(database).await;
     concurrent_claims_take_different_runs(database).await;
+    callers_that_go_away_hold_nobody_up(database).await;
     assert!(database.pool().is_some_and(|pool| pool.in_use == 0), "every checkout came back");
     database.close().await;
 }
@@ -329,4 +330,18 @@ async fn concurrent_claims_take_different_runs(database: &dyn Database) {
     all.sort();
     all.dedup();
     assert_eq!((count, all.len()), (12, 12));
+}
+
+/// Wherever a caller leaves, inside a transaction too, nothing stays locked.
+async fn callers_that_go_away_hold_nobody_up(database: &dyn Database) {
+    for step in 0..100 {
+        let leaving = execution("a");
+        let patience = Duration::from_micros(step * 30);
+        let left = tokio::time::timeout(patience, database.accept(&leaving, None)).await;
+        // Sooner or later one is stored before its caller leaves; either is fine.
+        assert!(!matches!(left, Ok(Err(_))), "{left:?}");
+        let next = execution("a");
+        let stored = tokio::time::timeout(MINUTE, accept(database, &next, None)).await;
+        assert_eq!(stored.expect("nobody holds it up"), Acceptance::Stored);
+    }
 }

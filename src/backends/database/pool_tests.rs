@@ -258,12 +258,26 @@ async fn a_held_connection_to_postgres_is_reported_once_with_operation_and_reque
     database.drop().await;
 }
 
+/// Writers to `SQLite` take turns before they take a connection, so only the first can hold one.
 #[cfg(feature = "sqlite")]
-#[tokio::test]
-async fn a_held_connection_to_sqlite_is_reported_once_with_operation_and_request() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_connection_to_sqlite_is_reported_with_operation_and_request() {
     let (_folder, table) = sqlite();
     let world = World::new("sqlite", table.clone(), reporting_leaks()).await;
-    a_held_connection_is_reported_once(world, block_sqlite(&table).await).await;
+    let block = block_sqlite(&table).await;
+    let log = Log::default();
+    let _capturing = log.capture();
+    let leak = world.insert().instrument(tracing::info_span!("request", request_id = "first"));
+    let reported = async {
+        eventually("it is reported", || (world.leaks() == 1).then_some(())).await;
+        drop(block);
+    };
+    let (inserted, ()) = tokio::join!(leak, reported);
+    inserted.unwrap();
+    let reports = log.lines_with("is held for longer than pool.leak_after");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].contains("request_id=\"first\""), "{reports:?}");
+    assert!(reports[0].contains("connection=\"database\" operation=\"insert\""), "{reports:?}");
 }
 
 async fn a_full_pool_is_an_overload_of_ours(world: World, block: Block) {

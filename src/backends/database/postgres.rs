@@ -288,7 +288,11 @@ impl std::fmt::Debug for Db {
 }
 
 impl Db {
-    async fn conn(&self) -> Result<Checkout<Connector>, Error> {
+    async fn reader(&self) -> Result<Checkout<Connector>, Error> {
+        self.pool.get().await
+    }
+
+    async fn writer(&self) -> Result<Checkout<Connector>, Error> {
         self.pool.get().await
     }
 }

@@ -159,7 +159,7 @@ impl ExecutionStore for Db {
         execution: &Execution,
         key: Option<&KeyUse>,
     ) -> Result<Acceptance, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let stored: Result<Acceptance, Stop> =
             transaction!(conn, async |conn| store(conn, execution, key).await);
         match stored {
@@ -169,7 +169,7 @@ impl ExecutionStore for Db {
     }
 
     async fn answer(&self, key: &KeyUse, answer: &str) -> Result<(), Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         diesel::update(idempotency_keys::table.find((&key.scope, &key.key)))
             .set(idempotency_keys::answer.eq(answer))
             .execute(&mut conn)
@@ -179,7 +179,7 @@ impl ExecutionStore for Db {
     }
 
     async fn withdraw(&self, id: &str, key: Option<&KeyUse>) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let removed: Result<bool, diesel::result::Error> = transaction!(conn, async |conn| {
             let gone =
                 diesel::delete(executions::table.find(id).filter(executions::status.eq(ACCEPTED)))
@@ -196,11 +196,11 @@ impl ExecutionStore for Db {
     }
 
     async fn execution(&self, id: &str) -> Result<Option<Execution>, Error> {
-        find_execution(&mut *self.conn().await?, id).await
+        find_execution(&mut *self.reader().await?, id).await
     }
 
     async fn executions(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.reader().await?;
         let mut query = executions::table
             .select(ExecutionRow::as_select())
             .order((executions::created_at.desc(), executions::id.desc()))
@@ -224,7 +224,7 @@ impl ExecutionStore for Db {
     }
 
     async fn change(&self, id: &str, outcome: &Outcome) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let confirmed_at = now(&mut conn).await?;
         let result = outcome.result.as_ref().map(json).transpose()?;
         let started_at = outcome.started_at.map(Timestamp::as_microsecond);
@@ -247,7 +247,7 @@ impl ExecutionStore for Db {
     }
 
     async fn confirm(&self, ids: &[String]) -> Result<(), Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let confirmed_at = now(&mut conn).await?;
         diesel::update(executions::table.filter(executions::id.eq_any(ids)))
             .set(executions::confirmed_at.eq(confirmed_at))
@@ -258,7 +258,7 @@ impl ExecutionStore for Db {
     }
 
     async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<Execution>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.reader().await?;
         let rows = executions::table
             .filter(executions::status.eq(RUNNING).and(executions::backend.eq(backend)))
             .select(ExecutionRow::as_select())
@@ -271,7 +271,7 @@ impl ExecutionStore for Db {
     }
 
     async fn open_among(&self, ids: &[String]) -> Result<Vec<Execution>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.reader().await?;
         let open = executions::status.eq_any([ACCEPTED, RUNNING]);
         let rows = executions::table
             .filter(executions::id.eq_any(ids).and(open))
@@ -288,7 +288,7 @@ impl ExecutionStore for Db {
         older_than: Duration,
         limit: i64,
     ) -> Result<Vec<Execution>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.reader().await?;
         let before = now(&mut conn).await?.saturating_sub(micros(older_than));
         let rows = executions::table
             .filter(executions::status.eq(ACCEPTED).and(executions::created_at.le(before)))
@@ -303,7 +303,7 @@ impl ExecutionStore for Db {
     }
 
     async fn forget_keys(&self) -> Result<usize, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
         let expired = idempotency_keys::expires_at.le(now);
         diesel::delete(idempotency_keys::table.filter(expired))
@@ -316,7 +316,7 @@ impl ExecutionStore for Db {
 #[async_trait]
 impl RunStore for Db {
     async fn insert_run(&self, request: &StartRequest) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
         diesel::insert_into(runs::table)
             .values(RunRow::new(request, now)?)
@@ -328,7 +328,7 @@ impl RunStore for Db {
     }
 
     async fn run(&self, id: &str) -> Result<Option<Run>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.reader().await?;
         let row: Option<RunRow> = runs::table
             .find(id)
             .select(RunRow::as_select())
@@ -340,7 +340,7 @@ impl RunStore for Db {
     }
 
     async fn ended_runs(&self, since: Timestamp, limit: i64) -> Result<Vec<Run>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.reader().await?;
         let rows: Vec<RunRow> = runs::table
             .filter(runs::finished_at.ge(since.as_microsecond()))
             .select(RunRow::as_select())
@@ -358,7 +358,7 @@ impl RunStore for Db {
         lease: Duration,
         limit: i64,
     ) -> Result<Vec<ClaimedRun>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
         let rows: Result<Vec<RunRow>, diesel::result::Error> = transaction!(conn, async |conn| {
             let free = runs::status.eq(RUNNING).and(runs::claimed_until.le(now));
@@ -390,7 +390,7 @@ impl RunStore for Db {
         ids: &[String],
         lease: Duration,
     ) -> Result<Vec<(String, bool)>, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let until = now(&mut conn).await?.saturating_add(micros(lease));
         let mine = runs::status.eq(RUNNING).and(runs::owner.eq(owner)).and(runs::id.eq_any(ids));
         diesel::update(runs::table.filter(mine))
@@ -408,7 +408,7 @@ impl RunStore for Db {
         tries: u32,
         pause: Duration,
     ) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let next_try_at = now(&mut conn).await?.saturating_add(micros(pause));
         let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
         diesel::update(runs::table.find(id).filter(claimed))
@@ -423,7 +423,7 @@ impl RunStore for Db {
     }
 
     async fn finish_run(&self, id: &str, fence: i64, outcome: &Outcome) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
         let result = outcome.result.as_ref().map(json).transpose()?;
         let finished_at = now(&mut conn).await?;
@@ -441,7 +441,7 @@ impl RunStore for Db {
     }
 
     async fn cancel_run(&self, id: &str) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
         let changed: Result<usize, diesel::result::Error> = transaction!(conn, async |conn| {
             let running = runs::table.find(id).filter(runs::status.eq(RUNNING));
@@ -464,7 +464,7 @@ impl RunStore for Db {
     }
 
     async fn terminate_run(&self, id: &str, reason: &str) -> Result<bool, Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let finished_at = now(&mut conn).await?;
         diesel::update(runs::table.find(id).filter(runs::status.eq(RUNNING)))
             .set((
@@ -479,7 +479,7 @@ impl RunStore for Db {
     }
 
     async fn release_runs(&self, owner: &str) -> Result<(), Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let mine = runs::status.eq(RUNNING).and(runs::owner.eq(owner));
         diesel::update(runs::table.filter(mine))
             .set(runs::claimed_until.eq(0))
@@ -490,7 +490,7 @@ impl RunStore for Db {
     }
 
     async fn release_runs_of_others(&self, instance: &str) -> Result<(), Error> {
-        let mut conn = self.conn().await?;
+        let mut conn = self.writer().await?;
         let others = runs::status.eq(RUNNING).and(runs::owner.not_like(format!("{instance}%")));
         diesel::update(runs::table.filter(others))
             .set(runs::claimed_until.eq(0))

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -16,6 +17,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::{sync::OwnedMutexGuard, time::timeout};
 
 use super::{
     Database, FAMILY, SQLITE_VARIABLES,
@@ -106,12 +108,15 @@ impl BackendFactory<dyn Database> for Factory {
         let lock = self.lock(&config.path)?;
         let connector = Arc::new(Connector { config });
         let mut conn = connector.connect().await?;
+        let turn = Arc::clone(&lock.turn).lock_owned().await;
         migrate(&mut conn).await?;
+        drop(turn);
         check_version(&queries::oldest_program(&mut conn).await?)?;
         let pool = Pool::new(Arc::clone(&connector), context)?;
         let instance = Arc::clone(&context.instance);
         let probe = tokio::sync::Mutex::new(conn);
-        Ok(Arc::new(Db { pool, probe, instance, _lock: lock }))
+        let patience = context.pool.acquire_timeout;
+        Ok(Arc::new(Db { pool, probe, instance, lock, patience }))
     }
 
     fn build_timeout(&self, _pool: &config::Pool) -> Duration {
@@ -149,6 +154,9 @@ impl Factory {
 struct FileLock {
     database: PathBuf,
     _file: File,
+    /// Whose turn it is to write. `SQLite` has one writer at a time, and one that finds the file
+    /// locked sleeps and looks again, blocking a thread; here writers wait in line.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl FileLock {
@@ -174,7 +182,7 @@ impl FileLock {
             .open(PathBuf::from(name))
             .map_err(|error| unusable("the lock file", error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { database: database.to_owned(), _file: file }),
+            Ok(()) => Ok(Self { database: database.to_owned(), _file: file, turn: Arc::default() }),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorKind::Unavailable,
                 format!(
@@ -227,7 +235,9 @@ struct Db {
     /// The probe's own connection, so that a busy pool does not look like an outage.
     probe: tokio::sync::Mutex<Conn>,
     instance: Arc<str>,
-    _lock: Arc<FileLock>,
+    lock: Arc<FileLock>,
+    /// How long a writer waits for its turn.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Db {
@@ -237,8 +247,41 @@ impl std::fmt::Debug for Db {
 }
 
 impl Db {
-    async fn conn(&self) -> Result<Checkout<Connector>, Error> {
+    async fn reader(&self) -> Result<Checkout<Connector>, Error> {
         self.pool.get().await
+    }
+
+    async fn writer(&self) -> Result<Writer, Error> {
+        let turn = self.turn().await?;
+        Ok(Writer { conn: self.pool.get().await?, _turn: turn })
+    }
+
+    async fn turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = Arc::clone(&self.lock.turn).lock_owned();
+        timeout(self.patience, turn).await.map_err(|_| {
+            Error::new(ErrorKind::Overloaded, "other writers took longer than pool.acquire_timeout")
+        })
+    }
+}
+
+/// A pooled connection whose turn it is to write.
+struct Writer {
+    // Fields are dropped in this order: a transaction that was left open ends before the next turn.
+    conn: Checkout<Connector>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Deref for Writer {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl DerefMut for Writer {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
     }
 }
 
@@ -252,6 +295,7 @@ impl Database for Db {
 impl Backend for Db {
     async fn probe(&self) -> Result<(), Error> {
         let mut conn = self.probe.lock().await;
+        let _turn = self.turn().await?;
         queries::touch_instance(&mut conn, &self.instance).await
     }
 
