@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    api::{self, Bound, Draining, State},
+    api::{self, BindError, Bound, Draining, State},
     config::{BackendDescriptor, Config, Loaded},
     lifecycle::{Exit, Lifecycle, ReloadSignal, Signals, stopped_in_time},
     manager::{ConnectionManager, Reloader},
@@ -92,11 +92,14 @@ impl App {
         let bound = match Bound::new(&config.server) {
             Ok(bound) => bound,
             Err(error) => {
-                tracing::error!("{error:#}");
-                return Ok(Exit::CannotListen);
+                tracing::error!("{error}");
+                return Ok(match error {
+                    BindError::TlsFile(_) => Exit::BadConfig,
+                    BindError::Address { .. } => Exit::CannotListen,
+                });
             }
         };
-        let address = bound.address;
+        let (address, url) = (bound.address, bound.url());
         let state = self.state(Arc::clone(&config));
         let serving = self.lifecycle.tasks.spawn(api::serve(
             bound,
@@ -129,7 +132,7 @@ impl App {
             tracing::error!(%error, remedy, "a connection that start needs cannot be made");
             return Ok(Exit::ConnectionUnavailable);
         }
-        tracing::info!(%address, "listening on http://{address}, Swagger UI at /docs");
+        tracing::info!(%address, "listening on {url}, Swagger UI at /docs");
         self.lifecycle.tasks.spawn(log_ready(self.manager.clone(), begin));
 
         let refused = async {

@@ -13,6 +13,7 @@ mod pages;
 mod problem;
 mod routes;
 mod server;
+mod tls;
 mod types;
 
 use std::sync::{
@@ -25,7 +26,8 @@ use poem_openapi::OpenApiService;
 
 pub use self::{
     auth::{NewKey, new_key},
-    server::{Bound, serve},
+    server::{BindError, Bound, serve},
+    tls::TlsFileError,
 };
 use crate::{
     config::Config,

@@ -16,8 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-use futures_util::{StreamExt, future, stream};
+use futures_util::future;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
@@ -26,18 +25,21 @@ use hyper_util::{
     },
 };
 use poem::{
-    Endpoint, Response,
+    Addr, Endpoint, Response,
     http::uri::Scheme,
-    listener::{AcceptorExt, BoxAcceptor, BoxIo, RustlsCertificate, RustlsConfig, TcpAcceptor},
     web::{LocalAddr, RemoteAddr},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::tls::{self, TlsFileError};
 use crate::config::Server;
 
 type HyperBody = http_body_util::combinators::BoxBody<bytes::Bytes, io::Error>;
@@ -49,9 +51,34 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// The largest request head.
 const MAX_HEAD: usize = 64 << 10;
 
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The files of `[server.tls]` cannot be used.
+    #[error(transparent)]
+    TlsFile(#[from] TlsFileError),
+    /// The port is taken or not allowed.
+    #[error("cannot listen on {wanted}: {error}{}", remedy(.error))]
+    Address {
+        /// The configured address.
+        wanted: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop what uses it, or choose another with PORT",
+        io::ErrorKind::PermissionDenied => "; choose a port above 1023 with PORT",
+        _ => "",
+    }
+}
+
 /// A bound port, before anything is served on it.
 pub struct Bound {
-    acceptor: BoxAcceptor,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     /// The address it is bound to, with the port that the system chose.
     pub address: SocketAddr,
     max_connections: usize,
@@ -63,39 +90,27 @@ impl Bound {
     ///
     /// # Errors
     /// When the port is taken or not allowed, or the TLS files cannot be used.
-    pub fn new(config: &Server) -> anyhow::Result<Self> {
+    pub fn new(config: &Server) -> Result<Self, BindError> {
+        let tls = tls::acceptor(&config.tls)?;
         let wanted = SocketAddr::new(config.host, config.port);
-        let listener = listen(wanted).map_err(|error| {
-            let remedy = match error.kind() {
-                io::ErrorKind::AddrInUse => "; stop what uses it, or choose another with PORT",
-                io::ErrorKind::PermissionDenied => "; choose a port above 1023 with PORT",
-                _ => "",
-            };
-            anyhow::anyhow!("cannot listen on {wanted}: {error}{remedy}")
-        })?;
-        let address = listener.local_addr()?;
-        let acceptor = TcpAcceptor::from_tokio(listener)?;
-        let acceptor = match (&config.tls.cert_file, &config.tls.key_file) {
-            (Some(cert), Some(key)) => {
-                let read = |path: &std::path::Path| {
-                    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-                };
-                let certificate = RustlsCertificate::new().cert(read(cert)?).key(read(key)?);
-                let tls = RustlsConfig::new().fallback(certificate);
-                acceptor.rustls(stream::once(future::ready(tls)).boxed()).boxed()
-            }
-            _ => acceptor.boxed(),
+        let bind = || {
+            let listener = listen(wanted)?;
+            listener.local_addr().map(|address| (listener, address))
         };
-        Ok(Self {
-            acceptor,
-            address,
-            max_connections: config.max_connections,
-            header_timeout: config.header_timeout,
-        })
+        let (listener, address) = bind().map_err(|error| BindError::Address { wanted, error })?;
+        let Server { max_connections, header_timeout, .. } = *config;
+        Ok(Self { listener, tls, address, max_connections, header_timeout })
+    }
+
+    /// Where clients find it, such as `http://127.0.0.1:8000`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     // Accepted sockets inherit it on Linux.
@@ -103,7 +118,7 @@ fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    tokio::net::TcpListener::from_std(socket.into())
+    TcpListener::from_std(socket.into())
 }
 
 /// Serves `endpoint` until `stop`, then lets requests under way finish for up to `drain`. False
@@ -112,11 +127,13 @@ pub async fn serve<E>(bound: Bound, endpoint: E, stop: CancellationToken, drain:
 where
     E: Endpoint<Output = Response> + 'static,
 {
-    let Bound { mut acceptor, header_timeout, max_connections, .. } = bound;
+    let Bound { listener, tls, header_timeout, max_connections, .. } = bound;
     let carrier = Arc::new(Carrier {
         endpoint,
+        tls,
         builder: builder(header_timeout),
         header_timeout,
+        stop: stop.clone(),
         cut: CancellationToken::new(),
     });
     let graceful = GracefulShutdown::new();
@@ -125,7 +142,7 @@ where
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&mut acceptor, &permits) => accepted,
+            accepted = accept(&listener, &permits) => accepted,
         };
         match accepted {
             Ok((permit, peer)) => {
@@ -142,7 +159,7 @@ where
         }
     }
     // Refuses newcomers from here on, instead of letting them wait in the backlog.
-    drop(acceptor);
+    drop(listener);
     let in_time = timeout(drain, graceful.shutdown()).await.is_ok();
     carrier.cut.cancel();
     connections.close();
@@ -150,14 +167,14 @@ where
     in_time
 }
 
-type Peer = (BoxIo, LocalAddr, RemoteAddr, Scheme);
+type Peer = (TcpStream, SocketAddr);
 
 async fn accept(
-    acceptor: &mut BoxAcceptor,
+    listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(OwnedSemaphorePermit, Peer)> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let peer = acceptor.as_mut().accept().await?;
+    let peer = listener.accept().await?;
     Ok((permit, peer))
 }
 
@@ -181,32 +198,35 @@ fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
 /// What every client connection needs.
 struct Carrier<E> {
     endpoint: E,
+    tls: Option<TlsAcceptor>,
     builder: Builder<TokioExecutor>,
     header_timeout: Duration,
+    stop: CancellationToken,
     cut: CancellationToken,
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Carrier<E> {
     /// Serves one client connection to its end.
-    async fn carry(self: Arc<Self>, peer: Peer, watcher: Watcher) {
-        let (io, local, remote, scheme) = peer;
+    async fn carry(self: Arc<Self>, (stream, remote): Peer, watcher: Watcher) {
         let first = Arc::new(First::default());
-        let (carrier, seen) = (Arc::clone(&self), Arc::clone(&first));
-        let service = hyper::service::service_fn(move |request| {
-            seen.mark();
-            let carrier = Arc::clone(&carrier);
-            let parts = (request, local.clone(), remote.clone(), scheme.clone());
-            async move {
-                let response = carrier.endpoint.get_response(parts.into()).await;
-                Ok::<hyper::Response<HyperBody>, Infallible>(response.into())
+        let serving = async {
+            let local = stream.local_addr().map_or_else(|_| LocalAddr::default(), local_addr);
+            let remote = RemoteAddr(Addr::SocketAddr(remote));
+            let seen = Arc::clone(&first);
+            match &self.tls {
+                None => self.talk(stream, (local, remote, Scheme::HTTP), seen, watcher).await,
+                Some(tls) => {
+                    // Who has not said hello by then comes too late.
+                    let shaken = self.stop.run_until_cancelled(tls.accept(stream)).await;
+                    let Some(stream) = shaken.transpose()? else { return Ok(()) };
+                    self.talk(stream, (local, remote, Scheme::HTTPS), seen, watcher).await
+                }
             }
-        });
-        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-        let connection = watcher.watch(connection.into_owned());
+        };
         tokio::select! {
-            ended = connection => {
+            ended = serving => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, "a client connection ended early");
+                    tracing::debug!(error, "a client connection ended early");
                 }
             }
             // The head's own timeout starts only once the protocol is known.
@@ -214,6 +234,32 @@ impl<E: Endpoint<Output = Response> + 'static> Carrier<E> {
             () = self.cut.cancelled() => {}
         }
     }
+
+    /// Speaks HTTP on a stream.
+    async fn talk(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        (local, remote, scheme): (LocalAddr, RemoteAddr, Scheme),
+        first: Arc<First>,
+        watcher: Watcher,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let carrier = Arc::clone(self);
+        let service = hyper::service::service_fn(move |request| {
+            first.mark();
+            let carrier = Arc::clone(&carrier);
+            let parts = (request, local.clone(), remote.clone(), scheme.clone());
+            async move {
+                let response = carrier.endpoint.get_response(parts.into()).await;
+                Ok::<hyper::Response<HyperBody>, Infallible>(response.into())
+            }
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        watcher.watch(connection.into_owned()).await
+    }
+}
+
+fn local_addr(address: SocketAddr) -> LocalAddr {
+    LocalAddr(Addr::SocketAddr(address))
 }
 
 /// Whether a client connection has brought its first request.

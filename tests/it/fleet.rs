@@ -2,52 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{DEADLINE, Redis, Setup, eventually};
-
-#[expect(clippy::disallowed_methods, reason = "tests are told where the servers are")]
-fn server(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| {
-        panic!("{name} is not set: run `scripts/servers start DIR` and `source DIR/env`")
-    })
-}
-
-/// A database of its own for one test.
-struct Database {
-    server: String,
-    name: String,
-}
-
-impl Database {
-    async fn create() -> Self {
-        let server = server("TEST_DATABASE_URL");
-        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
-        let database = Self { server, name };
-        database.execute(&format!("CREATE DATABASE {}", database.name)).await;
-        database
-    }
-
-    fn url(&self) -> String {
-        let (base, _database) = self.server.rsplit_once('/').unwrap();
-        format!("{base}/{}", self.name)
-    }
-
-    async fn execute(&self, statement: &str) {
-        let (client, connection) =
-            tokio_postgres::connect(&self.server, tokio_postgres::NoTls).await.unwrap();
-        let drive = async {
-            let _ended = connection.await.is_ok();
-        };
-        let run = async {
-            client.batch_execute(statement).await.unwrap();
-            drop(client);
-        };
-        tokio::join!(drive, run);
-    }
-
-    async fn drop(self) {
-        self.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
-    }
-}
+use crate::support::{DEADLINE, Database, Redis, Setup, eventually, server};
 
 fn fleet(redis: &Redis, database: &Database, queue: &str) -> Setup {
     Setup::new()

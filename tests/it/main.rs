@@ -20,3 +20,6 @@ mod shutdown;
 mod backend_redis;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod fleet;
+// Its certificates come from `scripts/servers`, as everything that no build without servers needs.
+#[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
+mod tls;

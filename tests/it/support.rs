@@ -345,6 +345,55 @@ fn parse(block: &str) -> Option<Sent> {
     (!data.is_empty()).then(|| Sent { name, id, data: serde_json::from_str(&data).unwrap() })
 }
 
+/// A variable that `scripts/servers` sets.
+#[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
+#[expect(clippy::disallowed_methods, reason = "tests are told where the servers are")]
+pub(crate) fn server(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run `scripts/servers start DIR` and `source DIR/env`")
+    })
+}
+
+/// A `PostgreSQL` database of its own for one test.
+#[cfg(feature = "postgres")]
+pub(crate) struct Database {
+    server: String,
+    name: String,
+}
+
+#[cfg(feature = "postgres")]
+impl Database {
+    pub(crate) async fn create() -> Self {
+        let server = server("TEST_DATABASE_URL");
+        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
+        let database = Self { server, name };
+        database.execute(&format!("CREATE DATABASE {}", database.name)).await;
+        database
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let (base, _database) = self.server.rsplit_once('/').unwrap();
+        format!("{base}/{}", self.name)
+    }
+
+    async fn execute(&self, statement: &str) {
+        let (client, connection) =
+            tokio_postgres::connect(&self.server, tokio_postgres::NoTls).await.unwrap();
+        let drive = async {
+            let _ended = connection.await.is_ok();
+        };
+        let run = async {
+            client.batch_execute(statement).await.unwrap();
+            drop(client);
+        };
+        tokio::join!(drive, run);
+    }
+
+    pub(crate) async fn drop(self) {
+        self.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
 /// A Redis of its own, to be stopped and started.
 #[cfg(feature = "redis")]
 pub(crate) struct Redis {
