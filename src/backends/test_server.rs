@@ -2,6 +2,7 @@
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use tokio::{
@@ -23,6 +24,12 @@ pub(crate) fn variable(name: &str, package: &str) -> String {
              `scripts/test`, which does both; the server comes with `{package}`"
         )
     })
+}
+
+/// A file of the certificates that `scripts/servers` makes. `ca.pem` signed `server.pem` (of this
+/// machine), `elsewhere.pem` (of another host) and `client.pem`; `stranger.pem` signed none.
+pub(crate) fn certificate(name: &str) -> PathBuf {
+    PathBuf::from(variable("TEST_CERTIFICATES", "apt-get install -y openssl")).join(name)
 }
 
 /// A database of its own for one test.
@@ -81,4 +88,99 @@ pub(crate) async fn relay(to: SocketAddr, silent: CancellationToken) -> SocketAd
         }
     });
     address
+}
+
+/// TLS before a server that has none; ends when dropped.
+#[cfg(any(feature = "redis", feature = "temporal"))]
+pub(crate) struct TlsFront {
+    /// `host:port` to connect to.
+    pub(crate) address: String,
+    _carrying: tokio::task::JoinSet<()>,
+}
+
+#[cfg(any(feature = "redis", feature = "temporal"))]
+impl TlsFront {
+    /// Carries to `server`, a `host:port`, showing the certificate of that name.
+    pub(crate) async fn start(server: &str, name: &str) -> Self {
+        let config = front::builder().with_no_client_auth();
+        Self::carry(server, front::with_certificate(config, name)).await
+    }
+
+    /// The same for clients with a certificate of `ca.pem` only.
+    #[cfg(feature = "temporal")]
+    pub(crate) async fn wanting_certificates(server: &str, name: &str) -> Self {
+        let config = front::builder().with_client_cert_verifier(front::client_verifier());
+        Self::carry(server, front::with_certificate(config, name)).await
+    }
+
+    async fn carry(server: &str, config: rustls::ServerConfig) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let mut carrying = tokio::task::JoinSet::new();
+        carrying.spawn(front::accept(listener, server.to_owned(), config));
+        Self { address, _carrying: carrying }
+    }
+}
+
+#[cfg(any(feature = "redis", feature = "temporal"))]
+mod front {
+    use std::sync::Arc;
+
+    use rustls::{ConfigBuilder, ServerConfig, WantsVerifier, crypto::aws_lc_rs};
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    use tokio::{
+        io::copy_bidirectional,
+        net::{TcpListener, TcpStream},
+        task::JoinSet,
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    use super::certificate;
+
+    pub(super) fn builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+        ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider fits")
+    }
+
+    pub(super) fn with_certificate(
+        builder: ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
+        name: &str,
+    ) -> ServerConfig {
+        let key = PrivateKeyDer::from_pem_file(certificate(&format!("{name}.key")));
+        let mut config = builder
+            .with_single_cert(chain(&format!("{name}.pem")), key.expect("a key"))
+            .expect("a certificate and its key");
+        // gRPC insists on it.
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    }
+
+    #[cfg(feature = "temporal")]
+    pub(super) fn client_verifier() -> Arc<dyn rustls::server::danger::ClientCertVerifier> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(chain("ca.pem"));
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .expect("an authority")
+    }
+
+    fn chain(name: &str) -> Vec<CertificateDer<'static>> {
+        let read = CertificateDer::pem_file_iter(certificate(name));
+        read.expect("a file").collect::<Result<_, _>>().expect("certificates")
+    }
+
+    pub(super) async fn accept(listener: TcpListener, server: String, config: ServerConfig) {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut connections = JoinSet::new();
+        while let Ok((near, _)) = listener.accept().await {
+            let (acceptor, server) = (acceptor.clone(), server.clone());
+            connections.spawn(async move {
+                let mut near = acceptor.accept(near).await?;
+                let mut far = TcpStream::connect(server).await?;
+                copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    }
 }

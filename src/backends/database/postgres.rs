@@ -358,6 +358,8 @@ mod queries;
 
 #[cfg(test)]
 mod tests {
+    mod over_tls;
+
     use super::*;
     use crate::backends::{database::contract, test_server};
 

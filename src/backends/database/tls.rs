@@ -7,10 +7,13 @@ use rustls::{
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    tls::certificates,
+};
 
 /// TLS whose certificate is checked against `ca_file`, or the public authorities.
 pub(super) fn verified(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, Error> {
@@ -18,17 +21,13 @@ pub(super) fn verified(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, Erro
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(path) => {
-            let unreadable = |error: String| {
-                Error::new(
-                    ErrorKind::Tls,
-                    format!("ca_file {} cannot be used: {error}", path.display()),
-                )
+            let unusable = |error: &dyn std::fmt::Display| {
+                Error::new(ErrorKind::Tls, format!("ca_file {error}"))
             };
-            let certificates = CertificateDer::pem_file_iter(path)
-                .map_err(|error| unreadable(error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-                roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+            for certificate in certificates(path).map_err(|error| unusable(&error))? {
+                roots.add(certificate).map_err(|error| {
+                    unusable(&format_args!("{} cannot be used: {error}", path.display()))
+                })?;
             }
         }
     }

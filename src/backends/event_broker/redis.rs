@@ -162,6 +162,9 @@ impl Config {
             let message = format!("ca_file {} cannot be used: {error}", path.display());
             Error::new(ErrorKind::Tls, message)
         };
+        // The driver takes a file without any certificate, and then refuses every server.
+        tls::certificates(path)
+            .map_err(|error| Error::new(ErrorKind::Tls, format!("ca_file {error}")))?;
         let root_cert = Some(std::fs::read(path).map_err(|error| unusable(&error))?);
         let certificates = TlsCertificates { client_tls: None, root_cert };
         Client::build_with_tls(info, certificates).map_err(|error| unusable(&error))
@@ -461,6 +464,8 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    mod over_tls;
+
     use std::{
         net::{SocketAddr, TcpListener},
         process::{Child, Command, Stdio},

@@ -19,6 +19,7 @@ use super::answers::{connect_error, translate};
 use crate::{
     config::{self, BackendConfig, Secret, TableProblem, read_secret},
     error::{Error, ErrorKind, RetryClass},
+    tls::{self, certificates},
 };
 
 /// Bounds an RPC when no guard does.
@@ -175,21 +176,19 @@ impl Config {
     }
 
     fn tls_options(&self) -> Result<TlsOptions, Error> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| unreadable(path).with_source(error))
-        };
         let tls = &self.tls;
         let client = match (&tls.cert_file, &tls.key_file) {
             (Some(cert), Some(key)) => Some(
                 ClientTlsOptions::builder()
-                    .client_cert(read(cert)?)
-                    .client_private_key(read(key)?)
+                    .client_cert(certificate("cert_file", cert)?)
+                    .client_private_key(private_key(key)?)
                     .build(),
             ),
             _ => None,
         };
+        let authority = tls.ca_file.as_ref().map(|file| certificate("ca_file", file));
         Ok(TlsOptions::builder()
-            .maybe_server_root_ca_cert(tls.ca_file.as_ref().map(read).transpose()?)
+            .maybe_server_root_ca_cert(authority.transpose()?)
             .maybe_domain(tls.domain.clone())
             .maybe_client_tls_options(client)
             .build())
@@ -224,8 +223,19 @@ fn current_value(secret: &Secret) -> String {
     read.unwrap_or_else(|| secret.expose().to_owned())
 }
 
-fn unreadable(path: &Path) -> Error {
-    let message = format!("{} cannot be read", path.display());
+/// A file with a certificate at least. The driver takes one without, and then refuses every server.
+fn certificate(key: &str, file: &Path) -> Result<Vec<u8>, Error> {
+    certificates(file).map_err(|error| unusable(key, &error))?;
+    std::fs::read(file).map_err(|error| unusable(key, &error))
+}
+
+fn private_key(file: &Path) -> Result<Vec<u8>, Error> {
+    tls::private_key(file).map_err(|error| unusable("key_file", &error))?;
+    std::fs::read(file).map_err(|error| unusable("key_file", &error))
+}
+
+fn unusable(key: &str, error: &dyn std::fmt::Display) -> Error {
+    let message = format!("tls.{key} {error}");
     Error::new(ErrorKind::Tls, message).with_retry(RetryClass::NotSent)
 }
 

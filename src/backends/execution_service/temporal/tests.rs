@@ -1,5 +1,6 @@
 //! On a real server.
 
+mod over_tls;
 #[cfg(feature = "worker")]
 mod workers;
 

@@ -55,6 +55,14 @@ async fn temporal_fulfils_the_contract() {
 }
 
 #[tokio::test]
+async fn the_contract_holds_over_tls() {
+    let front = over_tls::guarded().await;
+    let config = over_tls::encrypted(&front);
+    let temporal = connected(&config).await.unwrap();
+    with_worker(&config, GRACE, contract::suite(Arc::new(temporal))).await;
+}
+
+#[tokio::test]
 async fn a_workflow_that_the_worker_does_not_know_fails_at_once() {
     let config = config(&address());
     let temporal = connected(&config).await.unwrap();
