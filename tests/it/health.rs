@@ -139,7 +139,7 @@ mod with_redis {
     }
 
     #[tokio::test]
-    async fn a_required_connection_makes_the_instance_unready_and_nothing_restarts() {
+    async fn a_required_broker_makes_the_instance_unready_but_not_dead() {
         let mut redis = Redis::start().await;
         let service = Setup::new()
             .variable("REDIS_URL", &redis.url())
@@ -149,12 +149,8 @@ mod with_redis {
         service.healthy().await;
         redis.down();
         service.health("the outage shows", |health| status(health) == "unhealthy").await;
-        // The guide's manifest probes `/health` for both; three failures in a row would restart.
-        // Ten minutes have sixty of its probes.
-        for _ in 0..60 {
-            assert_eq!(service.get("/health").send().await.unwrap().status(), 200);
-            assert_eq!(service.get("/livez").send().await.unwrap().status(), 200);
-            assert_eq!(service.get("/readyz").send().await.unwrap().status(), 503);
+        for (path, expected) in [("/health", 200), ("/livez", 200), ("/readyz", 503)] {
+            assert_eq!(service.get(path).send().await.unwrap().status(), expected, "{path}");
         }
         redis.up().await;
         service.healthy().await;

@@ -20,6 +20,8 @@ mod shutdown;
 mod backend_redis;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod fleet;
+#[cfg(feature = "postgres")]
+mod kubelet;
 // Its certificates come from `scripts/servers`, as everything that no build without servers needs.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod tls;

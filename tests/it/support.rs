@@ -11,6 +11,8 @@ use std::{
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
+#[cfg(feature = "postgres")]
+use tokio::{io::copy_bidirectional, net::TcpStream, sync::watch, task::JoinSet};
 
 /// Long enough for a loaded machine; only failures wait for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -371,6 +373,12 @@ impl Database {
         database
     }
 
+    /// `host:port` of the server.
+    pub(crate) fn address(&self) -> &str {
+        let (_, rest) = self.server.rsplit_once('@').unwrap();
+        rest.split_once('/').unwrap().0
+    }
+
     pub(crate) fn url(&self) -> String {
         let (base, _database) = self.server.rsplit_once('/').unwrap();
         format!("{base}/{}", self.name)
@@ -392,6 +400,72 @@ impl Database {
     pub(crate) async fn drop(self) {
         self.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
+}
+
+/// What a [`Link`] does with what it should carry.
+#[cfg(feature = "postgres")]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Passing {
+    /// Carries it.
+    Open,
+    /// Closes every connection at once.
+    Cut,
+    /// Keeps every connection and carries nothing, as a firewall does that drops packets.
+    Stalled,
+}
+
+/// A TCP link to a server, to be cut, stalled and restored. A connection that was stalled is not
+/// restored; the peers have to make a new one.
+#[cfg(feature = "postgres")]
+pub(crate) struct Link {
+    /// `host:port` to connect to.
+    pub(crate) address: String,
+    passing: watch::Sender<Passing>,
+    _carrying: JoinSet<()>,
+}
+
+#[cfg(feature = "postgres")]
+impl Link {
+    pub(crate) async fn to(server: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (passing, seen) = watch::channel(Passing::Open);
+        let mut carrying = JoinSet::new();
+        carrying.spawn(carry_all(listener, server.to_owned(), seen));
+        Self { address, passing, _carrying: carrying }
+    }
+
+    pub(crate) fn set(&self, passing: Passing) {
+        self.passing.send_replace(passing);
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn carry_all(
+    listener: tokio::net::TcpListener,
+    server: String,
+    passing: watch::Receiver<Passing>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((near, _)) = listener.accept().await {
+        connections.spawn(carry(near, server.clone(), passing.clone()));
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn carry(mut near: TcpStream, server: String, mut passing: watch::Receiver<Passing>) {
+    let carry = async {
+        let mut far = TcpStream::connect(server).await?;
+        copy_bidirectional(&mut near, &mut far).await
+    };
+    if *passing.borrow_and_update() == Passing::Open {
+        tokio::select! {
+            _ended = carry => return,
+            _changed = passing.changed() => {}
+        }
+    }
+    // Until the link is restored, or cut.
+    let _gone = passing.wait_for(|passing| *passing != Passing::Stalled).await.is_err();
 }
 
 /// A Redis of its own, to be stopped and started.

@@ -1,0 +1,219 @@
+//! The guide's Kubernetes manifest through an outage of the database: a kubelet, played by its own
+//! rules, probes the real program.
+
+use std::time::Duration;
+
+use agentarea_api::config;
+use reqwest::Client;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::interval;
+
+use crate::support::{Database, Link, Passing, Service, Setup};
+
+const MANIFEST: &str = include_str!("guide-probes.yaml");
+/// What a second of the manifest takes here, so that ten minutes take six seconds. The service's own
+/// probes are quicker than by default in the same way; how long an answer may take is not shortened.
+const SECOND: Duration = Duration::from_millis(10);
+const TEN_MINUTES: u32 = 600;
+
+/// A probe as the manifest writes it, with the defaults of Kubernetes for what it leaves out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Probe {
+    http_get: HttpGet,
+    #[serde(default)]
+    initial_delay_seconds: u32,
+    #[serde(default = "ten")]
+    period_seconds: u32,
+    #[serde(default = "one")]
+    timeout_seconds: u32,
+    #[serde(default = "three")]
+    failure_threshold: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HttpGet {
+    path: String,
+    port: u16,
+}
+
+const fn ten() -> u32 {
+    10
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn three() -> u32 {
+    3
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Manifest {
+    liveness_probe: Probe,
+    readiness_probe: Probe,
+}
+
+/// A probe at work.
+#[derive(Debug)]
+struct Prober {
+    probe: Probe,
+    http: Client,
+    sent: u32,
+    failures_in_row: u32,
+    /// How often the threshold was reached: restarts by a liveness probe, removals from the load
+    /// balancer by a readiness probe.
+    reached: u32,
+    complaints: Vec<String>,
+}
+
+impl Prober {
+    fn new(probe: Probe) -> Self {
+        // The kubelet opens a connection for each probe.
+        let http = Client::builder()
+            .pool_max_idle_per_host(0)
+            .timeout(Duration::from_secs(probe.timeout_seconds.into()));
+        let http = http.build().unwrap();
+        Self { probe, http, sent: 0, failures_in_row: 0, reached: 0, complaints: Vec::new() }
+    }
+
+    async fn at(&mut self, second: u32, base: &str) {
+        let since = second.checked_sub(self.probe.initial_delay_seconds);
+        if since.is_some_and(|since| since % self.probe.period_seconds == 0) {
+            self.sent += 1;
+            let sending = self.http.get(format!("{base}{}", self.probe.http_get.path)).send();
+            let failure = match sending.await {
+                Ok(answer) if (200..400).contains(&answer.status().as_u16()) => None,
+                Ok(answer) => Some(answer.status().to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            self.judge(failure.map(|failure| format!("at {second} s: {failure}")));
+        }
+    }
+
+    fn judge(&mut self, failure: Option<String>) {
+        self.failures_in_row = if failure.is_some() { self.failures_in_row + 1 } else { 0 };
+        self.complaints.extend(failure);
+        if self.failures_in_row == self.probe.failure_threshold {
+            self.reached += 1;
+            // A container that was restarted begins anew.
+            self.failures_in_row = 0;
+        }
+    }
+}
+
+/// The kubelet, which knows of the service what its probes tell.
+struct Kubelet {
+    liveness: Prober,
+    readiness: Prober,
+    now: u32,
+}
+
+impl Kubelet {
+    fn new() -> Self {
+        let manifest: Manifest = serde_yaml::from_str(MANIFEST).unwrap();
+        Self {
+            liveness: Prober::new(manifest.liveness_probe),
+            readiness: Prober::new(manifest.readiness_probe),
+            now: 0,
+        }
+    }
+
+    /// Sends every probe that is due within `seconds`; gives how many of each kind.
+    async fn watch(&mut self, service: &Service, seconds: u32) -> (u32, u32) {
+        let before = (self.liveness.sent, self.readiness.sent);
+        let mut clock = interval(SECOND);
+        for _ in 0..seconds {
+            clock.tick().await;
+            self.now += 1;
+            self.liveness.at(self.now, &service.base).await;
+            self.readiness.at(self.now, &service.base).await;
+        }
+        (self.liveness.sent - before.0, self.readiness.sent - before.1)
+    }
+}
+
+/// Clients that go on through the outage; each must be answered, and told that it is an outage.
+async fn refused_clients(service: &Service) {
+    loop {
+        let (status, problem) = service.send("/v1/executions", &json!({"workflow": "echo"})).await;
+        assert_eq!(status, 503, "{problem}");
+    }
+}
+
+/// The service on a database of its own, behind a link.
+async fn started(setup: Setup) -> (Service, Link, Database) {
+    let database = Database::create().await;
+    let link = Link::to(database.address()).await;
+    let url = database.url().replace(database.address(), &link.address);
+    let service = setup.variable("DATABASE_URL", &url).start().await;
+    service.healthy().await;
+    (service, link, database)
+}
+
+async fn ten_minutes_without_database_restart_nothing(outage: Passing) {
+    let (service, link, database) = started(Setup::new()).await;
+    let mut kubelet = Kubelet::new();
+    kubelet.watch(&service, 60).await;
+
+    link.set(outage);
+    service.health("the outage shows", |health| health["status"] == "unhealthy").await;
+    let sent = tokio::select! {
+        sent = kubelet.watch(&service, TEN_MINUTES) => sent,
+        () = refused_clients(&service) => unreachable!("they go on for ever"),
+    };
+    assert_eq!(sent, (60, 120), "every probe of ten minutes was sent");
+    assert_eq!(service.get("/readyz").send().await.unwrap().status(), 503);
+
+    link.set(Passing::Open);
+    service.healthy().await;
+    kubelet.watch(&service, 60).await;
+    assert_eq!(service.get("/readyz").send().await.unwrap().status(), 200);
+    let id = service.execute(&json!({"workflow": "echo"})).await;
+    assert_eq!(service.result(&id).await["status"], "completed");
+    for prober in [&kubelet.liveness, &kubelet.readiness] {
+        assert_eq!((prober.reached, &*prober.complaints), (0, &[][..]), "{:?}", prober.probe);
+    }
+    drop(service);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn ten_minutes_of_a_database_that_refuses_restart_nothing() {
+    ten_minutes_without_database_restart_nothing(Passing::Cut).await;
+}
+
+#[tokio::test]
+async fn ten_minutes_of_a_database_that_never_answers_restart_nothing() {
+    ten_minutes_without_database_restart_nothing(Passing::Stalled).await;
+}
+
+/// What the default mapping of `[health.http_status]` is for; also that the kubelet played here can
+/// restart at all.
+#[tokio::test]
+async fn another_mapping_would_restart_the_fleet() {
+    let setup = Setup::new().set("health.http_status.unhealthy", "503");
+    let (service, link, database) = started(setup).await;
+    link.set(Passing::Cut);
+    service.health("the outage shows", |health| health["status"] == "unhealthy").await;
+    let mut kubelet = Kubelet::new();
+    kubelet.watch(&service, 60).await;
+    assert_eq!(kubelet.liveness.reached, 1, "{:?}", kubelet.liveness.complaints);
+    drop(service);
+    database.drop().await;
+}
+
+#[test]
+fn the_manifest_is_read_with_the_defaults_of_kubernetes() {
+    let Kubelet { liveness, readiness, .. } = Kubelet::new();
+    for probe in [&liveness.probe, &readiness.probe] {
+        assert_eq!((probe.timeout_seconds, probe.failure_threshold), (1, 3));
+        assert_eq!(probe.http_get.port, config::Server::default().port);
+    }
+    assert_eq!((liveness.probe.initial_delay_seconds, liveness.probe.period_seconds), (30, 10));
+    assert_eq!((readiness.probe.initial_delay_seconds, readiness.probe.period_seconds), (5, 5));
+}
