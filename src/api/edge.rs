@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
     error::{MethodNotAllowedError, NotFoundError},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, Uri, header},
 };
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
@@ -15,6 +15,7 @@ use super::{
     Draining, State,
     auth::{Keys, Principal},
     error::{ApiError, bad_request, framework_problem, too_large},
+    explain::Parameters,
     problem::Problem,
     routes::{self, Route},
 };
@@ -39,11 +40,13 @@ pub(super) struct Edge {
     keys: Keys,
     metrics: Arc<Metrics>,
     draining: Draining,
+    parameters: Arc<Parameters>,
 }
 
 impl Edge {
-    pub(super) fn new(state: &State) -> Self {
+    pub(super) fn new(state: &State, parameters: Parameters) -> Self {
         Self {
+            parameters: Arc::new(parameters),
             config: Arc::clone(&state.config),
             keys: Keys::new(&state.config.auth),
             metrics: Arc::clone(&state.metrics),
@@ -74,7 +77,7 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let route = routes::find(request.uri().path());
         let method = method_label(request.method().as_str());
         let request_id = request_id(&request);
-        let path = request.uri().path().to_owned();
+        let uri = request.uri().clone();
         // At the level of errors, so that a filter which lets only warnings and errors pass leaves
         // them the request that they belong to.
         let span = tracing::error_span!(
@@ -82,10 +85,10 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
             request_id = %request_id,
             trace_id = %trace_id(&request),
             method,
-            path,
+            path = uri.path(),
         );
-        let mut response =
-            self.answer(request, route, &path, &request_id).instrument(span.clone()).await;
+        let asked = Asked { route, method, uri: &uri, request_id: &request_id };
+        let mut response = self.answer(request, &asked).instrument(span.clone()).await;
         let took = begin.elapsed();
         let status = response.status().as_u16();
         let label = route.map_or("other", |route| route.path);
@@ -98,17 +101,12 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
 }
 
 impl<E: Endpoint> EdgeEndpoint<E> {
-    async fn answer(
-        &self,
-        mut request: Request,
-        route: Option<&'static Route>,
-        path: &str,
-        request_id: &str,
-    ) -> Response {
+    async fn answer(&self, mut request: Request, asked: &Asked<'_>) -> Response {
         let edge = &self.edge;
         let deadline = edge.config.server.request_timeout + granted_wait(&request, &edge.config);
         let served = async {
-            let route = route
+            let route = asked
+                .route
                 .filter(|route| (route.enabled)(&edge.config.features))
                 .ok_or_else(|| poem::Error::from(NotFoundError))?;
             edge.admit(&mut request, route)?;
@@ -122,7 +120,7 @@ impl<E: Endpoint> EdgeEndpoint<E> {
             Ok(Err(error)) => error,
             Err(_) => Refusal::Late.into(),
         };
-        problem_response(&error, route, path, request_id)
+        problem_response(&error, asked, &edge.parameters)
     }
 }
 
@@ -131,8 +129,11 @@ fn refuse_nul(request: &Request) -> Result<(), poem::Error> {
     if request.uri().path().contains("%00") {
         return Err(NotFoundError.into());
     }
-    if request.uri().query().is_some_and(|query| query.contains("%00")) {
-        return Err(bad_request("a parameter has a NUL character"));
+    if let Some(query) = request.uri().query().filter(|query| query.contains("%00")) {
+        let pair = |pair: &&str| pair.contains("%00");
+        let pair = query.split('&').find(pair).unwrap_or_default();
+        let name = pair.split('=').next().unwrap_or_default();
+        return Err(bad_request(format!("`{name}` has a NUL character")));
     }
     Ok(())
 }
@@ -251,12 +252,28 @@ impl Caller {
     }
 }
 
-fn problem_response(
-    error: &poem::Error,
-    route: Option<&Route>,
-    path: &str,
-    request_id: &str,
-) -> Response {
+/// What an answer that is a problem says of its request.
+struct Asked<'a> {
+    route: Option<&'static Route>,
+    /// As a metric label.
+    method: &'static str,
+    uri: &'a Uri,
+    request_id: &'a str,
+}
+
+impl Asked<'_> {
+    /// Why a parameter was refused.
+    fn refused(&self, name: &str, parameters: &Parameters) -> String {
+        let query = self.uri.query().unwrap_or_default();
+        let given: Vec<(String, String)> =
+            Request::builder().uri_str(format!("/?{query}")).finish().params().unwrap_or_default();
+        let value = given.iter().find(|(given, _)| given == name);
+        let path = self.route.map_or("", |route| route.path);
+        parameters.explain((path, self.method), name, value.map(|(_, value)| value.as_str()))
+    }
+}
+
+fn problem_response(error: &poem::Error, asked: &Asked<'_>, parameters: &Parameters) -> Response {
     let mut retry_after = None;
     let mut problem = if let Some(error) = error.downcast_ref::<ApiError>() {
         retry_after = error.retry_after();
@@ -267,13 +284,13 @@ fn problem_response(
     } else if let Some(refusal) = error.downcast_ref::<Refusal>() {
         refusal.problem()
     } else {
-        framework_problem(error)
+        framework_problem(error, |name| asked.refused(name, parameters))
     };
     if problem.status == 500 {
         tracing::error!(%error, "request failed");
     }
-    problem.instance = Some(path.to_owned());
-    problem.request_id = Some(request_id.to_owned());
+    problem.instance = Some(asked.uri.path().to_owned());
+    problem.request_id = Some(asked.request_id.to_owned());
     let status = problem.status;
     let mut response = problem.into_response();
     let headers = response.headers_mut();
@@ -284,7 +301,7 @@ fn problem_response(
     if status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let (405, Some(route)) = (status, route) {
+    if let (405, Some(route)) = (status, asked.route) {
         let allow: Vec<&str> = route.methods.iter().map(|method| method.name).collect();
         if let Ok(value) = HeaderValue::from_str(&allow.join(", ")) {
             headers.insert(header::ALLOW, value);

@@ -153,13 +153,18 @@ impl ApiResponse for ApiError {
 }
 
 /// What poem itself refuses: input that fits no type, unknown routes, bodies that are too large.
-pub(super) fn framework_problem(error: &poem::Error) -> Problem {
+/// `parameter` says of a parameter by its name what it should be.
+pub(super) fn framework_problem(
+    error: &poem::Error,
+    parameter: impl Fn(&str) -> String,
+) -> Problem {
     let status = error.status();
-    if error.is::<ParseRequestPayloadError>() {
-        return with_detail(status, "invalid-body", "The body cannot be read", error);
+    if let Some(ParseRequestPayloadError { reason }) = error.downcast_ref() {
+        return with_detail(status, "invalid-body", "The body cannot be read", reason);
     }
-    if error.is::<ParseParamError>() || error.is::<ParsePathError>() {
-        return with_detail(status, "invalid-parameter", "A parameter cannot be read", error);
+    if let Some(name) = refused_parameter(error) {
+        let title = "A parameter cannot be read";
+        return with_detail(status, "invalid-parameter", title, parameter(name));
     }
     if error.is::<ContentTypeError>() {
         let title = "The content type is not supported";
@@ -186,6 +191,11 @@ pub(super) fn framework_problem(error: &poem::Error) -> Problem {
     }
 }
 
+fn refused_parameter(error: &poem::Error) -> Option<&'static str> {
+    let parameter = error.downcast_ref().map(|error: &ParseParamError| error.name);
+    parameter.or_else(|| error.downcast_ref().map(|error: &ParsePathError| error.name))
+}
+
 /// A parameter or header that cannot be read.
 pub(super) fn bad_request(message: impl Into<String>) -> poem::Error {
     poem::Error::from_string(message, StatusCode::BAD_REQUEST)
@@ -201,9 +211,9 @@ pub(super) fn too_large() -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
 }
 
-fn with_detail(status: StatusCode, kind: &str, title: &str, error: &poem::Error) -> Problem {
+fn with_detail(status: StatusCode, kind: &str, title: &str, detail: impl fmt::Display) -> Problem {
     // The framework repeats what it was given, however long.
-    let detail = error.to_string().chars().take(MAX_DETAIL).collect();
+    let detail = detail.to_string().chars().take(MAX_DETAIL).collect();
     Problem { detail: Some(detail), ..Problem::new(status, kind, title) }
 }
 

@@ -1,6 +1,5 @@
 //! `/v1/events`.
 
-use poem::Body;
 use poem_openapi::{
     ApiRequest, ApiResponse, Enum, Object, OpenApi, Tags,
     param::{Header, Query},
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     State,
+    body::Body,
     error::{ApiError, bad_request},
     problem::InvalidItem,
     types::Raw,
@@ -83,13 +83,13 @@ pub(super) struct ShortEvent {
 pub(super) enum Publish {
     /// A `CloudEvents` event.
     #[oai(content_type = "application/cloudevents+json")]
-    One(Json<Raw<CloudEvent>>),
+    One(Body<Raw<CloudEvent>>),
     /// A batch: all of it is accepted, or none.
     #[oai(content_type = "application/cloudevents-batch+json")]
-    Batch(Json<Vec<Raw<CloudEvent>>>),
+    Batch(Body<Vec<Raw<CloudEvent>>>),
     // Last, because it takes every type that ends in `+json`.
     /// The short form.
-    Short(Json<ShortEvent>),
+    Short(Body<ShortEvent>),
 }
 
 /// The ids of what was published.
@@ -119,7 +119,7 @@ pub(super) enum StreamResponse {
     /// named `gap` says that events were missed. Comments keep the connection open.
     #[oai(status = 200, content_type = "text/event-stream")]
     Stream(
-        Binary<Body>,
+        Binary<poem::Body>,
         #[oai(header = "Cache-Control")] String,
         #[oai(header = "X-Accel-Buffering")] String,
     ),
@@ -183,7 +183,7 @@ impl Api {
             None => None,
             Some(id) => Some(
                 id.parse::<Position>()
-                    .map_err(|message| bad_request(format!("Last-Event-ID: {message}")))?,
+                    .map_err(|message| bad_request(format!("`Last-Event-ID`: {message}")))?,
             ),
         };
         let filter = Filter::new(kind.0, subject.0);
@@ -196,7 +196,7 @@ impl Api {
             }
         };
         Ok(StreamResponse::Stream(
-            Binary(Body::from_bytes_stream(text)),
+            Binary(poem::Body::from_bytes_stream(text)),
             "no-store".to_owned(),
             "no".to_owned(),
         ))
@@ -206,13 +206,13 @@ impl Api {
 fn read(body: Publish) -> Result<Vec<Event>, ApiError> {
     let invalid = |message: String| Error::new(ErrorKind::InvalidInput, message);
     match body {
-        Publish::Short(Json(short)) => {
+        Publish::Short(Body(short)) => {
             let event = Event::new(short.kind, short.subject, short.data.map(|data| data.0));
             event.check().map_err(invalid)?;
             Ok(vec![event])
         }
-        Publish::One(Json(raw)) => Ok(vec![Event::from_json(raw.0).map_err(invalid)?]),
-        Publish::Batch(Json(batch)) => {
+        Publish::One(Body(raw)) => Ok(vec![Event::from_json(raw.0).map_err(invalid)?]),
+        Publish::Batch(Body(batch)) => {
             let mut events = Vec::with_capacity(batch.len());
             let mut wrong = Vec::new();
             for (index, raw) in (0..).zip(batch) {

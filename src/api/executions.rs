@@ -14,9 +14,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     State,
+    body::{Body, OptionalBody},
     edge::Caller,
     error::{ApiError, bad_request},
-    types::{DateTime, OptionalJson},
+    types::DateTime,
 };
 use crate::{
     config::values::duration,
@@ -209,7 +210,7 @@ impl Api {
         /// Makes repetitions of this request harmless: they get the first answer.
         #[oai(name = "Idempotency-Key")]
         key: Header<Option<String>>,
-        body: Json<StartExecution>,
+        body: Body<StartExecution>,
     ) -> Result<StartResponse, poem::Error> {
         let state = &self.0;
         let key = request_key(key.0, caller.name(), &body.0)?;
@@ -308,7 +309,7 @@ impl Api {
         &self,
         /// The execution's id.
         id: Path<String>,
-        body: OptionalJson<Terminate>,
+        body: OptionalBody<Terminate>,
     ) -> Result<SteerResponse, ApiError> {
         let state = &self.0;
         let reason = body.0.and_then(|body| body.reason);
@@ -330,7 +331,7 @@ impl Api {
         /// The signal's name.
         name: Path<String>,
         /// What the signal carries; any JSON.
-        body: OptionalJson<Any<Value>>,
+        body: OptionalBody<Any<Value>>,
     ) -> Result<SignalResponse, ApiError> {
         let state = &self.0;
         let input = body.0.map_or(Value::Null, |body| body.0);
@@ -351,7 +352,7 @@ impl Api {
         /// The query's name.
         name: Path<String>,
         /// What the query is given; any JSON.
-        body: OptionalJson<Any<Value>>,
+        body: OptionalBody<Any<Value>>,
     ) -> Result<Json<QueryAnswer>, ApiError> {
         let state = &self.0;
         let input = body.0.map_or(Value::Null, |body| body.0);
@@ -363,7 +364,7 @@ impl Api {
 fn new_execution(body: StartExecution) -> Result<NewExecution, poem::Error> {
     let timeout = body.timeout.as_deref().map(|text| read_duration("timeout", text)).transpose()?;
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err(bad_request("timeout: must be longer than nothing"));
+        return Err(bad_request("`timeout` must be longer than nothing"));
     }
     Ok(NewExecution {
         workflow: body.workflow,
@@ -387,7 +388,7 @@ fn request_key(
         || !key.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
     {
         return Err(bad_request(format!(
-            "Idempotency-Key: must have 1 to {MAX_KEY} printable ASCII characters"
+            "`Idempotency-Key` must have 1 to {MAX_KEY} printable ASCII characters"
         )));
     }
     // The parsed body: spaces and the order of members make no other request.
@@ -400,7 +401,7 @@ fn request_key(
 }
 
 fn read_duration(name: &str, text: &str) -> Result<Duration, poem::Error> {
-    duration::parse(text).map_err(|message| bad_request(format!("{name}: {message}")))
+    duration::parse(text).map_err(|message| bad_request(format!("`{name}`: {message}")))
 }
 
 fn write_cursor(execution: &model::Execution) -> String {
@@ -413,5 +414,5 @@ fn read_cursor(text: &str) -> Result<ListPlace, poem::Error> {
             let created_at = from_micros(i64::from_str_radix(micros, 16).ok()?);
             (!id.is_empty()).then(|| ListPlace { created_at, id: id.to_owned() })
         })
-        .ok_or_else(|| bad_request("cursor: must be the next_cursor of an earlier answer"))
+        .ok_or_else(|| bad_request("`cursor` must be the next_cursor of an earlier answer"))
 }

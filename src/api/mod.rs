@@ -1,12 +1,14 @@
 //! The HTTP API: routes, types, errors, doors, and the server that carries them.
 
 mod auth;
+mod body;
 mod connections;
 mod document;
 mod edge;
 mod error;
 mod events;
 mod executions;
+mod explain;
 mod health;
 mod operator;
 mod pages;
@@ -24,6 +26,7 @@ use std::sync::{
 use poem::{Endpoint, EndpointExt, Response, Route, middleware::CatchPanic};
 use poem_openapi::OpenApiService;
 
+use self::explain::Parameters;
 pub use self::{
     auth::{NewKey, new_key},
     server::{BindError, Bound, serve},
@@ -113,7 +116,7 @@ pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
         .at("/openapi.json", pages.json())
         .at("/openapi.yaml", pages.yaml())
         .nest("/", service);
-    behind_edge(state, routes)
+    behind(edge::Edge::new(state, Parameters::of(&document)), routes)
 }
 
 /// Puts the one middleware around `routes`; benchmarks compare with other routes behind it.
@@ -121,6 +124,13 @@ pub fn behind_edge<E: Endpoint + 'static>(
     state: &State,
     routes: E,
 ) -> impl Endpoint<Output = Response> + 'static {
+    behind(edge::Edge::new(state, Parameters::default()), routes)
+}
+
+fn behind<E: Endpoint + 'static>(
+    edge: edge::Edge,
+    routes: E,
+) -> impl Endpoint<Output = Response> + 'static {
     let caught = CatchPanic::new().with_handler(|_cause| error::panicked());
-    routes.with(caught).with(edge::Edge::new(state)).map_to_response()
+    routes.with(caught).with(edge).map_to_response()
 }

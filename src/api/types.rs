@@ -4,13 +4,12 @@ use std::{borrow::Cow, marker::PhantomData};
 
 use bytes::Bytes;
 use poem::{
-    IntoResponse, Request, RequestBody, Response,
+    IntoResponse, Response,
     http::{HeaderValue, header},
 };
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ExtractParamOptions,
     payload::{Json, Payload},
-    registry::{MetaRequest, MetaSchema, MetaSchemaRef, Registry},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
 use serde_json::Value;
@@ -125,41 +124,5 @@ impl<T: Type> IntoResponse for Written<T> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(Self::CONTENT_TYPE));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
-    }
-}
-
-/// A JSON body that may be left out altogether.
-#[derive(Debug)]
-pub(super) struct OptionalJson<T>(pub(super) Option<T>);
-
-impl<'a, T: ParseFromJSON> ApiExtractor<'a> for OptionalJson<T> {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        <Json<T> as ApiExtractor<'a>>::register(registry);
-    }
-
-    fn request_meta() -> Option<MetaRequest> {
-        let meta = <Json<T> as ApiExtractor<'a>>::request_meta()?;
-        Some(MetaRequest { required: false, ..meta })
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        options: ExtractParamOptions<()>,
-    ) -> poem::Result<Self> {
-        // A client that sends no body names no type for it.
-        if request.content_type().is_none() {
-            let length = request.header(header::CONTENT_LENGTH);
-            if length.is_none_or(|length| length == "0") {
-                return Ok(Self(None));
-            }
-        }
-        let Json(value) =
-            <Json<T> as ApiExtractor<'a>>::from_request(request, body, options).await?;
-        Ok(Self(Some(value)))
     }
 }

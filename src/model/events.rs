@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ids, time};
+use super::{ids, json, time};
 
 /// The `source` of events that name none.
 pub const DEFAULT_SOURCE: &str = "agentarea-api";
@@ -72,6 +72,7 @@ impl Event {
     /// # Errors
     /// Says which attribute breaks which rule of the specification.
     pub fn from_json(value: Value) -> Result<Self, String> {
+        check_types(&value)?;
         let event: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
         event.check()?;
         Ok(event)
@@ -92,7 +93,7 @@ impl Event {
     /// Says which attribute breaks which rule.
     pub fn check(&self) -> Result<(), String> {
         if self.specversion != "1.0" {
-            return Err(format!("specversion must be \"1.0\", not {:?}", self.specversion));
+            return Err(format!("`specversion` must be \"1.0\", not {:?}", self.specversion));
         }
         check_text("id", &self.id)?;
         check_text("source", &self.source)?;
@@ -102,19 +103,42 @@ impl Event {
         }
         if let Some(time) = &self.time {
             time.parse::<time::Timestamp>()
-                .map_err(|_| format!("time must be an RFC 3339 date-time, not {time:?}"))?;
+                .map_err(|_| format!("`time` must be an RFC 3339 date-time, not {time:?}"))?;
         }
         if self.data.is_some() && self.data_base64.is_some() {
-            return Err("data and data_base64 exclude each other".to_owned());
+            return Err("`data` and `data_base64` exclude each other".to_owned());
         }
         self.extensions.iter().try_for_each(|(name, value)| check_extension(name, value))
     }
 }
 
+/// The attributes that are text, and whether an event must have them.
+const TEXTS: [(&str, bool); 9] = [
+    ("specversion", true),
+    ("id", true),
+    ("source", true),
+    ("type", true),
+    ("subject", false),
+    ("time", false),
+    ("datacontenttype", false),
+    ("dataschema", false),
+    ("data_base64", false),
+];
+
+/// Names the attribute that has a wrong type: serde's own message loses it with `flatten`.
+fn check_types(value: &Value) -> Result<(), String> {
+    TEXTS.iter().try_for_each(|&(name, required)| match value.get(name) {
+        None if required => Err(format!("`{name}` is missing")),
+        Some(Value::Null) if !required => Ok(()),
+        None | Some(Value::String(_)) => Ok(()),
+        Some(other) => Err(format!("`{name}`: expected text, found {}", json::found(other))),
+    })
+}
+
 fn check_text(name: &str, value: &str) -> Result<(), String> {
     if value.is_empty() || value.len() > MAX_ATTRIBUTE || value.chars().any(char::is_control) {
         return Err(format!(
-            "{name} must have 1 to {MAX_ATTRIBUTE} bytes and no control characters"
+            "`{name}` must have 1 to {MAX_ATTRIBUTE} bytes and no control characters"
         ));
     }
     Ok(())
@@ -122,11 +146,11 @@ fn check_text(name: &str, value: &str) -> Result<(), String> {
 
 fn check_extension(name: &str, value: &Value) -> Result<(), String> {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
-        return Err(format!("{name}: an attribute's name has only a-z and 0-9"));
+        return Err(format!("`{name}`: an attribute's name has only a-z and 0-9"));
     }
     match value {
         Value::String(_) | Value::Bool(_) | Value::Number(_) => Ok(()),
-        _ => Err(format!("{name}: an extension attribute is a string, a boolean or a number")),
+        _ => Err(format!("`{name}`: an extension attribute is a string, a boolean or a number")),
     }
 }
 

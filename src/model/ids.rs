@@ -20,7 +20,7 @@ pub fn check_client_id(id: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:~".contains(c);
     if id.is_empty() || id.len() > MAX_CLIENT_ID || !id.chars().all(plain) {
         return Err(format!(
-            "an id has 1 to {MAX_CLIENT_ID} characters out of letters, digits and - _ . : ~"
+            "`id` must have 1 to {MAX_CLIENT_ID} characters out of letters, digits and - _ . : ~"
         ));
     }
     Ok(())

@@ -3,4 +3,5 @@
 pub mod events;
 pub mod executions;
 pub mod ids;
+pub mod json;
 pub mod time;

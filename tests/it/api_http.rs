@@ -168,3 +168,100 @@ async fn log_lines_of_a_request_carry_its_ids() {
     assert_eq!(line["span"]["request_id"], "find-me");
     assert_eq!(line["span"]["trace_id"], trace);
 }
+
+/// Detail of the problem that a request is refused with.
+async fn refused(request: reqwest::RequestBuilder, expected: u16) -> String {
+    let (status, problem) = answer(request).await;
+    assert_eq!(status, expected, "{problem}");
+    problem["detail"].as_str().unwrap_or_else(|| panic!("{problem} has no detail")).to_owned()
+}
+
+#[tokio::test]
+async fn a_refused_body_is_told_which_field_is_wrong() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let start = |body: Value| service.post("/v1/executions").json(&body);
+    for (body, expected) in [
+        (json!([]), "the body: expected an object, found a list"),
+        (json!({"input": 1}), "`workflow` is missing"),
+        (json!({"workflow": null}), "`workflow`: expected text, found null"),
+        (json!({"workflow": "echo", "id": {}}), "`id`: expected text, found an object"),
+        (json!({"workflow": "echo", "id": "a b"}), "`id` must have 1 to 200 characters"),
+        (json!({"workflow": "echo", "timeout": ["1s"]}), "`timeout`: expected text, found a list"),
+        (
+            json!({"workflow": "echo", "timeout": "soon"}),
+            "`timeout`: \"soon\" is not a duration such as",
+        ),
+        (
+            json!({"workflow": "echo", "inputs": 1}),
+            "the field \"inputs\" is unknown; there are `id`, `input`, `timeout`, `workflow`",
+        ),
+    ] {
+        let status = if body["id"] == "a b" { 422 } else { 400 };
+        let detail = refused(start(body), status).await;
+        assert!(detail.starts_with(expected), "{detail:?} is not {expected:?}");
+    }
+    let raw = |text: &'static str| {
+        service.post("/v1/executions").header("content-type", "application/json").body(text)
+    };
+    assert!(refused(raw("{\"a\""), 400).await.starts_with("the body is not JSON: "));
+    assert_eq!(refused(raw(""), 400).await, "the body is empty");
+}
+
+#[tokio::test]
+async fn a_refused_event_is_told_which_attribute_is_wrong() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let publish = |kind: &str, body: Value| {
+        let body = body.to_string();
+        service.post("/v1/events").header("content-type", kind.to_owned()).body(body)
+    };
+    let event = |change: Value| {
+        let mut event = json!({"specversion": "1.0", "id": "1", "source": "/s", "type": "t"});
+        event.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        event
+    };
+    let (short, one) = ("application/json", "application/cloudevents+json");
+    let batch = "application/cloudevents-batch+json";
+    for (kind, body, status, expected) in [
+        (short, json!({"data": 1}), 400, "`type` is missing"),
+        (short, json!({"type": {}}), 400, "`type`: expected text, found an object"),
+        (one, json!({"type": "t"}), 422, "`specversion` is missing"),
+        (one, event(json!({"id": 3})), 422, "`id`: expected text, found 3"),
+        (one, event(json!({"time": "now"})), 422, "`time` must be an RFC 3339 date-time"),
+        (batch, event(json!({})), 400, "the body: expected a list, found an object"),
+        (batch, json!([event(json!({})), 7]), 400, "`[1]`: expected an object, found 7"),
+    ] {
+        let detail = refused(publish(kind, body), status).await;
+        assert!(detail.starts_with(expected), "{detail:?} is not {expected:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_parameter_is_told_what_it_should_be() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let limit = "`limit`: expected a whole number from 1 to 200, found";
+    let status = "`status`: expected one of \"accepted\", \"running\", \"completed\", \"failed\", \
+                  \"cancelled\", \"terminated\", \"timed_out\", found \"gone\"";
+    for (query, expected) in [
+        ("limit=abc", format!("{limit} \"abc\"")),
+        ("limit=0", format!("{limit} \"0\"")),
+        ("limit=a%20b%22", format!("{limit} \"a b\\\"\"")),
+        (&format!("limit={}", "9".repeat(500)), format!("{limit} \"{}\"…", "9".repeat(40))),
+        ("workflow=x&status=gone", status.to_owned()),
+        ("cursor=1", "`cursor` must be the next_cursor of an earlier answer".to_owned()),
+        ("workflow=%00", "`workflow` has a NUL character".to_owned()),
+    ] {
+        let list = service.get(&format!("/v1/executions?{query}"));
+        assert_eq!(refused(list, 400).await, expected);
+    }
+    let wait = refused(service.get("/v1/executions/x?wait=long"), 400).await;
+    assert!(wait.starts_with("`wait`: \"long\" is not a duration such as"), "{wait}");
+    let delivery = service.post("/v1/events?delivery=slow").json(&json!({"type": "x"}));
+    let expected = "`delivery`: expected one of \"durable\", \"direct\", found \"slow\"";
+    assert_eq!(refused(delivery, 400).await, expected);
+    let key = service.post("/v1/executions").header("Idempotency-Key", "");
+    let key = refused(key.json(&json!({"workflow": "echo"})), 400).await;
+    assert!(key.starts_with("`Idempotency-Key` must have 1 to 255"), "{key}");
+}

@@ -1,0 +1,122 @@
+//! JSON bodies.
+
+use poem::{Request, RequestBody, http::header};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    error::{ContentTypeError, ParseRequestPayloadError},
+    payload::{Json, ParsePayload, Payload},
+    registry::{MetaRequest, MetaSchemaRef, Registry},
+    types::{ParseFromJSON, Type},
+};
+use serde_json::Value;
+
+use super::explain;
+
+/// A JSON body. When it is refused, the field that is to blame is named.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: Type> Payload for Body<T> {
+    const CONTENT_TYPE: &'static str = <Json<T> as Payload>::CONTENT_TYPE;
+
+    fn check_content_type(content_type: &str) -> bool {
+        Json::<T>::check_content_type(content_type)
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: ParseFromJSON> ParsePayload for Body<T> {
+    const IS_REQUIRED: bool = T::IS_REQUIRED;
+
+    async fn from_request(_request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let bytes = body.take()?.into_bytes().await?;
+        read(&bytes).map(Self).map_err(|reason| ParseRequestPayloadError { reason }.into())
+    }
+}
+
+/// No body at all stands for `null`.
+fn read<T: ParseFromJSON>(bytes: &[u8]) -> Result<T, String> {
+    let value = || match bytes {
+        [] => Ok(Value::Null),
+        bytes => serde_json::from_slice(bytes),
+    };
+    let given = value().map_err(|error| format!("the body is not JSON: {error}"))?;
+    T::parse_from_json(Some(given)).map_err(|_| match value() {
+        Ok(_) if bytes.is_empty() => "the body is empty".to_owned(),
+        Ok(value) => explain::body::<T>(&value),
+        Err(error) => error.to_string(),
+    })
+}
+
+impl<'a, T: ParseFromJSON> ApiExtractor<'a> for Body<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        <Json<T> as ApiExtractor<'a>>::request_meta()
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        match request.content_type() {
+            Some(content_type) if Self::check_content_type(content_type) => {
+                <Self as ParsePayload>::from_request(request, body).await
+            }
+            Some(other) => {
+                Err(ContentTypeError::NotSupported { content_type: other.to_owned() }.into())
+            }
+            None => Err(ContentTypeError::ExpectContentType.into()),
+        }
+    }
+}
+
+/// A JSON body that may be left out altogether.
+#[derive(Debug)]
+pub(super) struct OptionalBody<T>(pub(super) Option<T>);
+
+impl<'a, T: ParseFromJSON> ApiExtractor<'a> for OptionalBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let meta = <Body<T> as ApiExtractor<'a>>::request_meta()?;
+        Some(MetaRequest { required: false, ..meta })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        // A client that sends no body names no type for it.
+        if request.content_type().is_none() {
+            let length = request.header(header::CONTENT_LENGTH);
+            if length.is_none_or(|length| length == "0") {
+                return Ok(Self(None));
+            }
+        }
+        let Body(value) =
+            <Body<T> as ApiExtractor<'a>>::from_request(request, body, options).await?;
+        Ok(Self(Some(value)))
+    }
+}
