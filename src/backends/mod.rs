@@ -7,6 +7,8 @@
 pub mod database;
 pub mod event_broker;
 pub mod execution_service;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
+mod login;
 mod pool;
 
 #[cfg(test)]

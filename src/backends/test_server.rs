@@ -50,8 +50,31 @@ impl PostgresDatabase {
         Self { url: format!("{base}/{name}"), server: server.clone(), name }
     }
 
+    /// Runs a statement as the owner of the server.
+    pub(crate) async fn execute(&self, statement: &str) {
+        execute(&self.server, statement).await;
+    }
+
+    /// Makes a role of that password the owner; gives the URL to log in with, less the password.
+    pub(crate) async fn give_to(&self, role: &str, password: &str) -> String {
+        self.execute(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD '{password}' IN ROLE by_password"
+        ))
+        .await;
+        self.execute(&format!("ALTER DATABASE {} OWNER TO {role}", self.name)).await;
+        let (_, address) = self.url.split_once('@').expect("the URL names a user");
+        format!("postgres://{role}@{address}")
+    }
+
     pub(crate) async fn drop(self) {
         execute(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+
+    /// The database and the role that it was given to.
+    pub(crate) async fn drop_with(self, role: &str) {
+        let server = self.server.clone();
+        self.drop().await;
+        execute(&server, &format!("DROP ROLE {role}")).await;
     }
 }
 
@@ -182,5 +205,37 @@ mod front {
                 copy_bidirectional(&mut near, &mut far).await
             });
         }
+    }
+}
+
+/// A secret in a file, as the configuration reads it, that a test can change.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
+pub(crate) struct SecretFile {
+    folder: tempfile::TempDir,
+}
+
+#[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
+impl SecretFile {
+    pub(crate) fn new(secret: &str) -> Self {
+        let file = Self { folder: tempfile::tempdir().expect("a folder can be made") };
+        file.write(secret);
+        file
+    }
+
+    /// Puts another file in the place of the one there, as secret stores do.
+    pub(crate) fn write(&self, secret: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, format!("{secret}\n")).expect("the file can be written");
+        std::fs::rename(new, self.path()).expect("the file can be replaced");
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("secret")
+    }
+
+    /// What a backend's table holds for `x_file`.
+    pub(crate) fn value(&self) -> serde_json::Value {
+        let value = std::fs::read_to_string(self.path()).expect("the file can be read");
+        serde_json::json!({"value": value.trim_end(), "file": self.path()})
     }
 }

@@ -132,10 +132,22 @@ impl Secret {
         &self.value
     }
 
-    /// The file it came from, for reading again when it is refused.
+    /// The file it came from.
     #[must_use]
     pub fn file(&self) -> Option<&std::path::Path> {
         self.file.as_deref()
+    }
+
+    /// What its file holds now; none if that is nothing else, or if it came from no file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn refreshed(&self) -> std::io::Result<Option<Self>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let value = super::read_secret(file)?;
+        // What writes a file in place leaves it empty for a moment.
+        let changed = !value.is_empty() && value != self.value;
+        Ok(changed.then(|| Self { value, file: Some(file.clone()) }))
     }
 }
 

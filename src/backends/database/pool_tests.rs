@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::{Database, FAMILY, contract};
 #[cfg(feature = "postgres")]
-use crate::backends::test_server::{PostgresDatabase, relay};
+use crate::backends::test_server::{PostgresDatabase, SecretFile, relay};
 use crate::{
     config::{Connection, Pool, Section},
     connection::{Managed, Operation, PoolStatus, Settings},
@@ -364,4 +364,81 @@ async fn a_connection_that_the_server_closed_leaves_the_pool_unused() {
     world.look().await.unwrap();
     drop(conn);
     database.drop().await;
+}
+
+/// Looks things up until `stop`, counting in `looks`; gives the errors.
+#[cfg(feature = "postgres")]
+async fn look_until(
+    world: &World,
+    looks: &std::sync::atomic::AtomicUsize,
+    stop: &tokio_util::sync::CancellationToken,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    while !stop.is_cancelled() {
+        match world.look().await {
+            Ok(()) => drop(looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+            Err(error) => errors.push(error),
+        }
+        tokio::task::yield_now().await;
+    }
+    errors
+}
+
+/// Changes the password ten times while calls run; gives the errors of the calls.
+#[cfg(feature = "postgres")]
+async fn rotate_under_load(max_lifetime: Duration, kill: bool) -> Vec<Error> {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let database = PostgresDatabase::create().await;
+    let role = format!("role_{}", uuid::Uuid::now_v7().simple());
+    let url = database.give_to(&role, "password-0").await;
+    let file = SecretFile::new("password-0");
+    let pool = Pool { max_size: 4, max_lifetime, ..quiet() };
+    let table = json!({"url": url, "password": file.value()});
+    let world = World::new("postgres", table, pool).await;
+    let looks = AtomicUsize::new(0);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let log = Log::default();
+    let capturing = log.capture();
+    let rotation = async {
+        for n in 1..=10 {
+            file.write(&format!("password-{n}"));
+            database.execute(&format!("ALTER ROLE {role} PASSWORD 'password-{n}'")).await;
+            if kill {
+                let theirs = format!("FROM pg_stat_activity WHERE usename = '{role}'");
+                database.execute(&format!("SELECT pg_terminate_backend(pid) {theirs}")).await;
+            }
+            // More connections than can have been on their way with the old password.
+            let (opened, before) = (world.phase("connect"), looks.load(Ordering::Relaxed));
+            eventually("calls go on over new connections", || {
+                let called = looks.load(Ordering::Relaxed) > before + 20;
+                (called && world.phase("connect") > opened + if kill { 0 } else { 5 }).then_some(())
+            })
+            .await;
+        }
+        stop.cancel();
+    };
+    let load = join_all((0..8).map(|_| look_until(&world, &looks, &stop)));
+    let (errors, ()) = tokio::join!(load, rotation);
+    drop(capturing);
+    let read_again = log.lines_with("its secret file was read again");
+    assert_eq!(read_again.len(), 10, "once for each new password: {read_again:?}");
+    assert!(log.lines_with("password-").is_empty(), "no secret is logged");
+    drop(world);
+    database.drop_with(&role).await;
+    errors.into_iter().flatten().collect()
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_password_file_rotates_under_load_without_a_failed_call() {
+    let errors = rotate_under_load(millis(20), false).await;
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed() {
+    let errors = rotate_under_load(Duration::ZERO, true).await;
+    let refused = errors.iter().find(|error| error.kind() == ErrorKind::Unauthenticated);
+    assert!(refused.is_none(), "{refused:?}");
 }

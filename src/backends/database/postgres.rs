@@ -21,7 +21,10 @@ use super::{
     tls,
 };
 use crate::{
-    backends::pool::{Checkout, Connect, Pool},
+    backends::{
+        login::{Credentials, Login},
+        pool::{Checkout, Connect, Pool},
+    },
     config::{self, BackendConfig, BackendDescriptor, Secret, Section, Table, TableProblem},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
     error::{Error, ErrorKind, RetryClass},
@@ -146,108 +149,138 @@ async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
     Ok(conn)
 }
 
+/// Who we are to the server, and how it is reached.
+#[derive(Clone)]
+struct Access {
+    url: Secret,
+    password: Option<Secret>,
+    application: String,
+    connect_timeout: Duration,
+    tls: SslMode,
+}
+
+impl Credentials for Access {
+    type Ready = tokio_postgres::Config;
+
+    fn secrets(&mut self) -> Vec<&mut Secret> {
+        std::iter::once(&mut self.url).chain(&mut self.password).collect()
+    }
+
+    fn ready(&self) -> Result<tokio_postgres::Config, Error> {
+        // The parser's message can repeat parts of the URL, so it is not shown.
+        let mut config: tokio_postgres::Config =
+            self.url.expose().parse().map_err(|_| {
+                Error::new(ErrorKind::Internal, "database.postgres.url cannot be read")
+            })?;
+        if let Some(password) = &self.password {
+            config.password(password.expose());
+        }
+        config
+            .application_name(&self.application)
+            .connect_timeout(self.connect_timeout)
+            .keepalives_idle(Duration::from_secs(30))
+            .ssl_mode(self.tls);
+        Ok(config)
+    }
+}
+
 struct Connector {
-    config: tokio_postgres::Config,
+    login: Login<Access>,
     tls: Option<tokio_postgres_rustls::MakeRustlsConnect>,
     limit: Duration,
 }
 
 impl Connector {
     fn new(config: &Config, context: &BuildContext) -> Result<Self, Error> {
-        let mut parsed: tokio_postgres::Config =
-            config.url.expose().parse().map_err(|_| {
-                Error::new(ErrorKind::Internal, "database.postgres.url cannot be read")
-            })?;
-        if let Some(password) = &config.password {
-            parsed.password(password.expose());
-        }
-        parsed
-            .application_name(format!("agentarea-api {}", context.instance))
-            .connect_timeout(context.pool.connect_timeout)
-            .keepalives_idle(Duration::from_secs(30))
-            .ssl_mode(match config.tls {
+        let connect_timeout = context.pool.connect_timeout;
+        let access = Access {
+            url: config.url.clone(),
+            password: config.password.clone(),
+            application: format!("agentarea-api {}", context.instance),
+            connect_timeout,
+            tls: match config.tls {
                 Tls::Disable => SslMode::Disable,
                 Tls::Prefer => SslMode::Prefer,
                 Tls::Require | Tls::Verify => SslMode::Require,
-            });
+            },
+        };
         let tls = match config.tls {
             Tls::Disable => None,
             Tls::Prefer | Tls::Require => Some(tls::unverified()?),
             Tls::Verify => Some(tls::verified(config.ca_file.as_deref())?),
         };
-        Ok(Self { config: parsed, tls, limit: context.pool.connect_timeout })
+        Ok(Self { login: Login::new(context.connection, access)?, tls, limit: connect_timeout })
     }
 
-    async fn establish(&self) -> Result<Conn, Error> {
+    async fn establish(&self, config: &tokio_postgres::Config) -> Result<Conn, Error> {
+        let refused = |error| connect_error(config, error);
         let established = if let Some(tls) = &self.tls {
-            let (client, conn) =
-                self.config.connect(tls.clone()).await.map_err(|e| self.error(e))?;
+            let (client, conn) = config.connect(tls.clone()).await.map_err(refused)?;
             AsyncPgConnection::try_from_client_and_connection(client, conn).await
         } else {
-            let (client, conn) =
-                self.config.connect(tokio_postgres::NoTls).await.map_err(|e| self.error(e))?;
+            let (client, conn) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
             AsyncPgConnection::try_from_client_and_connection(client, conn).await
         };
         established.map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the session cannot be set up").with_source(error)
         })
     }
+}
 
-    /// What a failed connect means, and what to do about it.
-    fn error(&self, error: tokio_postgres::Error) -> Error {
-        let database = self.config.get_dbname().unwrap_or("postgres");
-        let (kind, message) = match error.code() {
-            Some(code) => match *code {
-                SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-                    (ErrorKind::Unauthenticated, "the database refuses user or password".to_owned())
-                }
-                SqlState::INVALID_CATALOG_NAME => (
-                    ErrorKind::Missing,
-                    format!("the database {database:?} does not exist; create it"),
-                ),
-                SqlState::INSUFFICIENT_PRIVILEGE => {
-                    (ErrorKind::Forbidden, "the user may not connect".to_owned())
-                }
-                SqlState::TOO_MANY_CONNECTIONS => (
-                    ErrorKind::Throttled,
-                    "the database has no connection slots left; lower pool.max_size".to_owned(),
-                ),
-                _ => (ErrorKind::Unavailable, "the database does not accept us".to_owned()),
-            },
-            None => (self.transport_kind(&error), "the database cannot be reached".to_owned()),
-        };
-        Error::new(kind, message).with_retry(RetryClass::NotSent).with_source(error)
-    }
-
-    fn transport_kind(&self, error: &tokio_postgres::Error) -> ErrorKind {
-        let mut cause = std::error::Error::source(error);
-        while let Some(inner) = cause {
-            if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-                return match io.kind() {
-                    std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => {
-                        ErrorKind::Refused
-                    }
-                    std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
-                    std::io::ErrorKind::InvalidData => ErrorKind::Tls,
-                    std::io::ErrorKind::ConnectionReset
-                    | std::io::ErrorKind::ConnectionAborted
-                    | std::io::ErrorKind::UnexpectedEof
-                    | std::io::ErrorKind::BrokenPipe => ErrorKind::Disconnected,
-                    // A name that does not resolve has no kind of its own.
-                    _ if self.names_a_host() => ErrorKind::NameNotFound,
-                    _ => ErrorKind::Unavailable,
-                };
+/// What a failed connect means, and what to do about it.
+fn connect_error(config: &tokio_postgres::Config, error: tokio_postgres::Error) -> Error {
+    let database = config.get_dbname().unwrap_or("postgres");
+    let (kind, message) = match error.code() {
+        Some(code) => match *code {
+            SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                (ErrorKind::Unauthenticated, "the database refuses user or password".to_owned())
             }
-            cause = inner.source();
-        }
-        if error.to_string().contains("TLS") { ErrorKind::Tls } else { ErrorKind::Unavailable }
-    }
+            SqlState::INVALID_CATALOG_NAME => {
+                (ErrorKind::Missing, format!("the database {database:?} does not exist; create it"))
+            }
+            SqlState::INSUFFICIENT_PRIVILEGE => {
+                (ErrorKind::Forbidden, "the user may not connect".to_owned())
+            }
+            SqlState::TOO_MANY_CONNECTIONS => (
+                ErrorKind::Throttled,
+                "the database has no connection slots left; lower pool.max_size".to_owned(),
+            ),
+            _ => (ErrorKind::Unavailable, "the database does not accept us".to_owned()),
+        },
+        None => (transport_kind(config, &error), "the database cannot be reached".to_owned()),
+    };
+    Error::new(kind, message).with_retry(RetryClass::NotSent).with_source(error)
+}
 
-    fn names_a_host(&self) -> bool {
-        self.config.get_hosts().iter().any(
-            |host| matches!(host, Host::Tcp(name) if name.parse::<std::net::IpAddr>().is_err()),
-        )
+fn transport_kind(config: &tokio_postgres::Config, error: &tokio_postgres::Error) -> ErrorKind {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return match io.kind() {
+                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => {
+                    ErrorKind::Refused
+                }
+                std::io::ErrorKind::TimedOut => ErrorKind::Timeout,
+                std::io::ErrorKind::InvalidData => ErrorKind::Tls,
+                std::io::ErrorKind::ConnectionReset
+                | std::io::ErrorKind::ConnectionAborted
+                | std::io::ErrorKind::UnexpectedEof
+                | std::io::ErrorKind::BrokenPipe => ErrorKind::Disconnected,
+                // A name that does not resolve has no kind of its own.
+                _ if names_a_host(config) => ErrorKind::NameNotFound,
+                _ => ErrorKind::Unavailable,
+            };
+        }
+        cause = inner.source();
     }
+    if error.to_string().contains("TLS") { ErrorKind::Tls } else { ErrorKind::Unavailable }
+}
+
+fn names_a_host(config: &tokio_postgres::Config) -> bool {
+    config
+        .get_hosts()
+        .iter()
+        .any(|host| matches!(host, Host::Tcp(name) if name.parse::<std::net::IpAddr>().is_err()))
 }
 
 #[async_trait]
@@ -255,7 +288,8 @@ impl Connect for Connector {
     type Conn = Conn;
 
     async fn connect(&self) -> Result<Conn, Error> {
-        tokio::time::timeout(self.limit, self.establish()).await.unwrap_or_else(|_| {
+        let connecting = self.login.connect(async |config| self.establish(&config).await);
+        tokio::time::timeout(self.limit, connecting).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout, "no connection within pool.connect_timeout")
                 .with_retry(RetryClass::NotSent))
         })

@@ -12,6 +12,7 @@ mod translate;
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use deadpool_redis::Manager;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Script,
     TlsCertificates, io::tcp::TcpSettings,
@@ -27,7 +28,10 @@ use self::{
 };
 use super::{EventBroker, FAMILY, REDIS_VARIABLES};
 use crate::{
-    backends::pool::Pool,
+    backends::{
+        login::{Credentials, Login},
+        pool::Pool,
+    },
     config::{BackendConfig, BackendDescriptor, Secret, Section, Table, TableProblem},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
     error::{Error, ErrorKind},
@@ -50,7 +54,7 @@ const PATIENCE: u32 = 3;
 
 /// A Redis stream, for any number of instances. Needs Redis 6.2 or newer, or a server that speaks
 /// its language, such as Valkey.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub(super) struct Config {
@@ -135,7 +139,7 @@ impl BackendConfig for Config {
 impl Config {
     /// What a connection needs to know.
     fn client(&self) -> Result<Client, Error> {
-        let info = current(&self.url).into_connection_info().map_err(|_| {
+        let info = self.url.expose().into_connection_info().map_err(|_| {
             Error::new(ErrorKind::Internal, "the url cannot be read, which its check rules out")
         })?;
         let mut login = info
@@ -143,7 +147,7 @@ impl Config {
             .clone()
             .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
         if let Some(password) = &self.password {
-            login = login.set_password(current(password));
+            login = login.set_password(password.expose());
         }
         // Keeps idle connections alive through routers that forget them, and notices a dead peer.
         let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
@@ -171,13 +175,24 @@ impl Config {
     }
 }
 
-/// The secret as it is now: a file can hold a new one since the configuration was read.
-fn current(secret: &Secret) -> String {
-    let read = secret.file().and_then(|path| std::fs::read_to_string(path).ok());
-    read.map_or_else(
-        || secret.expose().to_owned(),
-        |text| text.trim_end_matches(['\r', '\n']).to_owned(),
-    )
+/// Who we are to the server, and how it is reached.
+#[derive(Clone)]
+struct Access {
+    config: Config,
+    settings: AsyncConnectionConfig,
+}
+
+impl Credentials for Access {
+    type Ready = Manager;
+
+    fn secrets(&mut self) -> Vec<&mut Secret> {
+        std::iter::once(&mut self.config.url).chain(&mut self.config.password).collect()
+    }
+
+    fn ready(&self) -> Result<Manager, Error> {
+        let address = self.config.client()?.get_connection_info().clone();
+        Manager::new_with_config(address, self.settings.clone()).map_err(|error| translate(&error))
+    }
 }
 
 pub(super) struct Factory;
@@ -227,19 +242,20 @@ impl fmt::Debug for RedisBroker {
 
 impl RedisBroker {
     fn new(config: Config, context: &BuildContext) -> Result<Self, Error> {
-        let client = config.client()?;
         let connect_timeout = context.pool.connect_timeout;
         // The default ends every answer after half a second. The guard bounds calls, and blocking
         // reads bound themselves.
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connect_timeout))
             .set_response_timeout(None);
+        let access = Access { config: config.clone(), settings };
+        let login = Arc::new(Login::new(context.connection, access)?);
         Ok(Self {
             script: Script::new(APPEND_AND_PUBLISH),
-            commands: Line::new(client.clone(), settings.clone(), PATIENCE),
-            probes: Line::new(client.clone(), settings.clone(), 1),
+            commands: Line::new(Arc::clone(&login), PATIENCE),
+            probes: Line::new(Arc::clone(&login), 1),
             probe_key: format!("agentarea:probe:{}", context.instance),
-            pool: Pool::new(Arc::new(Connector::new(&client, settings)?), context)?,
+            pool: Pool::new(Arc::new(Connector(login)), context)?,
             connect_timeout,
             config,
         })
@@ -469,6 +485,7 @@ mod tests {
     use std::{
         net::{SocketAddr, TcpListener},
         process::{Child, Command, Stdio},
+        sync::atomic::{AtomicUsize, Ordering},
     };
 
     use futures_util::StreamExt;
@@ -479,7 +496,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        backends::{event_broker::contract, test_server::relay},
+        backends::{
+            event_broker::contract,
+            test_server::{SecretFile, relay},
+        },
         config::Pool as Limits,
         model::ids,
         telemetry::metrics::Metrics,
@@ -922,6 +942,81 @@ mod tests {
         read_nothing(&*broker, Duration::from_millis(500)).await;
         let none = r#"agentarea_connection_leaks_total{connection="event_broker"} 0"#;
         assert!(metrics.text().contains(none));
+    }
+
+    /// Publishes and reads until `stop`; gives the errors.
+    async fn work_until(
+        broker: &dyn EventBroker,
+        done: &AtomicUsize,
+        stop: &CancellationToken,
+    ) -> Vec<Error> {
+        let mut errors = Vec::new();
+        while !stop.is_cancelled() {
+            let published = broker.publish(&[event(1)]).await;
+            let read = broker.wait(Position::START, 1, Duration::from_millis(2)).await;
+            for result in [published, read.map(drop)] {
+                match result {
+                    Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        errors
+    }
+
+    #[tokio::test]
+    async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed() {
+        let server = Server::start(free_port(), &["--requirepass", "password-0"]).await;
+        let file = SecretFile::new("password-0");
+        let section = json!({"url": server.url(), "password": file.value()});
+        let broker = build(section).await.unwrap();
+        let admin = format!("redis://:password-0@127.0.0.1:{}", server.port);
+        let admin = Client::open(admin).unwrap();
+        // It stays logged in.
+        let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+        let (done, stop) = (AtomicUsize::new(0), CancellationToken::new());
+        let rotation = async {
+            for n in 1..=10 {
+                file.write(&format!("password-{n}"));
+                let mut set = redis::cmd("CONFIG");
+                set.arg("SET").arg("requirepass").arg(format!("password-{n}"));
+                set.exec_async(&mut admin).await.unwrap();
+                let mut kill = redis::cmd("CLIENT");
+                kill.arg("KILL").arg("TYPE").arg("normal");
+                kill.exec_async(&mut admin).await.unwrap();
+                let (before, begin) = (done.load(Ordering::Relaxed), Instant::now());
+                while done.load(Ordering::Relaxed) < before + 50 {
+                    assert!(begin.elapsed() < Duration::from_secs(30), "calls do not go on");
+                    sleep(Duration::from_millis(1)).await;
+                }
+                // The probe's own connection was killed, too.
+                if let Err(error) = broker.probe().await {
+                    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+                    broker.probe().await.unwrap();
+                }
+            }
+            stop.cancel();
+        };
+        let load = (0..8).map(|_| work_until(&*broker, &done, &stop));
+        let (errors, ()) = tokio::join!(futures_util::future::join_all(load), rotation);
+        let errors: Vec<_> = errors.into_iter().flatten().collect();
+        let killed = |error: &Error| error.kind() == ErrorKind::Disconnected;
+        assert!(errors.iter().all(killed), "{errors:?}");
+    }
+
+    #[tokio::test]
+    async fn a_url_file_rotates_as_a_password_file_does() {
+        let server = Server::start(free_port(), &["--requirepass", "first"]).await;
+        let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port);
+        let file = SecretFile::new(&url("first"));
+        let broker = build(json!({"url": file.value()})).await.unwrap();
+        broker.publish(&[event(1)]).await.unwrap();
+        run(&url("first"), "CONFIG SET requirepass second").await;
+        file.write(&url("second"));
+        // The connection that stays logged in is used on; a new one needs the new password.
+        broker.publish(&[event(2)]).await.unwrap();
+        let read = broker.wait(Position::START, 9, Duration::from_secs(9)).await.unwrap();
+        assert_eq!(read.len(), 2);
     }
 
     #[tokio::test]

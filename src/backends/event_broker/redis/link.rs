@@ -16,20 +16,23 @@ use futures_util::{
     future::{BoxFuture, WeakShared},
 };
 use parking_lot::Mutex;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection,
-};
+use redis::{Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection};
 
-use super::translate::{translate, unsent};
+use super::{
+    Access,
+    translate::{translate, unsent},
+};
 use crate::{
-    backends::pool::{Checkout, Connect, Pool},
+    backends::{
+        login::Login,
+        pool::{Checkout, Connect, Pool},
+    },
     error::{Error, ErrorKind},
 };
 
 /// One multiplexed connection: made when it is needed, shared by all, replaced when it breaks.
 pub(super) struct Line {
-    client: Client,
-    settings: AsyncConnectionConfig,
+    login: Arc<Login<Access>>,
     patience: u32,
     state: Mutex<LineState>,
 }
@@ -53,8 +56,8 @@ struct Open {
 }
 
 impl Line {
-    pub(super) fn new(client: Client, settings: AsyncConnectionConfig, patience: u32) -> Self {
-        Self { client, settings, patience, state: Mutex::default() }
+    pub(super) fn new(login: Arc<Login<Access>>, patience: u32) -> Self {
+        Self { login, patience, state: Mutex::default() }
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
@@ -113,10 +116,9 @@ impl Line {
     }
 
     fn connect(&self) -> Connecting {
-        let (client, settings) = (self.client.clone(), self.settings.clone());
+        let login = Arc::clone(&self.login);
         let attempt = async move {
-            let made = client.get_multiplexed_async_connection_with_config(&settings).await;
-            let connection = made.map_err(|error| unsent(translate(&error)))?;
+            let connection = connect(&login).await?;
             Ok(Open { connection, unanswered: Arc::default() })
         };
         attempt.boxed()
@@ -154,15 +156,13 @@ impl Drop for Pending<'_> {
 }
 
 /// Opens the connections of blocking reads.
-pub(super) struct Connector {
-    manager: Manager,
-}
+pub(super) struct Connector(pub(super) Arc<Login<Access>>);
 
-impl Connector {
-    pub(super) fn new(client: &Client, settings: AsyncConnectionConfig) -> Result<Self, Error> {
-        let manager = Manager::new_with_config(client.get_connection_info().clone(), settings);
-        Ok(Self { manager: manager.map_err(|error| translate(&error))? })
-    }
+async fn connect(login: &Login<Access>) -> Result<MultiplexedConnection, Error> {
+    let open = async |manager: Arc<Manager>| {
+        manager.create().await.map_err(|error| unsent(translate(&error)))
+    };
+    login.connect(open).await
 }
 
 #[async_trait]
@@ -173,7 +173,7 @@ impl Connect for Connector {
     const CHECK_BEFORE_USE: bool = true;
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        self.manager.create().await.map_err(|error| unsent(translate(&error)))
+        connect(&self.0).await
     }
 
     fn is_broken(_: &mut MultiplexedConnection) -> bool {
@@ -181,7 +181,8 @@ impl Connect for Connector {
     }
 
     async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
-        self.manager.recycle(connection, &Metrics::default()).await.map_err(|error| match error {
+        let manager = self.0.current();
+        manager.recycle(connection, &Metrics::default()).await.map_err(|error| match error {
             RecycleError::Backend(error) => translate(&error),
             RecycleError::Message(message) => Error::new(ErrorKind::Disconnected, message),
         })
