@@ -16,7 +16,7 @@ use serde_json::Value;
 use temporalio_client::{
     Connection, RetryOptions,
     grpc::WorkflowService,
-    tonic::{Code, Request},
+    tonic::{Code, Request, Response, Status as Answer},
 };
 use temporalio_common::protos::{
     grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus},
@@ -35,15 +35,16 @@ use temporalio_common::protos::{
 };
 use tokio::time::timeout;
 
-pub(super) use self::connect::{Config, Limits, connect};
+pub(super) use self::connect::{ApiKey, Config, Key, Limits, connect};
 use self::{
     answers::{body, ending, from_payloads, start_request_id, timestamp, to_arguments, translate},
-    connect::request,
+    connect::RPC_TIMEOUT,
 };
 #[cfg(feature = "worker")]
 pub(super) use self::{connect::describe_namespace, start::Argument};
 use super::{Description, ExecutionService, FAMILY, TEMPORAL_VARIABLES};
 use crate::{
+    backends::login::Login,
     config::{BackendDescriptor, Section, Table},
     connection::{Backend, BuildContext, Factory as BackendFactory},
     error::{Error, ErrorKind},
@@ -82,24 +83,81 @@ impl BackendFactory<dyn ExecutionService> for Factory {
     ) -> Result<Arc<dyn ExecutionService>, Error> {
         let config: Config = section.read()?;
         let limits = Limits::of(&context.pool);
-        let connection =
-            connect(&config, &context.instance, &limits, RetryOptions::no_retries()).await?;
-        Ok(Arc::new(Temporal { connection, config, identity: Arc::clone(&context.instance) }))
+        let (login, identity) = (config.login()?, Arc::clone(&context.instance));
+        let retries = RetryOptions::no_retries();
+        let connection = connect(&config, &login, &identity, &limits, retries).await?;
+        Ok(Arc::new(Temporal { connection, login, config, identity }))
     }
 }
 
 /// A connection to a Temporal server. It is one HTTP/2 connection, which carries any number of
 /// calls and dials again by itself.
-#[derive(Debug)]
 struct Temporal {
     connection: Connection,
+    login: Login<ApiKey>,
     config: Config,
     identity: Arc<str>,
 }
 
+impl std::fmt::Debug for Temporal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Temporal").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl Temporal {
-    fn rpc(&self) -> Box<dyn WorkflowService> {
-        self.connection.workflow_service()
+    /// One call. If the server refuses our key and its file holds another one by now, one more.
+    async fn ask<M, T, F, Fut>(&self, message: M, call: F) -> Result<Response<T>, Answer>
+    where
+        M: Clone,
+        F: Fn(Box<dyn WorkflowService>, Request<M>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Answer>>,
+    {
+        self.ask_within(RPC_TIMEOUT, message, call).await
+    }
+
+    async fn ask_within<M, T, F, Fut>(
+        &self,
+        limit: Duration,
+        message: M,
+        call: F,
+    ) -> Result<Response<T>, Answer>
+    where
+        M: Clone,
+        F: Fn(Box<dyn WorkflowService>, Request<M>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Answer>>,
+    {
+        let key = self.login.current();
+        // Inputs can be large: they are kept only where a second try is possible at all.
+        let again = self.config.api_key.is_some().then(|| message.clone());
+        let rpc = || self.connection.workflow_service();
+        let answer = call(rpc(), key.request(message, limit)).await;
+        let (Err(refused), Some(message)) = (&answer, again) else { return answer };
+        if refused.code() != Code::Unauthenticated {
+            return answer;
+        }
+        match self.login.renew(&key, translate(refused)) {
+            Ok(key) => call(rpc(), key.request(message, limit)).await,
+            Err(_) => answer,
+        }
+    }
+
+    async fn probe_with(&self, key: &Key) -> Result<(), Error> {
+        let message = HealthCheckRequest { service: HEALTH_SERVICE.to_owned() };
+        let request = key.request(message, RPC_TIMEOUT);
+        match self.connection.health_service().check(request).await {
+            Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {}
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "Temporal says that it is not serving",
+                ));
+            }
+            // A proxy need not pass the health service on.
+            Err(answer) if answer.code() == Code::Unimplemented => {}
+            Err(answer) => return Err(translate(&answer)),
+        }
+        connect::describe_namespace(&self.connection, key, &self.config.namespace).await
     }
 
     fn workflow_id(&self, id: &str) -> String {
@@ -116,7 +174,9 @@ impl Temporal {
             namespace: self.config.namespace.clone(),
             execution: Some(self.newest_run(id)),
         };
-        let answer = self.rpc().describe_workflow_execution(request(message)).await;
+        let answer = self
+            .ask(message, async |mut rpc, request| rpc.describe_workflow_execution(request).await)
+            .await;
         body(answer)?.workflow_execution_info.ok_or_else(|| {
             let message = "Temporal describes an execution without its state";
             Error::new(ErrorKind::Incompatible, message)
@@ -137,13 +197,15 @@ impl Temporal {
     async fn ended(&self, id: &str) -> Result<(), Error> {
         let mut page = Vec::new();
         loop {
-            let mut poll = Request::new(GetWorkflowExecutionHistoryRequest {
+            let poll = GetWorkflowExecutionHistoryRequest {
                 wait_new_event: true,
                 next_page_token: page,
                 ..self.history(Some(self.newest_run(id)))
+            };
+            let polled = self.ask_within(POLL_TIMEOUT, poll, async |mut rpc, request| {
+                rpc.get_workflow_execution_history(request).await
             });
-            poll.set_timeout(POLL_TIMEOUT);
-            let answer = body(self.rpc().get_workflow_execution_history(poll).await)?;
+            let answer = body(polled.await)?;
             let event = answer.history.and_then(|mut history| history.events.pop());
             page = match event.and_then(|event| event.attributes) {
                 // Without a page the next poll finds the run that continues this one.
@@ -164,7 +226,11 @@ impl Temporal {
         }
         let finished_at = info.close_time.as_ref().map(|at| timestamp(at.seconds, at.nanos));
         let message = self.history(info.execution);
-        let answer = self.rpc().get_workflow_execution_history(request(message)).await;
+        let answer = self
+            .ask(message, async |mut rpc, request| {
+                rpc.get_workflow_execution_history(request).await
+            })
+            .await;
         let history = body(answer)?.history;
         let closed_by = history.and_then(|mut history| history.events.pop());
         let (result, error) = ending(closed_by.and_then(|event| event.attributes));
@@ -194,20 +260,7 @@ fn status(status: WorkflowExecutionStatus) -> Result<Status, Error> {
 #[async_trait]
 impl Backend for Temporal {
     async fn probe(&self) -> Result<(), Error> {
-        let message = HealthCheckRequest { service: HEALTH_SERVICE.to_owned() };
-        match self.connection.health_service().check(request(message)).await {
-            Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {}
-            Ok(_) => {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "Temporal says that it is not serving",
-                ));
-            }
-            // A proxy need not pass the health service on.
-            Err(answer) if answer.code() == Code::Unimplemented => {}
-            Err(answer) => return Err(translate(&answer)),
-        }
-        connect::describe_namespace(&self.connection, &self.config.namespace).await
+        self.login.connect(async |key| self.probe_with(&key).await).await
     }
 
     async fn close(&self) {}
@@ -217,7 +270,10 @@ impl Backend for Temporal {
 impl ExecutionService for Temporal {
     async fn start(&self, start: &StartRequest) -> Result<(), Error> {
         let message = self.start_message(start)?;
-        match self.rpc().start_workflow_execution(request(message)).await {
+        match self
+            .ask(message, async |mut rpc, request| rpc.start_workflow_execution(request).await)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(answer) if answer.code() == Code::AlreadyExists => {
                 self.check_ours(start, start_request_id(&answer).as_deref()).await
@@ -253,7 +309,9 @@ impl ExecutionService for Temporal {
             request_id: ids::new_id(),
             ..Default::default()
         };
-        let answer = self.rpc().signal_workflow_execution(request(message)).await;
+        let answer = self
+            .ask(message, async |mut rpc, request| rpc.signal_workflow_execution(request).await)
+            .await;
         body(answer).map(drop)
     }
 
@@ -268,7 +326,8 @@ impl ExecutionService for Temporal {
             }),
             ..Default::default()
         };
-        let answer = self.rpc().query_workflow(request(message)).await;
+        let answer =
+            self.ask(message, async |mut rpc, request| rpc.query_workflow(request).await).await;
         from_payloads(body(answer)?.query_result)
             .map_err(|message| Error::new(ErrorKind::Unsupported, message))
     }
@@ -285,7 +344,12 @@ impl ExecutionService for Temporal {
             request_id: ids::new_id(),
             ..Default::default()
         };
-        match self.rpc().request_cancel_workflow_execution(request(message)).await {
+        match self
+            .ask(message, async |mut rpc, request| {
+                rpc.request_cancel_workflow_execution(request).await
+            })
+            .await
+        {
             Ok(_) => Ok(()),
             // It was asked before.
             Err(answer) if answer.code() == Code::AlreadyExists => Ok(()),
@@ -301,7 +365,9 @@ impl ExecutionService for Temporal {
             identity: self.identity.to_string(),
             ..Default::default()
         };
-        let answer = self.rpc().terminate_workflow_execution(request(message)).await;
+        let answer = self
+            .ask(message, async |mut rpc, request| rpc.terminate_workflow_execution(request).await)
+            .await;
         body(answer).map(drop)
     }
 }

@@ -27,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     step::{StepError, Steps},
-    temporal::{Argument, Config, Limits, connect, describe_namespace},
+    temporal::{ApiKey, Argument, Config, Key, Limits, connect, describe_namespace},
 };
 use crate::{
+    backends::login::Login,
     config::{self, Section},
     error::{Error, ErrorKind},
     model::executions::{StepRetry, Workflow},
@@ -89,6 +90,7 @@ pub async fn run(
     let stop = soft.child_token();
     let _dropped = stop.clone().drop_guard();
     let supervisor = Supervisor {
+        login: config.login()?,
         config,
         settings,
         activities: Activities { steps, workflows: Arc::new(workflows) },
@@ -113,6 +115,7 @@ fn setup(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> E
 /// Makes the worker again whenever it ends by itself.
 struct Supervisor {
     config: Config,
+    login: Login<ApiKey>,
     settings: Settings,
     activities: Activities,
     stop: CancellationToken,
@@ -164,7 +167,7 @@ impl Supervisor {
             .max_retries(usize::MAX)
             .build();
         let Settings { instance, pool, .. } = &self.settings;
-        connect(&self.config, instance, &Limits::of(pool), retries).await
+        connect(&self.config, &self.login, instance, &Limits::of(pool), retries).await
     }
 
     /// Works until the worker is stopped, or ends by itself.
@@ -209,7 +212,12 @@ impl Supervisor {
         let mut reached = true;
         loop {
             sleep(WATCH).await;
-            match describe_namespace(connection, &self.config.namespace).await {
+            let namespace = &self.config.namespace;
+            let ask = async |key: Arc<Key>| describe_namespace(connection, &key, namespace).await;
+            let asked = self.login.connect(ask).await;
+            // The SDK's own calls carry the key of the connection, which may have been renewed.
+            connection.set_api_key(self.login.current().value());
+            match asked {
                 Ok(()) if !reached => tracing::info!("the worker has reached Temporal again"),
                 Err(error) if reached => tracing::warn!(
                     error = %error, error.class = error.kind().as_str(),

@@ -10,20 +10,24 @@ use serde::{Deserialize, Serialize};
 use temporalio_client::{
     ClientKeepAliveOptions, ClientTlsOptions, Connection, ConnectionOptions, GrpcCompression,
     RetryOptions, TlsOptions, Url,
-    tonic::{Code, Request},
+    tonic::{Code, Request, metadata::AsciiMetadataValue},
 };
 use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
 use tokio::time::timeout;
 
 use super::answers::{connect_error, translate};
 use crate::{
-    config::{self, BackendConfig, Secret, TableProblem, read_secret},
+    backends::{
+        execution_service::FAMILY,
+        login::{Credentials, Login},
+    },
+    config::{self, BackendConfig, Secret, TableProblem},
     error::{Error, ErrorKind, RetryClass},
     tls::{self, certificates},
 };
 
 /// Bounds an RPC when no guard does.
-const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A dead connection is found by its pings alone where nobody probes it, as in the worker, and a
 /// longer time would leave the worker deaf for minutes.
@@ -48,8 +52,8 @@ pub(in super::super) struct Config {
     pub(super) workflow_id_prefix: String,
     /// TLS to the server.
     pub(super) tls: Tls,
-    /// API key, as Temporal Cloud has them; only over TLS. Read again from its file whenever the
-    /// connection is built anew.
+    /// API key, as Temporal Cloud has them; only over TLS. Read again from its file when the server
+    /// refuses it.
     // A plain `Option` has a schema of two alternatives, in which the mark of a secret is lost.
     #[schemars(with = "Secret")]
     pub(super) api_key: Option<Secret>,
@@ -143,6 +147,11 @@ impl Config {
         }
     }
 
+    /// The login to the server.
+    pub(in super::super) fn login(&self) -> Result<Login<ApiKey>, Error> {
+        Login::new(FAMILY, ApiKey(self.api_key.clone()))
+    }
+
     /// Where to connect; the scheme tells whether with TLS.
     fn target(&self) -> Result<Url, String> {
         let address = &self.address;
@@ -196,6 +205,7 @@ impl Config {
 
     fn options(
         &self,
+        key: &Key,
         identity: &str,
         limits: &Limits,
         retries: RetryOptions,
@@ -212,15 +222,56 @@ impl Config {
             // where nobody answers; a single connection takes the first that does.
             .dns_load_balancing(None)
             .maybe_tls_options(encrypted.then(|| self.tls_options()).transpose()?)
-            .maybe_api_key(self.api_key.as_ref().map(current_value))
+            .maybe_api_key(key.value())
             .build())
     }
 }
 
-/// The secret as its file holds it now, so that a key can be exchanged while the program runs.
-fn current_value(secret: &Secret) -> String {
-    let read = secret.file().and_then(|path| read_secret(path).ok());
-    read.unwrap_or_else(|| secret.expose().to_owned())
+/// The API key, if the server wants one.
+#[derive(Clone)]
+pub(in super::super) struct ApiKey(Option<Secret>);
+
+/// What a call carries to show who we are.
+#[derive(Default)]
+pub(in super::super) struct Key {
+    value: Option<String>,
+    header: Option<AsciiMetadataValue>,
+}
+
+impl Credentials for ApiKey {
+    type Ready = Key;
+
+    fn secrets(&mut self) -> Vec<&mut Secret> {
+        self.0.iter_mut().collect()
+    }
+
+    fn ready(&self) -> Result<Key, Error> {
+        let Some(secret) = &self.0 else { return Ok(Key::default()) };
+        let value = secret.expose().to_owned();
+        let mut header: AsciiMetadataValue = format!("Bearer {value}").parse().map_err(|_| {
+            let message = "the API key has characters that are not visible ASCII";
+            Error::new(ErrorKind::Unauthenticated, message)
+        })?;
+        header.set_sensitive(true);
+        Ok(Key { value: Some(value), header: Some(header) })
+    }
+}
+
+impl Key {
+    pub(in super::super) fn value(&self) -> Option<String> {
+        self.value.clone()
+    }
+
+    /// A request with a deadline. Its header stands instead of the one that the connection was
+    /// made with, so that each call knows which key it was refused with.
+    pub(super) fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(limit);
+        if let Some(header) = &self.header {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        request
+    }
 }
 
 /// A file with a certificate at least. The driver takes one without, and then refuses every server.
@@ -266,20 +317,21 @@ impl Limits {
 /// May be dropped at any await; what was opened so far is closed.
 pub(in super::super) async fn connect(
     config: &Config,
+    login: &Login<ApiKey>,
     identity: &str,
     limits: &Limits,
     retries: RetryOptions,
 ) -> Result<Connection, Error> {
     let limit = limits.connect;
-    let options = config.options(identity, limits, retries)?;
-    let connecting = async {
+    let connecting = login.connect(async |key| {
+        let options = config.options(&key, identity, limits, retries.clone())?;
         // Boxed in a function without type parameters: the future drags in the code of five gRPC
         // services, which would be compiled again for everything that awaits it.
         let connection = Box::pin(Connection::connect(options)).await;
         let connection = connection.map_err(|error| connect_error(&error))?;
-        describe_namespace(&connection, &config.namespace).await?;
+        describe_namespace(&connection, &key, &config.namespace).await?;
         Ok(connection)
-    };
+    });
     // The option `connect_timeout` covers TCP and TLS, not the calls that follow.
     let connected = timeout(limit, connecting).await.unwrap_or_else(|_| {
         let limit = humantime::format_duration(limit);
@@ -295,11 +347,13 @@ pub(in super::super) async fn connect(
 /// Makes sure that the namespace exists.
 pub(in super::super) async fn describe_namespace(
     connection: &Connection,
+    key: &Key,
     namespace: &str,
 ) -> Result<(), Error> {
     let message =
         DescribeNamespaceRequest { namespace: namespace.to_owned(), ..Default::default() };
-    match connection.workflow_service().describe_namespace(request(message)).await {
+    let request = key.request(message, RPC_TIMEOUT);
+    match connection.workflow_service().describe_namespace(request).await {
         Ok(_) => Ok(()),
         Err(status) if status.code() == Code::NotFound => Err(Error::new(
             ErrorKind::Missing,
@@ -310,13 +364,6 @@ pub(in super::super) async fn describe_namespace(
         )),
         Err(status) => Err(translate(&status)),
     }
-}
-
-/// A request with a deadline.
-pub(super) fn request<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(RPC_TIMEOUT);
-    request
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use temporalio_common::protos::temporal::api::{
 use super::{
     Temporal,
     answers::{body, timestamp},
-    connect::request,
     start::REQUEST_ID_MEMO,
 };
 use crate::{
@@ -92,7 +91,10 @@ impl Temporal {
             ),
             ..Default::default()
         };
-        let answer = body(self.rpc().list_workflow_executions(request(message)).await)?;
+        let answer = body(
+            self.ask(message, async |mut rpc, request| rpc.list_workflow_executions(request).await)
+                .await,
+        )?;
         let closed_at = |run: &WorkflowExecutionInfo| {
             run.close_time.as_ref().map(|at| timestamp(at.seconds, at.nanos))
         };

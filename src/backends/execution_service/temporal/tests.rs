@@ -4,8 +4,14 @@ mod over_tls;
 #[cfg(feature = "worker")]
 mod workers;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::{
     io::copy_bidirectional,
@@ -17,7 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::{
-    config::Pool, error::RetryClass, model::executions::Workflow, telemetry::metrics::Metrics,
+    backends::test_server::SecretFile, config::Pool, error::RetryClass,
+    model::executions::Workflow, telemetry::metrics::Metrics,
 };
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -44,9 +51,9 @@ fn section(config: &Config) -> Section {
 }
 
 async fn connected(config: &Config) -> Result<Temporal, Error> {
-    let limits = Limits::of(&Pool::default());
-    let connection = connect(config, "test", &limits, RetryOptions::no_retries()).await?;
-    Ok(Temporal { connection, config: config.clone(), identity: "test".into() })
+    let (limits, login) = (Limits::of(&Pool::default()), config.login()?);
+    let connection = connect(config, &login, "test", &limits, RetryOptions::no_retries()).await?;
+    Ok(Temporal { connection, login, config: config.clone(), identity: "test".into() })
 }
 
 async fn refusal(config: &Config) -> Error {
@@ -197,4 +204,79 @@ async fn a_wait_without_a_worker_ends_in_time() {
     assert_eq!(signal.unwrap_err().kind(), ErrorKind::NotFound);
     let query = temporal.query(&request.id, "state", &Value::Null).await;
     assert_eq!(query.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+/// Stands before the server and lets in who shows the right key.
+async fn doorkeeper(right: Arc<Mutex<String>>) -> String {
+    use temporalio_client::tonic::{body::Body, client::GrpcService, transport::Endpoint};
+    let server = format!("http://{}", address());
+    let channel = Endpoint::from_shared(server).unwrap().connect().await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let serve = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let shown = request.headers().get("authorization").cloned();
+        let wanted = format!("Bearer {}", right.lock());
+        let mut channel = channel.clone();
+        async move {
+            if shown.is_none_or(|shown| shown != wanted.as_str()) {
+                let refused = hyper::Response::builder()
+                    .header("content-type", "application/grpc")
+                    .header("grpc-status", (Code::Unauthenticated as i32).to_string())
+                    .body(Body::empty());
+                return Ok(refused.unwrap());
+            }
+            std::future::poll_fn(|context| GrpcService::poll_ready(&mut channel, context)).await?;
+            GrpcService::call(&mut channel, request.map(Body::new)).await
+        }
+    });
+    TaskTracker::new().spawn(async move {
+        let guests = TaskTracker::new();
+        while let Ok((link, _)) = listener.accept().await {
+            let guest = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(link), serve.clone());
+            guests.spawn(async move { guest.await.is_ok() });
+        }
+    });
+    at.to_string()
+}
+
+#[tokio::test]
+async fn an_api_key_rotates_without_a_failed_call() {
+    let right = Arc::new(Mutex::new("key-0".to_owned()));
+    let file = SecretFile::new("key-0");
+    let mut config = config(&doorkeeper(Arc::clone(&right)).await);
+    // Over plain HTTP, which only the check of the settings forbids.
+    config.api_key = Some(serde_json::from_value(file.value()).unwrap());
+    let temporal = connected(&config).await.unwrap();
+    let request = idle_request();
+    temporal.start(&request).await.unwrap();
+    let (calls, stop) = (AtomicUsize::new(0), CancellationToken::new());
+    let rotation = async {
+        for n in 1..=10 {
+            let key = format!("key-{n}");
+            file.write(&key);
+            *right.lock() = key;
+            let (before, begin) = (calls.load(Ordering::Relaxed), Instant::now());
+            while calls.load(Ordering::Relaxed) < before + 20 {
+                assert!(begin.elapsed() < DEADLINE, "calls do not go on");
+                sleep(Duration::from_millis(1)).await;
+            }
+            temporal.probe().await.unwrap();
+        }
+        stop.cancel();
+    };
+    let load = (0..4).map(async |_| {
+        while !stop.is_cancelled() {
+            temporal.describe(&request.id).await.unwrap();
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    tokio::join!(futures_util::future::join_all(load), rotation);
+    temporal.terminate(&request.id, "done").await.unwrap();
+
+    *right.lock() = "another".to_owned();
+    let error = temporal.describe(&request.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+    let error = refusal(&config).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
 }

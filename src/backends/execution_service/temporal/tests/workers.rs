@@ -125,7 +125,9 @@ async fn pending(temporal: &Temporal, start: &StartRequest) -> Vec<PendingActivi
         namespace: "default".to_owned(),
         execution: Some(temporal.newest_run(&start.id)),
     };
-    let answer = temporal.rpc().describe_workflow_execution(request(message)).await;
+    let answer = temporal
+        .ask(message, async |mut rpc, request| rpc.describe_workflow_execution(request).await)
+        .await;
     answer.unwrap().into_inner().pending_activities
 }
 
@@ -250,7 +252,10 @@ async fn a_run_that_was_reset_is_still_ours() {
             request_id: ids::new_id(),
             ..Default::default()
         };
-        temporal.rpc().reset_workflow_execution(super::super::request(message)).await.unwrap();
+        temporal
+            .ask(message, async |mut rpc, request| rpc.reset_workflow_execution(request).await)
+            .await
+            .unwrap();
         // The old run was terminated for it, the execution was not.
         let now = temporal.describe(&request.id).await.unwrap();
         assert_eq!(now.outcome.status, Status::Running);
