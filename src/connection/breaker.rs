@@ -29,25 +29,31 @@ const JITTER: f64 = 0.2;
 
 /// What a finished call says of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sample {
-    pub(super) failed: bool,
-    pub(super) slow: bool,
+pub struct Sample {
+    /// It failed, and the backend is to blame.
+    pub failed: bool,
+    /// It took as long as a slow call.
+    pub slow: bool,
 }
 
 /// A change of the breaker's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) from: Circuit,
-    pub(super) to: Circuit,
-    pub(super) cause: String,
+pub struct Change {
+    /// The state that ended.
+    pub from: Circuit,
+    /// The state that began.
+    pub to: Circuit,
+    /// Why.
+    pub cause: String,
     /// How long the state that ended had lasted.
-    pub(super) lasted: Duration,
+    pub lasted: Duration,
 }
 
 /// Calls do not pass; trying again makes sense after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) retry_after: Duration,
+pub struct Refusal {
+    /// Never longer than `max_open_for`.
+    pub retry_after: Duration,
 }
 
 /// An admitted call. Its result counts only in the period in which it was admitted.
@@ -305,20 +311,25 @@ impl Core {
 
 /// A breaker that all calls of a connection share.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub struct Breaker {
     /// The period, and in the lowest bit whether calls pass without being asked.
     passing: AtomicU64,
     core: Mutex<Core>,
 }
 
 impl Breaker {
-    pub(super) fn new(policy: Policy, now: Instant) -> Self {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(policy: Policy, now: Instant) -> Self {
         let core = Core::new(policy, now);
         Self { passing: AtomicU64::new(packed(&core)), core: Mutex::new(core) }
     }
 
     /// Lets a call pass, or not.
-    pub(super) fn admit(&self, now: Instant) -> (Result<Pass<'_>, Refusal>, Option<Change>) {
+    ///
+    /// # Errors
+    /// When calls do not pass, with the time after which trying again makes sense.
+    pub fn admit(&self, now: Instant) -> (Result<Pass<'_>, Refusal>, Option<Change>) {
         let packed = self.passing.load(Ordering::Acquire);
         if packed & 1 == 1 {
             let ticket = Ticket { period: packed >> 1, trial: false };
@@ -359,13 +370,14 @@ fn packed(core: &Core) -> u64 {
 
 /// An admitted call. Dropped without a result, it gives its trial back.
 #[must_use]
-pub(super) struct Pass<'a> {
+pub struct Pass<'a> {
     breaker: &'a Breaker,
     ticket: Ticket,
 }
 
 impl Pass<'_> {
-    pub(super) fn finish(self, sample: Sample, now: Instant) -> Option<Change> {
+    /// Counts the result of the call.
+    pub fn finish(self, sample: Sample, now: Instant) -> Option<Change> {
         let change =
             self.breaker.locked(|core| core.finish(self.ticket, sample, now, rand::random));
         std::mem::forget(self);

@@ -27,7 +27,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 pub use self::{
-    breaker::Force,
+    breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     context::{current_operation, within},
     guard::{Operation, Policies},
     live::Lease,

@@ -318,10 +318,9 @@ impl ConnectionFamilies {
             all.call_rejected,
         );
         registry.register("call_errors", "Failed attempts by class of error", all.call_errors);
-        registry.register_with_unit(
-            "retry_budget_available",
+        registry.register(
+            "retry_budget_available_ratio",
             "How full the retry budget is",
-            Unit::Ratios,
             all.retry_budget,
         );
         registry.register(

@@ -14,6 +14,9 @@ pub(super) fn query_error(error: DieselError) -> Error {
             DatabaseErrorKind::ReadOnlyTransaction => ErrorKind::ReadOnly,
             DatabaseErrorKind::SerializationFailure => ErrorKind::Throttled,
             _ if information.message().contains("readonly database") => ErrorKind::ReadOnly,
+            _ if information.message().contains("terminating connection") => {
+                ErrorKind::Disconnected
+            }
             _ => ErrorKind::Unavailable,
         },
         // Our own `Queryable`s and the schema do not agree.

@@ -260,7 +260,7 @@ async fn a_held_connection_to_postgres_is_reported_once_with_operation_and_reque
 
 /// Writers to `SQLite` take turns before they take a connection, so only the first can hold one.
 #[cfg(feature = "sqlite")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_held_connection_to_sqlite_is_reported_with_operation_and_request() {
     let (_folder, table) = sqlite();
     let world = World::new("sqlite", table.clone(), reporting_leaks()).await;
