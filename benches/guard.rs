@@ -95,10 +95,12 @@ fn calls(criterion: &mut Criterion) {
     let connection = runtime.block_on(built());
     let mut group = criterion.benchmark_group("call");
     group.bench_function("guarded, good", |bencher| {
-        bencher.to_async(&runtime).iter(|| connection.call(CALL, |backend| async move {
-            black_box(backend);
-            Ok(())
-        }));
+        bencher.to_async(&runtime).iter(|| {
+            connection.call(CALL, |backend| async move {
+                black_box(backend);
+                Ok(())
+            })
+        });
     });
     group.bench_function("get the built backend", |bencher| {
         bencher.to_async(&runtime).iter(|| async { drop(black_box(connection.lease().await)) });

@@ -23,7 +23,7 @@ use crate::{
     config::{Config, Scope, values::duration},
     connection,
     model::ids,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::TraceContext},
 };
 
 const REQUEST_ID: &str = "x-request-id";
@@ -78,17 +78,19 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let method = method_label(request.method().as_str());
         let request_id = request_id(&request);
         let uri = request.uri().clone();
+        let trace = TraceContext::continued(request.header("traceparent"));
         // At the level of errors, so that a filter which lets only warnings and errors pass leaves
         // them the request that they belong to.
         let span = tracing::error_span!(
             "request",
             request_id = %request_id,
-            trace_id = %trace_id(&request),
+            trace_id = %trace.trace_id(),
             method,
             path = uri.path(),
         );
         let asked = Asked { route, method, uri: &uri, request_id: &request_id };
-        let mut response = self.answer(request, &asked).instrument(span.clone()).await;
+        let answer = trace.scope(self.answer(request, &asked));
+        let mut response = answer.instrument(span.clone()).await;
         let took = begin.elapsed();
         let status = response.status().as_u16();
         let label = route.map_or("other", |route| route.path);
@@ -318,19 +320,6 @@ fn request_id(request: &Request) -> String {
             (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
         })
         .map_or_else(ids::new_id, str::to_owned)
-}
-
-/// The trace that a W3C `traceparent` names, or a new one.
-fn trace_id(request: &Request) -> String {
-    let given = request.header("traceparent").and_then(|value| {
-        let mut parts = value.split('-');
-        let (_version, trace) = (parts.next()?, parts.next()?);
-        let valid = trace.len() == 32
-            && trace.bytes().all(|b| b.is_ascii_hexdigit())
-            && trace.bytes().any(|b| b != b'0');
-        valid.then(|| trace.to_ascii_lowercase())
-    });
-    given.unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string())
 }
 
 /// Waiting that the client asks for comes on top of the request's own time.

@@ -146,9 +146,9 @@ impl Api {
             return Err(Error::new(ErrorKind::NotFound, message).into());
         }
         let is_batch = matches!(body, Publish::Batch(_));
-        let events = read(body)?;
+        let mut events = read(body)?;
         if !events.is_empty() {
-            state.events.publish(&events).await?;
+            state.events.publish(&mut events).await?;
         }
         let mut ids: Vec<String> = events.into_iter().map(|event| event.id).collect();
         let published = if is_batch {

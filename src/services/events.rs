@@ -5,6 +5,7 @@ use crate::{
     connection::{Managed, Operation},
     error::Error,
     model::events::Event,
+    telemetry::traces::TraceContext,
 };
 
 // A repeated event keeps its id, and consumers drop repeats by it; so publishing may be repeated.
@@ -23,11 +24,20 @@ impl Events {
         Self { broker }
     }
 
-    /// Publishes the events in order, all or none, and returns once the broker has them.
+    /// Publishes the events in order, all or none, and returns once the broker has them. Events
+    /// that name no trace are part of the one that the caller serves.
     ///
     /// # Errors
     /// When the broker does not acknowledge; `outcome_unknown()` tells whether it may have them.
-    pub async fn publish(&self, events: &[Event]) -> Result<(), Error> {
+    pub async fn publish(&self, events: &mut [Event]) -> Result<(), Error> {
+        if let Some(trace) = TraceContext::current() {
+            let traceparent = trace.to_string();
+            for event in &mut *events {
+                let extension = event.extensions.entry("traceparent".to_owned());
+                extension.or_insert_with(|| traceparent.clone().into());
+            }
+        }
+        let events = &*events;
         self.broker.call(PUBLISH, |broker| async move { broker.publish(events).await }).await
     }
 }

@@ -78,7 +78,7 @@ impl Shared {
         let mut batch = Vec::new();
         let mut failing = false;
         while queue.recv_many(&mut batch, ANNOUNCED_AT_ONCE).await > 0 {
-            let published = self.events.publish(&batch).await;
+            let published = self.events.publish(&mut batch).await;
             if let (false, Err(error)) = (failing, &published) {
                 tracing::warn!(%error, "changes of status cannot be announced");
             }

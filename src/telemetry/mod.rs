@@ -1,4 +1,5 @@
-//! Logs and metrics.
+//! Logs, metrics and trace context.
 
 pub mod logs;
 pub mod metrics;
+pub mod traces;

@@ -169,6 +169,22 @@ async fn log_lines_of_a_request_carry_its_ids() {
     assert_eq!(line["span"]["trace_id"], trace);
 }
 
+#[tokio::test]
+async fn an_event_is_part_of_the_trace_that_published_it() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("", None).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let publish = |event: Value| {
+        let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
+        answer(service.post("/v1/events").header("traceparent", traceparent).json(&event))
+    };
+    assert_eq!(publish(json!({"type": "x"})).await.0, 202);
+    let traceparent = events.next().await.data["traceparent"].as_str().unwrap().to_owned();
+    assert!(traceparent.starts_with(&format!("00-{trace}-")), "{traceparent}");
+    assert!(!traceparent.contains("00f067aa0ba902b7"), "its parent is the service's own span");
+}
+
 /// Detail of the problem that a request is refused with.
 async fn refused(request: reqwest::RequestBuilder, expected: u16) -> String {
     let (status, problem) = answer(request).await;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use temporalio_common::protos::temporal::api::{
-    common::v1::{Memo, Payloads, WorkflowType},
+    common::v1::{Header, Memo, Payloads, WorkflowType},
     enums::v1::{WorkflowIdConflictPolicy, WorkflowIdReusePolicy},
     taskqueue::v1::TaskQueue,
     workflowservice::v1::StartWorkflowExecutionRequest,
@@ -15,6 +15,7 @@ use super::{Temporal, answers::to_payload};
 use crate::{
     error::{Error, ErrorKind},
     model::executions::{StartRequest, StepRetry, Workflow},
+    telemetry::traces::TraceContext,
 };
 
 /// The workflow type that `agentarea-api worker` registers.
@@ -72,6 +73,7 @@ impl Temporal {
             workflow_id_reuse_policy: WorkflowIdReusePolicy::RejectDuplicate.into(),
             workflow_id_conflict_policy: WorkflowIdConflictPolicy::Fail.into(),
             memo: Some(Memo { fields: [(REQUEST_ID_MEMO.to_owned(), request_id)].into() }),
+            header: trace_header()?,
             ..Default::default()
         })
     }
@@ -96,6 +98,14 @@ impl Temporal {
         let noted = memo.fields.get(REQUEST_ID_MEMO).map(|noted| &noted.data);
         if noted == Some(&ours.data) { Ok(()) } else { Err(taken()) }
     }
+}
+
+/// The trace of the request that starts a run, where the tracing interceptors of Temporal's SDKs look
+/// for it.
+fn trace_header() -> Result<Option<Header>, Error> {
+    let Some(trace) = TraceContext::current() else { return Ok(None) };
+    let context = to_payload(&json!({"traceparent": trace.to_string()}))?;
+    Ok(Some(Header { fields: [("_tracer-data".to_owned(), context)].into() }))
 }
 
 /// What [`WORKFLOW_TYPE`] is started with.

@@ -23,8 +23,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::{
-    backends::test_server::SecretFile, config::Pool, error::RetryClass,
-    model::executions::Workflow, telemetry::metrics::Metrics,
+    backends::test_server::SecretFile,
+    config::Pool,
+    error::RetryClass,
+    model::executions::Workflow,
+    telemetry::{metrics::Metrics, traces::TraceContext},
 };
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -188,6 +191,18 @@ async fn an_input_that_is_too_large_is_no_outage() {
         let error = temporal.start(&request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_run_carries_the_trace_of_the_request_that_starts_it() {
+    let service = connected(&config(&address())).await.unwrap();
+    let trace = TraceContext::continued(None);
+    let message = trace.scope(async { service.start_message(&idle_request()) }).await.unwrap();
+    let context = &message.header.unwrap().fields["_tracer-data"].data;
+    let context: Value = serde_json::from_slice(context).unwrap();
+    assert_eq!(context["traceparent"], trace.to_string());
+    let untraced = service.start_message(&idle_request()).unwrap();
+    assert!(untraced.header.is_none());
 }
 
 #[tokio::test]
