@@ -9,7 +9,7 @@ use poem::{
     http::{HeaderValue, StatusCode, Uri, header},
 };
 use tokio::time::{Instant, timeout};
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use super::{
     Draining, State,
@@ -69,6 +69,20 @@ pub(super) struct EdgeEndpoint<E> {
     edge: Edge,
 }
 
+/// The span whose fields stand on each log line of a request.
+macro_rules! request_span {
+    ($level:expr, $trace:expr, $request_id:expr, $method:expr, $uri:expr) => {
+        tracing::span!(
+            $level,
+            "request",
+            request_id = %$request_id,
+            trace_id = %$trace.trace_id(),
+            method = $method,
+            path = $uri.path(),
+        )
+    };
+}
+
 impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
     type Output = Response;
 
@@ -81,13 +95,11 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let trace = TraceContext::continued(request.header("traceparent"));
         // At the level of errors, so that a filter which lets only warnings and errors pass leaves
         // them the request that they belong to.
-        let span = tracing::error_span!(
-            "request",
-            request_id = %request_id,
-            trace_id = %trace.trace_id(),
-            method,
-            path = uri.path(),
-        );
+        let span = if route.is_some_and(Route::is_quiet) {
+            request_span!(Level::DEBUG, trace, request_id, method, uri)
+        } else {
+            request_span!(Level::ERROR, trace, request_id, method, uri)
+        };
         let asked = Asked { route, method, uri: &uri, request_id: &request_id };
         let answer = trace.scope(self.answer(request, &asked));
         let mut response = answer.instrument(span.clone()).await;

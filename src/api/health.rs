@@ -1,10 +1,10 @@
 //! `/health`, `/livez`, `/readyz`, `/metrics`. The handlers do no I/O.
 
-use std::{collections::HashMap, marker::PhantomData, time::Duration};
+use std::{collections::HashMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use poem::{http::StatusCode, web::Data};
+use poem::{FromRequest, IntoResponse, Request, Response, http::StatusCode, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi, Tags, param::Query, payload::PlainText, types::ToJSON,
 };
@@ -119,15 +119,22 @@ struct Answer {
     body: Bytes,
 }
 
+#[derive(Clone)]
 pub(super) struct Api {
     state: State,
     /// The last answer without and with details.
-    answers: [Mutex<Option<Answer>>; 2],
+    answers: Arc<[Mutex<Option<Answer>>; 2]>,
 }
 
 impl Api {
     pub(super) fn new(state: State) -> Self {
-        Self { state, answers: Default::default() }
+        Self { state, answers: Arc::default() }
+    }
+
+    /// Answers `GET /health` as the operation of the specification does.
+    pub(super) async fn answer_to(&self, request: &Request) -> poem::Result<Response> {
+        let caller = Data::from_request_without_body(request).await?;
+        Ok(self.health(caller).await.into_response())
     }
 
     fn answer(&self, details: bool) -> Answer {

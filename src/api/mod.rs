@@ -23,7 +23,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use poem::{Endpoint, EndpointExt, Response, Route, middleware::CatchPanic};
+use poem::{
+    Endpoint, EndpointExt, IntoEndpoint, Request, Response, endpoint::BoxEndpoint, http::Method,
+    middleware::CatchPanic,
+};
 use poem_openapi::OpenApiService;
 
 use self::explain::Parameters;
@@ -82,9 +85,9 @@ impl Draining {
 type Apis =
     (health::Api, events::Api, executions::Api, connections::Api, operator::Api, pages::Api);
 
-fn service(state: &State) -> OpenApiService<Apis, ()> {
+fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
     let apis = (
-        health::Api::new(state.clone()),
+        health,
         events::Api(state.clone()),
         executions::Api(state.clone()),
         connections::Api(state.clone()),
@@ -102,21 +105,58 @@ fn service(state: &State) -> OpenApiService<Apis, ()> {
 /// The specification of the features that are on, as YAML. Needs no running connection.
 #[must_use]
 pub fn specification_yaml(state: &State) -> String {
-    document::yaml(&document::build(&service(state).spec(), &state.config.features))
+    let service = service(state, health::Api::new(state.clone()));
+    document::yaml(&document::build(&service.spec(), &state.config.features))
 }
 
 /// All routes behind the one middleware.
 #[must_use]
 pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
-    let service = service(state);
+    let health = health::Api::new(state.clone());
+    let service = service(state, health.clone());
     let document = document::build(&service.spec(), &state.config.features);
     let pages = pages::Pages::new(&service, &document);
-    let routes = Route::new()
-        .at("/docs", pages.docs())
-        .at("/openapi.json", pages.json())
-        .at("/openapi.yaml", pages.yaml())
-        .nest("/", service);
+    let routes = Routes {
+        health,
+        docs: pages.docs(),
+        json: pages.json(),
+        yaml: pages.yaml(),
+        service: service.into_endpoint(),
+    };
     behind(edge::Edge::new(state, Parameters::of(&document)), routes)
+}
+
+/// The routes of the specification, and those that have no place in it.
+///
+/// The middleware has found the route already. A nested route of the framework would find it twice
+/// more, and write the request's address anew each time.
+struct Routes<D, J, Y> {
+    health: health::Api,
+    docs: D,
+    json: J,
+    yaml: Y,
+    service: BoxEndpoint<'static>,
+}
+
+impl<D, J, Y> Endpoint for Routes<D, J, Y>
+where
+    D: Endpoint<Output = Response>,
+    J: Endpoint<Output = Response>,
+    Y: Endpoint<Output = Response>,
+{
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        match request.uri().path() {
+            // Load balancers and kubelets ask for it all day: the operation of the specification,
+            // without the framework's way to it, which costs more than the answer.
+            "/health" if request.method() == Method::GET => self.health.answer_to(&request).await,
+            "/docs" => self.docs.call(request).await,
+            "/openapi.json" => self.json.call(request).await,
+            "/openapi.yaml" => self.yaml.call(request).await,
+            _ => self.service.call(request).await,
+        }
+    }
 }
 
 /// Puts the one middleware around `routes`; benchmarks compare with other routes behind it.

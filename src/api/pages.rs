@@ -41,7 +41,7 @@ impl Pages {
         Self { yaml: document::yaml(document).into(), json: json.into(), docs: Arc::new(docs) }
     }
 
-    pub(super) fn docs(&self) -> impl Endpoint + use<> {
+    pub(super) fn docs(&self) -> impl Endpoint<Output = Response> + use<> {
         let make = Arc::clone(&self.docs);
         let page = OnceLock::new();
         make_sync(move |_| {
@@ -50,12 +50,12 @@ impl Pages {
         })
     }
 
-    pub(super) fn json(&self) -> impl Endpoint + use<> {
+    pub(super) fn json(&self) -> impl Endpoint<Output = Response> + use<> {
         let json = self.json.clone();
         make_sync(move |_| text("application/json", json.clone()))
     }
 
-    pub(super) fn yaml(&self) -> impl Endpoint + use<> {
+    pub(super) fn yaml(&self) -> impl Endpoint<Output = Response> + use<> {
         let yaml = self.yaml.clone();
         make_sync(move |_| text("application/yaml", yaml.clone()))
     }
@@ -67,8 +67,7 @@ fn text(content_type: &'static str, body: Bytes) -> Response {
 
 pub(super) struct Api(pub(super) State);
 
-// The root is an operation like the others because the service that is nested there has it; it is
-// left out of the specification, since it is for people.
+// The root is an operation like the others, but left out of the specification: it is for people.
 #[OpenApi]
 impl Api {
     #[oai(path = "/", method = "get", hidden = true)]

@@ -26,6 +26,14 @@ pub(super) struct Route {
     pub(super) enabled: fn(&Features) -> bool,
 }
 
+impl Route {
+    /// Whether its handlers log nothing but at level `debug`: the probes, whose answers cost less
+    /// than making the fields of a log line.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.path, "/health" | "/livez" | "/readyz")
+    }
+}
+
 const fn open(name: &'static str, problems: &'static [u16]) -> Method {
     Method { name, scope: None, problems }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::{Setup, eventually};
@@ -37,6 +38,20 @@ async fn healthy_on_embedded_defaults_with_the_guides_keys() {
         connection["timeline"].as_array().unwrap().iter().map(|change| &change["to"]).collect();
     assert_eq!(states, ["initializing", "initialized"]);
     assert_eq!(service.get("/v1/connections/x").send().await.unwrap().status(), 404);
+}
+
+/// GET takes a shorter way to the operation than HEAD.
+#[tokio::test]
+async fn head_answers_like_get_without_the_body() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let get = service.get("/health").send().await.unwrap();
+    let head = service.http.head(format!("{}/health", service.base)).send().await.unwrap();
+    assert_eq!((head.status(), get.status()), (StatusCode::OK, StatusCode::OK));
+    for name in ["content-type", "cache-control", "x-content-type-options"] {
+        assert_eq!(head.headers()[name], get.headers()[name], "{name}");
+    }
+    assert!(head.text().await.unwrap().is_empty());
 }
 
 #[tokio::test]
