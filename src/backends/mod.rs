@@ -11,7 +11,7 @@ pub mod execution_service;
 mod login;
 mod pool;
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "redis", feature = "temporal", feature = "postgres")))]
 mod test_server;
 
 /// The descriptor of a backend whose cargo feature (named like it) this build lacks.
