@@ -95,15 +95,15 @@ async fn execute(url: &str, statement: &str) {
 /// Forwards to `to`; a link that was open when it went silent stays silent for ever.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) async fn relay(to: SocketAddr, silent: CancellationToken) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
     TaskTracker::new().spawn(async move {
         let tasks = TaskTracker::new();
         while let Ok((mut from, _)) = listener.accept().await {
             let until =
                 if silent.is_cancelled() { CancellationToken::new() } else { silent.clone() };
             tasks.spawn(async move {
-                let mut to = TcpStream::connect(to).await.unwrap();
+                let mut to = TcpStream::connect(to).await.expect("the server listens");
                 let forward = copy_bidirectional(&mut from, &mut to);
                 let _stopped = until.run_until_cancelled(forward).await;
                 until.is_cancelled().then(|| std::mem::forget((from, to)));

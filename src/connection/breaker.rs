@@ -376,7 +376,8 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Counts the result of the call.
+    /// Counts the result of the call, and gives the change of state that it led to.
+    #[must_use]
     pub fn finish(self, sample: Sample, now: Instant) -> Option<Change> {
         let change =
             self.breaker.locked(|core| core.finish(self.ticket, sample, now, rand::random));

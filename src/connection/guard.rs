@@ -205,8 +205,7 @@ impl Guard {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        let attempts = self.applied.read().policies.retry.max_attempts;
-        self.run_up_to(attempts, operation, attempt).await
+        self.run_up_to(None, operation, attempt).await
     }
 
     /// Runs `attempt` once: for a call inside another guarded call, which repeats it.
@@ -219,12 +218,12 @@ impl Guard {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        self.run_up_to(1, operation, attempt).await
+        self.run_up_to(Some(1), operation, attempt).await
     }
 
     async fn run_up_to<T, F, Fut>(
         &self,
-        max_attempts: u32,
+        max_attempts: Option<u32>,
         operation: Operation,
         attempt: F,
     ) -> Result<T, Error>
@@ -236,14 +235,15 @@ impl Guard {
         let applied = Arc::clone(&self.applied.read());
         let own_deadline = begin + applied.policies.timeout.total;
         let deadline = context::deadline().map_or(own_deadline, |outer| outer.min(own_deadline));
+        let max_attempts = max_attempts.unwrap_or(applied.policies.retry.max_attempts);
         let call = Call { guard: self, applied: &applied, operation, deadline, max_attempts };
         let result = call.run(&attempt).await;
         self.metrics.call(operation.name, Outcome::of(&result), begin.elapsed());
         result.map_err(|error| error.in_operation(operation.name))
     }
 
-    fn admit(&self) -> Result<Pass<'_>, Error> {
-        let (pass, change) = self.breaker.admit(Instant::now());
+    fn admit(&self, now: Instant) -> Result<Pass<'_>, Error> {
+        let (pass, change) = self.breaker.admit(now);
         self.announce(change);
         pass.map_err(|Refusal { retry_after }| {
             self.metrics.rejected(Rejection::CircuitOpen);
@@ -323,8 +323,8 @@ impl Call<'_> {
         Fut: Future<Output = Result<T, Error>>,
     {
         let Call { guard, applied, operation, .. } = self;
-        let pass = guard.admit()?;
         let begin = Instant::now();
+        let pass = guard.admit(begin)?;
         let limit = applied.policies.timeout.attempt.min(self.deadline - begin);
         guard.metrics.call_attempts.inc();
         let span = tracing::debug_span!(

@@ -1,15 +1,12 @@
 //! The concurrency limit: how many calls a connection serves at once, and how many may wait.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 
@@ -25,7 +22,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Bounds the calls in flight and the calls that wait.
 #[derive(Debug)]
 pub(super) struct Limit {
-    places: Arc<Semaphore>,
+    places: Semaphore,
     waiting: AtomicUsize,
     max_waiting: usize,
 }
@@ -33,7 +30,7 @@ pub(super) struct Limit {
 impl Limit {
     pub(super) fn new(policy: &Policy) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(policy.max_in_flight)),
+            places: Semaphore::new(policy.max_in_flight),
             waiting: AtomicUsize::new(0),
             max_waiting: policy.max_waiting,
         }
@@ -46,12 +43,12 @@ impl Limit {
     pub(super) async fn acquire(
         &self,
         deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, Rejection> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+    ) -> Result<SemaphorePermit<'_>, Rejection> {
+        if let Ok(place) = self.places.try_acquire() {
             return Ok(place);
         }
         let _waiting = Waiting::join(self).ok_or(Rejection::QueueFull)?;
-        let place = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
+        let place = timeout_at(deadline, self.places.acquire()).await;
         // The semaphore is never closed, so an error can only be the deadline's.
         place.ok().and_then(Result::ok).ok_or(Rejection::QueueTimeout)
     }

@@ -137,6 +137,13 @@ impl<B: ?Sized + Backend> Managed<B> {
         self.0.registry.descriptors()
     }
 
+    /// Names operations that will be called, so that their series exist before the first call.
+    pub fn declare(&self, operations: &[Operation]) {
+        for operation in operations {
+            self.0.metrics.declare_call(operation.name);
+        }
+    }
+
     /// Takes the settings and begins to watch the connection.
     pub fn start(&self, settings: Settings) {
         let lazy = settings.startup == Startup::Lazy;

@@ -6,13 +6,17 @@ use tokio::sync::Mutex;
 
 use super::ConnectionManager;
 use crate::{
-    config::{self, Config, ConfigError, Connection, Loaded},
+    config::{self, BackendDescriptor, Config, ConfigError, Connection, Loaded},
     connection::Settings,
     error::Error,
 };
 
 /// Settings of a connection that only start reads.
 const READ_AT_START: [&str; 3] = ["startup", "startup_timeout", "allow_embedded_in_production"];
+
+/// Settings of a connection that take effect although its backend has to stay.
+const LEFT_WHEN_MOVED: [&str; 7] =
+    ["pool", "timeout", "retry", "circuit_breaker", "concurrency", "probe", "required"];
 
 /// What a reload did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl Reloader {
         let Some(known) = known.as_mut() else { return Ok(Reloaded::default()) };
         let mut new = config::load(&known.started.sources, &self.manager.descriptors())
             .map_err(ReloadError::Config)?;
-        let moved = self.moves_database(&known.started.config, &new.config);
+        let moved = self.moved(&known.started.config, &new.config);
         let mut reloaded = Reloaded {
             applied: known.current.changed_keys(&new),
             needs_restart: known.started.changed_keys(&new),
@@ -97,24 +101,24 @@ impl Reloader {
         };
         reloaded.applied.retain(|key| applies(key, moved));
         reloaded.needs_restart.retain(|key| !applies(key, moved));
-        if moved {
-            keep_backend(&mut new.config.database, &known.current.config.database);
+        let current = &known.current.config;
+        if moved.database {
+            keep_backend(&mut new.config.database, &current.database);
+        }
+        if moved.execution_service {
+            keep_backend(&mut new.config.execution_service, &current.execution_service);
         }
         reloaded.rebuilt = self.apply(&new.config).await?;
         known.current = new;
         Ok(reloaded)
     }
 
-    /// What was accepted is in the database, so the program stays with the one it started with.
-    fn moves_database(&self, old: &Config, new: &Config) -> bool {
-        let place = |connection: &Connection| {
-            let name = &connection.backend;
-            let descriptors = self.manager.database.descriptors();
-            let descriptor = descriptors.into_iter().find(|one| one.name == name)?;
-            let section = connection.backends.get(name).cloned().unwrap_or_default();
-            descriptor.place_of_data(&section)
-        };
-        old.database.backend != new.database.backend || place(&old.database) != place(&new.database)
+    fn moved(&self, old: &Config, new: &Config) -> Moved {
+        let services = self.manager.execution_service.descriptors();
+        Moved {
+            database: moved(&self.manager.database.descriptors(), &old.database, &new.database),
+            execution_service: moved(&services, &old.execution_service, &new.execution_service),
+        }
     }
 
     async fn apply(&self, config: &Config) -> Result<Vec<&'static str>, ReloadError> {
@@ -153,23 +157,41 @@ impl Reloader {
     }
 }
 
+/// Which connections would find other data with their new settings. What was accepted is in the
+/// database, and what runs is in the execution service, so the program stays with those it started
+/// with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moved {
+    database: bool,
+    execution_service: bool,
+}
+
+fn moved(descriptors: &[BackendDescriptor], old: &Connection, new: &Connection) -> bool {
+    let place = |connection: &Connection| {
+        let name = &connection.backend;
+        let descriptor = descriptors.iter().find(|one| one.name == name)?;
+        let section = connection.backends.get(name).cloned().unwrap_or_default();
+        descriptor.place_of_data(&section)
+    };
+    old.backend != new.backend || place(old) != place(new)
+}
+
 fn keep_backend(new: &mut Connection, old: &Connection) {
     new.backend.clone_from(&old.backend);
     new.backends.clone_from(&old.backends);
 }
 
 /// Whether a key takes effect without a restart.
-fn applies(key: &str, database_moved: bool) -> bool {
+fn applies(key: &str, moved: Moved) -> bool {
     let Some((section, rest)) = key.split_once('.') else { return false };
     let first = rest.split('.').next().unwrap_or_default();
-    let is_policy =
-        ["pool", "timeout", "retry", "circuit_breaker", "concurrency", "probe", "required"]
-            .contains(&first);
-    match section {
-        "database" if database_moved => is_policy,
-        "database" | "event_broker" | "execution_service" => !READ_AT_START.contains(&first),
-        _ => false,
-    }
+    let moved = match section {
+        "database" => moved.database,
+        "execution_service" => moved.execution_service,
+        "event_broker" => false,
+        _ => return false,
+    };
+    if moved { LEFT_WHEN_MOVED.contains(&first) } else { !READ_AT_START.contains(&first) }
 }
 
 #[cfg(test)]
@@ -177,15 +199,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_connections_change_and_the_database_stays_where_it_is() {
-        assert!(applies("event_broker.redis.url", false));
-        assert!(applies("event_broker.backend", false));
-        assert!(applies("database.postgres.password", false));
-        assert!(applies("database.timeout.total", true));
-        assert!(!applies("database.postgres.url", true));
-        assert!(!applies("database.backend", true));
-        assert!(!applies("event_broker.startup", false));
-        assert!(!applies("server.port", false));
-        assert!(!applies("workflows", false));
+    fn only_connections_change_and_what_holds_data_stays_where_it_is() {
+        let here = Moved::default();
+        let moved = Moved { database: true, execution_service: true };
+        assert!(applies("event_broker.redis.url", moved));
+        assert!(applies("event_broker.backend", moved));
+        assert!(applies("database.postgres.password", here));
+        assert!(applies("execution_service.temporal.address", here));
+        assert!(applies("database.timeout.total", moved));
+        assert!(!applies("database.postgres.url", moved));
+        assert!(!applies("database.backend", moved));
+        assert!(!applies("execution_service.backend", moved));
+        assert!(!applies("event_broker.startup", here));
+        assert!(!applies("server.port", here));
+        assert!(!applies("workflows", here));
     }
 }

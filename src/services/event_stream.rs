@@ -74,6 +74,7 @@ impl EventStreams {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
+        broker.declare(&[RANGE, READ]);
         let ring = Ring {
             frames: VecDeque::new(),
             bytes: 0,

@@ -21,6 +21,7 @@ impl Events {
     /// Publishes through `broker`.
     #[must_use]
     pub fn new(broker: Managed<dyn EventBroker>) -> Self {
+        broker.declare(&[PUBLISH]);
         Self { broker }
     }
 

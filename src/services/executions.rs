@@ -11,7 +11,8 @@ use tokio::{
 
 use super::{
     events::Events,
-    records::{Shared, has_ended},
+    follower,
+    records::{self, Shared, has_ended},
 };
 use crate::{
     backends::{
@@ -102,6 +103,17 @@ impl Executions {
         let workflows =
             config.workflows.iter().map(|(name, w)| (name.clone(), w.definition())).collect();
         let (announcements, announced) = mpsc::channel(ANNOUNCEMENTS);
+        for workflow in config.workflows.keys() {
+            for status in Status::ALL {
+                parts.metrics.declare_execution(workflow, status.as_str());
+            }
+        }
+        parts.database.declare(&[ANSWER, LIST]);
+        parts.database.declare(&records::DATABASE_OPERATIONS);
+        parts.database.declare(&follower::DATABASE_OPERATIONS);
+        parts.service.declare(&[SIGNAL, QUERY, CANCEL, TERMINATE]);
+        parts.service.declare(&records::SERVICE_OPERATIONS);
+        parts.service.declare(&follower::SERVICE_OPERATIONS);
         Self(Arc::new(Shared {
             database: parts.database,
             service: parts.service,

@@ -28,6 +28,9 @@ const NOT_HANDED_OVER: Operation = Operation::idempotent("not_handed_over");
 const FORGET_KEYS: Operation = Operation::idempotent("forget_keys");
 const LIST: Operation = Operation::idempotent("list");
 const DESCRIBE: Operation = Operation::idempotent("describe");
+pub(super) const DATABASE_OPERATIONS: [Operation; 5] =
+    [UNCONFIRMED, OPEN, CONFIRM, NOT_HANDED_OVER, FORGET_KEYS];
+pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [LIST, DESCRIBE];
 
 /// Executions asked for in one round.
 const BATCH: i64 = 200;

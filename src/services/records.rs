@@ -34,6 +34,8 @@ const CHANGE: Operation = Operation::idempotent("change");
 // The stored request id makes repetitions harmless.
 const START: Operation = Operation::idempotent("start");
 const DESCRIBE: Operation = Operation::idempotent("describe");
+pub(super) const DATABASE_OPERATIONS: [Operation; 4] = [ACCEPT, WITHDRAW, GET, CHANGE];
+pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [START, DESCRIBE];
 
 /// How often a repeated request looks for the answer to the first one.
 const ANSWER_POLL: Duration = Duration::from_millis(50);

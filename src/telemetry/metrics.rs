@@ -233,6 +233,12 @@ impl Metrics {
         self.connections.handles(name)
     }
 
+    /// Makes the series of a workflow's executions that reach `status`.
+    pub fn declare_execution(&self, workflow: &str, status: &'static str) {
+        let labels = ByExecution { workflow: workflow.to_owned(), status };
+        drop(self.executions.get_or_create(&labels));
+    }
+
     /// Counts an execution that reached `status`.
     pub fn execution(&self, workflow: &str, status: &'static str) {
         let labels = ByExecution { workflow: workflow.to_owned(), status };
@@ -443,6 +449,14 @@ pub struct ConnectionMetrics {
 }
 
 impl ConnectionMetrics {
+    /// Makes the series of an operation.
+    pub fn declare_call(&self, operation: &'static str) {
+        for outcome in [Outcome::Success, Outcome::Failure] {
+            let labels = ByCall { connection: self.connection, operation, outcome };
+            drop(self.call_seconds.get_or_create(&labels));
+        }
+    }
+
     /// Counts a guarded call.
     pub fn call(&self, operation: &'static str, outcome: Outcome, took: Duration) {
         let labels = ByCall { connection: self.connection, operation, outcome };

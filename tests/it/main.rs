@@ -11,6 +11,7 @@ mod api_events;
 mod api_executions;
 mod api_http;
 mod health;
+mod monitoring;
 mod operator;
 #[cfg(feature = "sqlite")]
 mod pool;

@@ -21,7 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Description, ExecutionService, FAMILY, runner::Runner, step::Steps};
+use super::{
+    Description, ExecutionService, FAMILY,
+    runner::{self, Runner},
+    step::Steps,
+};
 use crate::{
     backends::database::{Database, Run},
     config::{BackendConfig, BackendDescriptor, Section, Table, values::duration},
@@ -107,6 +111,8 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         context: &BuildContext,
     ) -> Result<Arc<dyn ExecutionService>, Error> {
         let config: Config = section.read()?;
+        self.database.declare(&[INSERT, LOOK, LIST, CANCEL, TERMINATE]);
+        self.database.declare(&runner::OPERATIONS);
         let steps = Steps::new().map_err(|error| {
             Error::new(ErrorKind::Internal, "the HTTP client cannot be set up").with_source(error)
         })?;

@@ -25,6 +25,7 @@ const RENEW: Operation = Operation::idempotent("renew_runs");
 const NOTE: Operation = Operation::idempotent("note_try");
 const FINISH: Operation = Operation::idempotent("finish_run");
 const RELEASE: Operation = Operation::idempotent("release_runs");
+pub(super) const OPERATIONS: [Operation; 5] = [CLAIM, RENEW, NOTE, FINISH, RELEASE];
 
 /// Pause before a mark that failed is tried again.
 const MARK_AGAIN: Duration = Duration::from_secs(1);

@@ -330,7 +330,7 @@ fn a_pass_that_is_dropped_gives_its_trial_back() {
     let breaker = Arc::new(Breaker::new(policy(), Instant::now()));
     let now = Instant::now();
     for _ in 0..10 {
-        breaker.admit(now).0.unwrap().finish(BAD, now);
+        drop(breaker.admit(now).0.unwrap().finish(BAD, now));
     }
     let half_open = after(now, 6);
     for _ in 0..50 {

@@ -92,6 +92,11 @@ impl Default for Config {
 }
 
 impl BackendConfig for Config {
+    // A cluster can get another address; its namespaces hold the runs.
+    fn place_of_data(&self) -> Option<String> {
+        Some(format!("{} {}", self.namespace, self.workflow_id_prefix))
+    }
+
     fn check(&self) -> Vec<TableProblem> {
         let mut problems = Vec::new();
         let encrypted = match self.target() {
