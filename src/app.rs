@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     api::{self, BindError, Bound, Draining, State},
     config::{BackendDescriptor, Config, Loaded},
+    connection::Checked,
     lifecycle::{Exit, Lifecycle, ReloadSignal, Signals, stopped_in_time},
     manager::{ConnectionManager, Reloader},
     model::ids,
@@ -76,6 +77,11 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             draining: Draining::default(),
         }
+    }
+
+    /// Tries every connection once and starts nothing.
+    pub async fn check(&self, config: &Config) -> Vec<Checked> {
+        self.manager.check(config).await
     }
 
     /// Serves the API until the program is asked to stop.

@@ -127,14 +127,29 @@ impl ErrorKind {
             Self::Refused => {
                 "check that the server runs at the configured address, which `config show` prints"
             }
-            Self::Timeout => "check that the server runs and that no firewall drops the packets",
-            Self::Tls => "check the TLS settings of both sides and the server's certificate",
+            Self::Disconnected => {
+                "check that the address is that of such a server, and whether it wants TLS"
+            }
+            Self::Timeout => {
+                "check that the server runs, that no firewall drops the packets, and that the \
+                 address is that of such a server"
+            }
+            Self::Tls => {
+                "check that both sides want TLS, and that ca_file names the authority that signed \
+                 the server's certificate"
+            }
             Self::Unauthenticated => {
                 "check user and password, or the key, in the configured address or its secret file"
             }
             Self::Forbidden => "give the user, or this process, the rights it needs",
             Self::ReadOnly => "connect to the primary, or make the server or the folder writable",
             Self::Missing => "create it, or correct its name in the configuration",
+            Self::Incompatible => {
+                "update what is older, or correct the address if it leads to something else"
+            }
+            Self::Unavailable => {
+                "look at the server's own log, and check that the address is that of such a server"
+            }
             Self::Throttled => "raise the server's limits, or lower pool.max_size",
             _ => return None,
         })

@@ -24,6 +24,10 @@ pub enum Exit {
     CannotListen,
     /// It was asked to stop, and something had to be cut off.
     CutOff,
+    /// What answers does not speak as this program does: another version, or TLS.
+    NotUnderstood,
+    /// A login was refused, or lacks rights.
+    NotPermitted,
     /// The configuration has problems.
     BadConfig,
     /// It was asked to stop twice.
@@ -40,6 +44,8 @@ impl Exit {
             Self::ConnectionUnavailable => 69,
             Self::CannotListen => 71,
             Self::CutOff => 75,
+            Self::NotUnderstood => 76,
+            Self::NotPermitted => 77,
             Self::BadConfig => 78,
             Self::Impatient => 130,
         }

@@ -14,7 +14,7 @@ use crate::{
         execution_service::{self, ExecutionService},
     },
     config::{BackendDescriptor, Config},
-    connection::{ConnectionReport, Force, Managed, Settings, Transition},
+    connection::{Checked, ConnectionReport, Force, Managed, Settings, Transition},
     error::{Error, ErrorKind},
     telemetry::metrics::Metrics,
 };
@@ -69,6 +69,20 @@ impl ConnectionManager {
         self.database.start(Settings::from(&config.database));
         self.event_broker.start(Settings::from(&config.event_broker));
         self.execution_service.start(Settings::from(&config.execution_service));
+    }
+
+    /// Tries every connection once, all at the same time, and starts none.
+    pub async fn check(&self, config: &Config) -> Vec<Checked> {
+        // All have their settings before the first is tried, because one can build on another.
+        self.database.configure(Settings::from(&config.database));
+        self.event_broker.configure(Settings::from(&config.event_broker));
+        self.execution_service.configure(Settings::from(&config.execution_service));
+        let (broker, service, database) = tokio::join!(
+            self.event_broker.check(),
+            self.execution_service.check(),
+            self.database.check()
+        );
+        vec![broker, service, database]
     }
 
     /// Waits for the connections that start is to wait for.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod config;
 mod health;
 mod key;
@@ -23,7 +24,7 @@ Temporal and PostgreSQL; `config show` tells what is in effect and why.
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 69 a connection that start needs cannot be
 made, 71 the port cannot be listened on, 75 stopped but something was cut off, 78 the configuration
-has problems, 130 asked to stop twice.";
+has problems, 130 asked to stop twice. `check` has more, see its help.";
 
 /// The front door of an `AgentArea` deployment: events and durable executions over managed
 /// connections.
@@ -54,6 +55,9 @@ enum Command {
     /// Run the configured workflows on Temporal
     #[cfg(feature = "worker")]
     Worker,
+    /// Try every connection, without starting the service
+    #[command(after_help = check::AFTER_HELP)]
+    Check(check::Arguments),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -96,6 +100,7 @@ impl Cli {
             Err(problems) => return Ok(report(&problems)),
         };
         match command {
+            Command::Check(arguments) => check::run(&arguments, &loaded, &app),
             Command::Health(arguments) => health::run(&arguments, &loaded.config),
             #[cfg(feature = "worker")]
             Command::Worker => serve::worker(app, loaded),

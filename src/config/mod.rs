@@ -36,7 +36,8 @@ pub use self::{
     policies::{CircuitBreaker, Concurrency, Jitter, Retry, RetryBudget, Timeout},
     problem::{ConfigError, Place, Problem},
     section::{
-        BackendConfig, BackendDescriptor, Section, Table, TableProblem, WellKnownVariable, verbatim,
+        BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Table, TableProblem,
+        WellKnownVariable, verbatim,
     },
     server::{Features, Server, ServerTls},
     service::{Details, EventStream, Executions, Health, HealthHttpStatus, Idempotency},

@@ -30,6 +30,9 @@ pub fn verbatim(value: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
+/// The address of a backend that needs nothing outside.
+pub const IN_THIS_PROCESS: &str = "in this process";
+
 /// A problem that a backend finds in its own table: key and sentence.
 pub type TableProblem = (&'static str, String);
 
@@ -63,6 +66,8 @@ pub enum Table {
         check: fn(&Value) -> Vec<TableProblem>,
         /// See [`BackendConfig::place_of_data`].
         place_of_data: fn(&Value) -> Option<String>,
+        /// See [`BackendConfig::address`].
+        address: fn(&Value) -> Option<String>,
     },
     /// Not part of this build; the table is accepted unread.
     CompiledOut {
@@ -78,6 +83,10 @@ pub trait BackendConfig: Serialize + DeserializeOwned + JsonSchema + Default {
         Vec::new()
     }
 
+    /// Where the backend is, for people and without secrets: host, port and what is used there, a
+    /// file, or [`IN_THIS_PROCESS`].
+    fn address(&self) -> String;
+
     /// Where the backend keeps what only it has, without secrets. While the program runs, the
     /// settings may change in everything but this.
     fn place_of_data(&self) -> Option<String> {
@@ -92,6 +101,15 @@ impl BackendDescriptor {
         match &self.table {
             Table::Known { place_of_data, .. } => place_of_data(&section.0),
             Table::CompiledOut { .. } => None,
+        }
+    }
+
+    /// Where the backend is, without secrets; empty if this build does not know it.
+    #[must_use]
+    pub fn address(&self, section: &Section) -> String {
+        match &self.table {
+            Table::Known { address, .. } => address(&section.0).unwrap_or_default(),
+            Table::CompiledOut { .. } => String::new(),
         }
     }
 }
@@ -113,6 +131,7 @@ impl Table {
             place_of_data: |value| {
                 serde_json::from_value::<C>(value.clone()).ok().and_then(|c| c.place_of_data())
             },
+            address: |value| serde_json::from_value::<C>(value.clone()).ok().map(|c| c.address()),
         }
     }
 }

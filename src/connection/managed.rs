@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::watch,
+    sync::{OnceCell, watch},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -122,6 +122,7 @@ impl<B: ?Sized + Backend> Managed<B> {
             created: now,
             heartbeat_millis: AtomicU64::new(0),
             supervised: AtomicBool::new(false),
+            checked: OnceCell::new(),
         }))
     }
 
@@ -144,12 +145,17 @@ impl<B: ?Sized + Backend> Managed<B> {
         }
     }
 
+    /// Takes the settings, and does nothing with them yet.
+    pub fn configure(&self, settings: Settings) {
+        self.0.guard.configure(settings.policies.clone());
+        *self.0.settings.write() = Some(Arc::new(settings));
+    }
+
     /// Takes the settings and begins to watch the connection.
     pub fn start(&self, settings: Settings) {
         let lazy = settings.startup == Startup::Lazy;
         self.0.needed.store(!lazy, Ordering::Relaxed);
-        self.0.guard.configure(settings.policies.clone());
-        *self.0.settings.write() = Some(Arc::new(settings));
+        self.configure(settings);
         self.0.beat();
         self.0.supervised.store(true, Ordering::Relaxed);
         let slot = Arc::clone(&self.0);

@@ -7,6 +7,7 @@
 mod backoff;
 mod breaker;
 mod budget;
+mod check;
 mod context;
 mod guard;
 mod limit;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 
 pub use self::{
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
+    check::Checked,
     context::{current_operation, within},
     guard::{Operation, Policies},
     live::Lease,

@@ -45,6 +45,26 @@ pub trait Factory<B: ?Sized + Backend>: Send + Sync + 'static {
     /// May be dropped at any await; what was opened so far is closed by its destructors.
     async fn build(&self, section: &Section, context: &BuildContext) -> Result<Arc<B>, Error>;
 
+    /// Tries the connection as [`Factory::build`] and the probes do, and leaves everything as it was:
+    /// nothing is migrated, nothing goes on afterwards. Gives what is worth knowing although it
+    /// works.
+    ///
+    /// # Errors
+    /// As [`Factory::build`] and [`Backend::probe`].
+    ///
+    /// # Cancel safety
+    /// As [`Factory::build`].
+    async fn check(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Option<&'static str>, Error> {
+        let backend = self.build(section, context).await?;
+        let probed = backend.probe().await;
+        backend.close().await;
+        probed.map(|()| None)
+    }
+
     /// How long [`Factory::build`] may take.
     fn build_timeout(&self, pool: &Pool) -> Duration {
         pool.connect_timeout.saturating_mul(2)

@@ -17,13 +17,13 @@ use futures_util::{
 use parking_lot::{Mutex, RwLock};
 use rand::Rng;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OnceCell, watch},
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backend, BuildContext, ConnectionReport, Registry, Service, Settings, Transition,
+    Backend, BuildContext, Checked, ConnectionReport, Registry, Service, Settings, Transition,
     guard::{Guard, bounded},
     live::{Acquired, Lease, Live},
     probe::{ProbeState, Verdict},
@@ -64,6 +64,7 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) created: Instant,
     pub(super) heartbeat_millis: AtomicU64,
     pub(super) supervised: AtomicBool,
+    pub(super) checked: OnceCell<Checked>,
 }
 
 impl<B: ?Sized + Backend> Slot<B> {
@@ -222,14 +223,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     async fn build(&self, settings: &Settings) -> Result<Arc<Live<B>>, Error> {
         let factory = self.registry.get(&settings.backend)?;
         let closing = CancellationToken::new();
-        let context = BuildContext {
-            connection: self.name,
-            instance: Arc::clone(&self.instance),
-            pool: settings.pool.clone(),
-            metrics: self.metrics.clone(),
-            tasks: self.tasks.clone(),
-            closing: closing.clone(),
-        };
+        let context = self.context(settings, closing.clone());
         let abandoned = closing.clone().drop_guard();
         let limit = factory.build_timeout(&settings.pool);
         let backend = bounded(limit, factory.build(&settings.section, &context)).await?;
@@ -247,6 +241,17 @@ impl<B: ?Sized + Backend> Slot<B> {
             closing,
             count: Arc::clone(&self.live_backends),
         }))
+    }
+
+    pub(super) fn context(&self, settings: &Settings, closing: CancellationToken) -> BuildContext {
+        BuildContext {
+            connection: self.name,
+            instance: Arc::clone(&self.instance),
+            pool: settings.pool.clone(),
+            metrics: self.metrics.clone(),
+            tasks: self.tasks.clone(),
+            closing,
+        }
     }
 
     /// Lets the callers of a replaced backend finish, then closes it.

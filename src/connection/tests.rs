@@ -67,7 +67,11 @@ impl Backend for MockBackend {
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct NoConfig {}
 
-impl BackendConfig for NoConfig {}
+impl BackendConfig for NoConfig {
+    fn address(&self) -> String {
+        String::new()
+    }
+}
 
 struct MockFactory(Arc<World>);
 

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -105,14 +105,28 @@ impl Setup {
         fs::write(folder.join("development.toml"), text).unwrap();
     }
 
-    pub(crate) fn spawn(&self) -> (Child, PathBuf) {
-        let log = self.path().join("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_agentarea-api"))
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentarea-api"));
+        command
             .args(&self.arguments)
             .current_dir(self.path())
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end; gives all that it printed.
+    pub(crate) async fn output(&self) -> Output {
+        let mut command = tokio::process::Command::from(self.command());
+        let output = tokio::time::timeout(DEADLINE, command.kill_on_drop(true).output()).await;
+        output.expect("it ends in time").unwrap()
+    }
+
+    pub(crate) fn spawn(&self) -> (Child, PathBuf) {
+        let log = self.path().join("log");
+        let child = self
+            .command()
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -384,9 +398,24 @@ impl Database {
         format!("{base}/{}", self.name)
     }
 
-    async fn execute(&self, statement: &str) {
+    /// The name of the database.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Executes a statement inside the database.
+    pub(crate) async fn within(&self, statement: &str) {
+        Self::execute_at(&self.url(), statement).await;
+    }
+
+    /// Executes a statement outside the database.
+    pub(crate) async fn execute(&self, statement: &str) {
+        Self::execute_at(&self.server, statement).await;
+    }
+
+    async fn execute_at(url: &str, statement: &str) {
         let (client, connection) =
-            tokio_postgres::connect(&self.server, tokio_postgres::NoTls).await.unwrap();
+            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
         let drive = async {
             let _ended = connection.await.is_ok();
         };
@@ -473,14 +502,24 @@ async fn carry(mut near: TcpStream, server: String, mut passing: watch::Receiver
 pub(crate) struct Redis {
     folder: TempDir,
     port: u16,
+    arguments: Vec<String>,
     child: Option<Child>,
 }
 
 #[cfg(feature = "redis")]
 impl Redis {
     pub(crate) async fn start() -> Self {
-        let mut redis =
-            Self { folder: tempfile::tempdir().unwrap(), port: free_port(), child: None };
+        Self::start_with("").await
+    }
+
+    /// With further arguments, such as `--requirepass x`.
+    pub(crate) async fn start_with(arguments: &str) -> Self {
+        let mut redis = Self {
+            folder: tempfile::tempdir().unwrap(),
+            port: free_port(),
+            arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+            child: None,
+        };
         redis.up().await;
         redis
     }
@@ -494,6 +533,7 @@ impl Redis {
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "yes", "--dir"])
             .arg(self.folder.path())
+            .args(&self.arguments)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is missing: apt-get install -y redis-server");

@@ -17,6 +17,7 @@ pub(super) fn query_error(error: DieselError) -> Error {
             _ if information.message().contains("terminating connection") => {
                 ErrorKind::Disconnected
             }
+            _ if information.message().starts_with("permission denied") => ErrorKind::Forbidden,
             _ => ErrorKind::Unavailable,
         },
         // Our own `Queryable`s and the schema do not agree.

@@ -289,6 +289,9 @@ pub trait RunStore {
 /// `pool.connect_timeout`.
 const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 
+/// What a check says of a database that no service has migrated yet.
+const NO_TABLES: &str = "the tables are not there yet; the service makes them when it starts";
+
 /// `DATABASE_URL` selects the backend by its scheme.
 const POSTGRES_VARIABLES: [WellKnownVariable; 1] = [WellKnownVariable {
     name: "DATABASE_URL",

@@ -90,6 +90,23 @@ impl BackendConfig for Config {
         Vec::new()
     }
 
+    fn address(&self) -> String {
+        let Ok(url) = self.url.expose().parse::<tokio_postgres::Config>() else {
+            return String::new();
+        };
+        let port = |number: usize| {
+            let ports = url.get_ports();
+            ports.get(number).or_else(|| ports.last()).copied().unwrap_or(5432)
+        };
+        let hosts = url.get_hosts().iter().enumerate().map(|(number, host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(number)),
+            Host::Unix(folder) => folder.display().to_string(),
+        });
+        let hosts: Vec<String> = hosts.collect();
+        let database = url.get_dbname().or(url.get_user()).unwrap_or_default();
+        format!("{}/{database}", hosts.join(","))
+    }
+
     fn place_of_data(&self) -> Option<String> {
         let url: tokio_postgres::Config = self.url.expose().parse().ok()?;
         Some(format!("{:?} {:?} {:?}", url.get_hosts(), url.get_ports(), url.get_dbname()))
@@ -126,9 +143,57 @@ impl BackendFactory<dyn Database> for Factory {
         Ok(Arc::new(Db { pool, connector, probe, instance: Arc::clone(&context.instance) }))
     }
 
+    async fn check(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Option<&'static str>, Error> {
+        let connector = Connector::new(&section.read()?, context)?;
+        let mut conn = connector.connect().await?;
+        refuse_replica(&mut conn).await?;
+        if !is_true(&mut conn, "to_regclass('schema_info') IS NOT NULL").await? {
+            refuse_without_rights(&mut conn).await?;
+            return Ok(Some(super::NO_TABLES));
+        }
+        check_version(&queries::oldest_program(&mut conn).await?)?;
+        conn.batch_execute("BEGIN").await.map_err(query_error)?;
+        queries::touch_instance(&mut conn, &context.instance).await?;
+        conn.batch_execute("ROLLBACK").await.map_err(query_error)?;
+        Ok(None)
+    }
+
     fn build_timeout(&self, _pool: &config::Pool) -> Duration {
         super::MIGRATION_TIMEOUT
     }
+}
+
+async fn is_true(conn: &mut Conn, expression: &str) -> Result<bool, Error> {
+    diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(expression))
+        .get_result(conn)
+        .await
+        .map_err(query_error)
+}
+
+async fn refuse_replica(conn: &mut Conn) -> Result<(), Error> {
+    if is_true(conn, "pg_is_in_recovery()").await? {
+        return Err(Error::new(ErrorKind::ReadOnly, "the server is a replica in recovery"));
+    }
+    Ok(())
+}
+
+/// Whether start could make the tables.
+async fn refuse_without_rights(conn: &mut Conn) -> Result<(), Error> {
+    if is_true(conn, "current_setting('transaction_read_only')::bool").await? {
+        let message =
+            "default_transaction_read_only is set for the user, the database or the server";
+        return Err(Error::new(ErrorKind::ReadOnly, message));
+    }
+    let may_create = "coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
+    if !is_true(conn, may_create).await? {
+        let message = "the tables are not there yet, and the user may not create them";
+        return Err(Error::new(ErrorKind::Forbidden, message));
+    }
+    Ok(())
 }
 
 /// Applies what is missing. The lock ends with the connection, should this process die.
@@ -344,14 +409,7 @@ impl Backend for Db {
         if conn.is_broken() {
             *conn = self.connector.connect().await?;
         }
-        let in_recovery: bool =
-            diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>("pg_is_in_recovery()"))
-                .get_result(&mut *conn)
-                .await
-                .map_err(query_error)?;
-        if in_recovery {
-            return Err(Error::new(ErrorKind::ReadOnly, "the server is a replica in recovery"));
-        }
+        refuse_replica(&mut conn).await?;
         queries::touch_instance(&mut conn, &self.instance).await
     }
 

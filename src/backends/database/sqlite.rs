@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use diesel_async::{
-    AsyncConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection,
+    AsyncConnection, RunQueryDsl, SimpleAsyncConnection, pooled_connection::PoolableConnection,
     sync_connection_wrapper::SyncConnectionWrapper,
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -32,6 +32,10 @@ use crate::{
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// What a check says beside a running service.
+const IN_USE: &str =
+    "another process, probably the service, uses the file; a second service would be refused";
 
 type Conn = SyncConnectionWrapper<diesel::SqliteConnection>;
 
@@ -72,6 +76,10 @@ impl BackendConfig for Config {
             return Vec::new();
         }
         vec![("path", "must be the path of a file, such as \"data/agentarea.db\"".to_owned())]
+    }
+
+    fn address(&self) -> String {
+        self.path.display().to_string()
     }
 
     fn place_of_data(&self) -> Option<String> {
@@ -119,9 +127,68 @@ impl BackendFactory<dyn Database> for Factory {
         Ok(Arc::new(Db { pool, probe, instance, lock, patience }))
     }
 
+    /// Works beside a service that uses the file: the lock keeps away a second *service*, while
+    /// `SQLite` itself lets two processes take turns.
+    async fn check(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Option<&'static str>, Error> {
+        let config: Config = section.read()?;
+        if !config.path.exists() {
+            try_folder_of(&config.path)?;
+            return Ok(Some("the file is not there yet; the service makes it when it starts"));
+        }
+        let in_use = FileLock::is_held(&config.path);
+        let mut conn = open(&config.path).await?;
+        conn.batch_execute("PRAGMA busy_timeout = 1000; BEGIN IMMEDIATE")
+            .await
+            .map_err(query_error)?;
+        let found = try_tables(&mut conn, &context.instance).await;
+        conn.batch_execute("ROLLBACK").await.map_err(query_error)?;
+        Ok(found?.or(in_use.then_some(IN_USE)))
+    }
+
     fn build_timeout(&self, _pool: &config::Pool) -> Duration {
         super::MIGRATION_TIMEOUT
     }
+}
+
+/// Writes what the probe writes, if the tables are there.
+async fn try_tables(conn: &mut Conn, instance: &str) -> Result<Option<&'static str>, Error> {
+    let exists = "EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'schema_info')";
+    let tables: bool = diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(exists))
+        .get_result(conn)
+        .await
+        .map_err(query_error)?;
+    if !tables {
+        return Ok(Some(super::NO_TABLES));
+    }
+    check_version(&queries::oldest_program(conn).await?)?;
+    queries::touch_instance(conn, instance).await?;
+    Ok(None)
+}
+
+/// Whether the file and its missing folders could be made, by a file that is gone at once.
+fn try_folder_of(database: &Path) -> Result<(), Error> {
+    let absolute =
+        std::path::absolute(database).map_err(|error| unusable("the file", database, error))?;
+    let existing = absolute.ancestors().skip(1).find(|folder| folder.exists());
+    let Some(folder) = existing else { return Ok(()) };
+    let trial = folder.join(format!(".agentarea-check-{}", std::process::id()));
+    OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .open(&trial)
+        .and_then(|_made| fs::remove_file(&trial))
+        .map_err(|error| unusable("the file", database, error))
+}
+
+async fn open(path: &Path) -> Result<Conn, Error> {
+    let path = path.display();
+    Conn::establish(&path.to_string()).await.map_err(|error| {
+        Error::new(ErrorKind::Unavailable, format!("{path} cannot be opened")).with_source(error)
+    })
 }
 
 /// Applies what is missing, all of it or nothing. A second build waits for the write lock, and then
@@ -159,27 +226,38 @@ struct FileLock {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+fn unusable(what: &str, database: &Path, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Forbidden,
+        std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("{what} for {} cannot be made", database.display())).with_source(error)
+}
+
 impl FileLock {
+    fn path(database: &Path) -> PathBuf {
+        let mut name = database.as_os_str().to_owned();
+        name.push(".lock");
+        PathBuf::from(name)
+    }
+
+    /// Whether another process holds it. Looks without making the file.
+    fn is_held(database: &Path) -> bool {
+        let file = File::open(Self::path(database));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     fn acquire(database: &Path) -> Result<Self, Error> {
-        let unusable = |what: &str, error: std::io::Error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => ErrorKind::Forbidden,
-                std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-                _ => ErrorKind::Unavailable,
-            };
-            Error::new(kind, format!("{what} for {} cannot be made", database.display()))
-                .with_source(error)
-        };
+        let unusable = |what, error| unusable(what, database, error);
         if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(|error| unusable("the folder", error))?;
         }
-        let mut name = database.as_os_str().to_owned();
-        name.push(".lock");
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(PathBuf::from(name))
+            .open(Self::path(database))
             .map_err(|error| unusable("the lock file", error))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { database: database.to_owned(), _file: file, turn: Arc::default() }),
@@ -205,11 +283,7 @@ impl Connect for Connector {
     type Conn = Conn;
 
     async fn connect(&self) -> Result<Conn, Error> {
-        let path = self.config.path.display();
-        let mut conn = Conn::establish(&path.to_string()).await.map_err(|error| {
-            Error::new(ErrorKind::Unavailable, format!("{path} cannot be opened"))
-                .with_source(error)
-        })?;
+        let mut conn = open(&self.config.path).await?;
         let synchronous = match self.config.synchronous {
             Synchronous::Full => "FULL",
             Synchronous::Normal => "NORMAL",

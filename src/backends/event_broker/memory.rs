@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{EventBroker, FAMILY};
 use crate::{
-    config::{BackendConfig, BackendDescriptor, Section, Size, Table},
+    config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Size, Table},
     connection::{Backend, BuildContext, Factory as BackendFactory},
     error::Error,
     model::{
@@ -42,7 +42,11 @@ impl Default for Config {
     }
 }
 
-impl BackendConfig for Config {}
+impl BackendConfig for Config {
+    fn address(&self) -> String {
+        IN_THIS_PROCESS.to_owned()
+    }
+}
 
 pub(super) struct Factory;
 

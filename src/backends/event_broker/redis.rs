@@ -134,6 +134,14 @@ impl BackendConfig for Config {
         }
         problems
     }
+
+    fn address(&self) -> String {
+        let Ok(info) = self.url.expose().into_connection_info() else { return String::new() };
+        let with_tls =
+            if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) { " with TLS" } else { "" };
+        // Without the user and the password that `info` holds as well.
+        format!("{}/{}{with_tls}", info.addr(), info.redis_settings().db())
+    }
 }
 
 impl Config {

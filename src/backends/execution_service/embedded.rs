@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     backends::database::{Database, Run},
-    config::{BackendConfig, BackendDescriptor, Section, Table, values::duration},
+    config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Table, values::duration},
     connection::{Backend, BuildContext, Factory as BackendFactory, Managed, Operation},
     error::{Error, ErrorKind},
     model::{
@@ -77,7 +77,11 @@ impl Default for Config {
     }
 }
 
-impl BackendConfig for Config {}
+impl BackendConfig for Config {
+    fn address(&self) -> String {
+        IN_THIS_PROCESS.to_owned()
+    }
+}
 
 pub(super) struct Factory {
     database: Managed<dyn Database>,
@@ -140,6 +144,20 @@ impl BackendFactory<dyn ExecutionService> for Factory {
             closing: context.closing.clone(),
             ended,
         }))
+    }
+
+    /// Everything it has is in the database. Its runner is not started: it would claim runs.
+    async fn check(
+        &self,
+        section: &Section,
+        _context: &BuildContext,
+    ) -> Result<Option<&'static str>, Error> {
+        section.read::<Config>()?;
+        let unusable = |error: Error| {
+            let message = "it keeps its runs in the database, which cannot be used";
+            Error::new(error.kind(), message).with_source(error)
+        };
+        self.database.check().await.result.map(|_note| None).map_err(unusable)
     }
 }
 

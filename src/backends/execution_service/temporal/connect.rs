@@ -131,6 +131,12 @@ impl BackendConfig for Config {
         }
         problems
     }
+
+    fn address(&self) -> String {
+        let Ok(target) = self.target() else { return String::new() };
+        let with_tls = if target.scheme() == "https" { " with TLS" } else { "" };
+        format!("{}{with_tls}, namespace {}", target.authority(), self.namespace)
+    }
 }
 
 impl Config {
