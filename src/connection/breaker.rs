@@ -88,7 +88,7 @@ struct Open {
     until: Instant,
     /// Good probes in a row since it opened.
     good_probes: u32,
-    /// A probe has failed since: the next good one means that the backend came back.
+    /// A probe has failed since, or last before: the next good one means that the backend came back.
     outage_seen: bool,
 }
 
@@ -112,6 +112,9 @@ pub(super) struct Core {
     running_trials: u32,
     /// Times it opened without having stayed closed for a whole window.
     opened_in_row: u32,
+    /// What the last probe said, in whatever state: calls can take longer than probes to show an
+    /// outage.
+    probe_failed: bool,
 }
 
 impl Core {
@@ -125,6 +128,7 @@ impl Core {
             window,
             running_trials: 0,
             opened_in_row: 0,
+            probe_failed: false,
         }
     }
 
@@ -250,6 +254,7 @@ impl Core {
     /// is the only one.
     fn probed(&mut self, good: bool, healthy_after: u32, now: Instant) -> Option<Change> {
         let stayed_too_long = self.stayed_too_long(now);
+        self.probe_failed = !good;
         match &mut self.state {
             State::Open(open) if !good => {
                 open.good_probes = 0;
@@ -289,7 +294,8 @@ impl Core {
         let longest = self.policy.open_for.saturating_mul(1 << doublings);
         let longest = longest.min(self.policy.max_open_for);
         let until = now + longest.mul_f64(1.0 - JITTER * chance);
-        self.enter(State::Open(Open { until, good_probes: 0, outage_seen: false }), now, cause)
+        let open = Open { until, good_probes: 0, outage_seen: self.probe_failed };
+        self.enter(State::Open(open), now, cause)
     }
 
     fn close(&mut self, now: Instant, cause: String) -> Change {

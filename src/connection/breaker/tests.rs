@@ -180,6 +180,18 @@ fn where_only_calls_fail_good_probes_do_not_keep_the_open_time_short() {
     assert!(core.probed(true, 1, after(now, 10)).is_some(), "its time is up");
 }
 
+/// Calls that time out, among many good ones of before, open it later than probes see the outage.
+#[test]
+fn an_outage_that_probes_saw_before_it_opened_ends_with_a_good_probe() {
+    let now = Instant::now();
+    let mut core = opened(now);
+    assert!(core.probed(true, 1, now).is_some());
+    assert_eq!(core.probed(false, 1, now), None);
+    calls(&mut core, now, &[BAD; 10]);
+    assert_eq!(core.circuit(), Circuit::Open);
+    assert!(core.probed(true, 1, now).is_some(), "the backend came back");
+}
+
 #[test]
 fn an_operator_holds_it_until_automatic_which_starts_closed() {
     let now = Instant::now();
