@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -172,6 +172,8 @@ pub(super) struct Board {
     pub(super) active: Mutex<HashMap<String, ActiveRun>>,
     /// When the runner last went round.
     pub(super) heartbeat: Mutex<Instant>,
+    /// The runner has claimed a run at least once.
+    pub(super) claimed: AtomicBool,
 }
 
 impl Default for Board {
@@ -181,6 +183,7 @@ impl Default for Board {
             ended_runs: watch::Sender::new(0),
             active: Mutex::default(),
             heartbeat: Mutex::new(Instant::now()),
+            claimed: AtomicBool::new(false),
         }
     }
 }

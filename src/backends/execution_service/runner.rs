@@ -1,6 +1,10 @@
 //! The embedded executor: claims runs and works on them.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -106,6 +110,7 @@ impl Runner {
             })
             .await?;
         let count = claimed.len();
+        self.board.claimed.fetch_or(count > 0, Ordering::Relaxed);
         for run in claimed {
             let active = ActiveRun { fence: run.fence, ..ActiveRun::default() };
             self.board.active.lock().insert(run.id.clone(), active.clone());
@@ -278,8 +283,14 @@ impl Runner {
             .database
             .call(RELEASE, |database| async move { database.release_runs(&self.owner).await })
             .await;
-        if let Err(error) = released {
-            tracing::warn!(%error, "claims cannot be given back and end with their lease");
+        let Err(error) = released else { return };
+        let message = "claims cannot be given back and end with their lease";
+        // During an outage of the database one runner after the other is built and ends without
+        // having claimed anything.
+        if self.board.claimed.load(Ordering::Relaxed) {
+            tracing::warn!(%error, "{message}");
+        } else {
+            tracing::debug!(%error, "{message}");
         }
     }
 }
