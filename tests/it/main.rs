@@ -20,6 +20,8 @@ mod shutdown;
 
 #[cfg(feature = "redis")]
 mod backend_redis;
+#[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
+mod faults;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod fleet;
 #[cfg(feature = "postgres")]
