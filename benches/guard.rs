@@ -46,7 +46,11 @@ impl Backend for Instantly {
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 struct NoConfig {}
 
-impl BackendConfig for NoConfig {}
+impl BackendConfig for NoConfig {
+    fn address(&self) -> String {
+        "in this process".to_owned()
+    }
+}
 
 struct InstantlyFactory;
 
