@@ -276,6 +276,15 @@ impl Core {
         }
     }
 
+    /// The probes found the connection down and now up again: what calls met before, or meet that
+    /// began before, says nothing of it any more.
+    fn recovered(&mut self, now: Instant) {
+        if matches!(self.state, State::Closed) {
+            self.period += 1;
+            self.window.clear(now);
+        }
+    }
+
     fn force(&mut self, force: Force, now: Instant) -> Option<Change> {
         let (to, state) = match force {
             Force::Open => (Circuit::ForcedOpen, State::ForcedOpen),
@@ -355,6 +364,10 @@ impl Breaker {
 
     pub(super) fn probed(&self, good: bool, healthy_after: u32, now: Instant) -> Option<Change> {
         self.locked(|core| core.probed(good, healthy_after, now))
+    }
+
+    pub(super) fn recovered(&self, now: Instant) {
+        self.locked(|core| core.recovered(now));
     }
 
     pub(super) fn force(&self, force: Force, now: Instant) -> Option<Change> {

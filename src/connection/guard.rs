@@ -178,8 +178,12 @@ impl Guard {
 
     /// Takes in what a probe found.
     pub(super) fn probed(&self, good: bool, down: bool, healthy_after: u32) {
-        self.known_down.store(down, Ordering::Relaxed);
-        self.announce(self.breaker.probed(good, healthy_after, Instant::now()));
+        let now = Instant::now();
+        let was_down = self.known_down.swap(down, Ordering::Relaxed);
+        if was_down && !down {
+            self.breaker.recovered(now);
+        }
+        self.announce(self.breaker.probed(good, healthy_after, now));
     }
 
     pub(super) fn force(&self, force: Force) {

@@ -193,6 +193,19 @@ fn an_outage_that_probes_saw_before_it_opened_ends_with_a_good_probe() {
 }
 
 #[test]
+fn calls_of_before_a_recovery_do_not_open_it_afterwards() {
+    let now = Instant::now();
+    let mut core = Core::new(policy(), now);
+    calls(&mut core, now, &[BAD; 9]);
+    let late = core.admit(now).0.unwrap();
+    core.recovered(now);
+    assert_eq!(core.finish(late, BAD, now, || 0.0), None);
+    calls(&mut core, now, &[GOOD; 5]);
+    calls(&mut core, now, &[BAD; 4]);
+    assert_eq!(core.circuit(), Circuit::Closed);
+}
+
+#[test]
 fn an_operator_holds_it_until_automatic_which_starts_closed() {
     let now = Instant::now();
     let mut core = Core::new(policy(), now);
