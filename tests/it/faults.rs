@@ -17,7 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::support::{DEADLINE, Service, Setup, eventually, free_port, server};
+use crate::support::{DEADLINE, Service, Setup, eventually, free_port};
 
 /// Between two probes, as configured here.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -374,7 +374,7 @@ async fn redis_behind_a_bad_link_fails_fast_and_comes_back_by_itself() {
 #[cfg(feature = "temporal")]
 #[tokio::test(flavor = "multi_thread")]
 async fn temporal_behind_a_bad_link_fails_fast_and_comes_back_by_itself() {
-    let proxy = Toxiproxy::before(&server("TEST_TEMPORAL_ADDRESS")).await;
+    let proxy = Toxiproxy::before(&crate::support::server("TEST_TEMPORAL_ADDRESS")).await;
     let queue = format!("faults-{}", uuid::Uuid::now_v7());
     let setup = setup("execution_service")
         .variable("TEMPORAL_ADDRESS", &proxy.address)
