@@ -115,8 +115,9 @@ impl BackendFactory<dyn Database> for Factory {
         let config: Config = section.read()?;
         let lock = self.lock(&config.path)?;
         let connector = Arc::new(Connector { config });
-        let mut conn = connector.connect().await?;
+        // Two builds at once would also meet at the switch to WAL, for which SQLite does not wait.
         let turn = Arc::clone(&lock.turn).lock_owned().await;
+        let mut conn = connector.connect().await?;
         migrate(&mut conn).await?;
         drop(turn);
         check_version(&queries::oldest_program(&mut conn).await?)?;
