@@ -1,14 +1,15 @@
-//! Gives the commit that was built to the program, as `AGENTAREA_COMMIT`.
+//! Gives the commit that was built to the program, as `BUILD_COMMIT`: `cargo run` hands the variable
+//! on to the program, which takes any `AGENTAREA_…` for configuration.
 
 use std::process::Command;
 
 #[expect(clippy::disallowed_methods, reason = "a build script has no configuration to read")]
 fn main() {
     // A source archive has no repository; the environment can name the commit instead.
-    let given = std::env::var("AGENTAREA_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let given = std::env::var("BUILD_COMMIT").ok().filter(|commit| !commit.is_empty());
     let commit = given.or_else(from_git).unwrap_or_else(|| "unknown".to_owned());
-    println!("cargo::rustc-env=AGENTAREA_COMMIT={commit}");
-    println!("cargo::rerun-if-env-changed=AGENTAREA_COMMIT");
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
+    println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=.git/refs/heads");
     println!("cargo::rerun-if-changed=migrations");

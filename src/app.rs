@@ -33,7 +33,7 @@ pub struct App {
 impl Default for App {
     fn default() -> Self {
         let instance: Arc<str> = ids::new_id().into();
-        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), env!("AGENTAREA_COMMIT"));
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), env!("BUILD_COMMIT"));
         let lifecycle = Lifecycle::default();
         let manager = ConnectionManager::new(&instance, &metrics, &lifecycle.tasks);
         let reloader = Arc::new(Reloader::new(manager.clone()));

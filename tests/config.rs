@@ -281,3 +281,14 @@ fn variables_of_kubernetes_service_links_are_ignored() {
     ];
     assert!(Place::new().run(&["config", "check"], &variables).status.success());
 }
+
+#[test]
+fn what_cargo_sets_for_the_programs_that_it_runs_is_no_configuration() {
+    let place = Place::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_agentarea-api"))
+        .args(["config", "check"])
+        .current_dir(place.0.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
