@@ -9,8 +9,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use deadpool::managed::{Manager as _, Metrics, RecycleError};
-use deadpool_redis::Manager;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, WeakShared},
@@ -19,8 +17,8 @@ use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection};
 
 use super::{
-    Access,
-    translate::{translate, unsent},
+    servers::{Access, Servers},
+    translate::{leads_nowhere, translate},
 };
 use crate::{
     backends::{
@@ -76,15 +74,10 @@ impl Line {
         drop(pending);
         open.unanswered.store(0, Ordering::Relaxed);
         result.map_err(|error| {
-            let translated = translate(&error);
-            // A replica that was the primary leads nowhere: the next call asks the name again.
-            if error.is_unrecoverable_error()
-                || error.is_io_error()
-                || translated.kind() == ErrorKind::ReadOnly
-            {
+            if leads_nowhere(&error) {
                 self.forget(&open);
             }
-            translated
+            translate(&error)
         })
     }
 
@@ -159,10 +152,7 @@ impl Drop for Pending<'_> {
 pub(super) struct Connector(pub(super) Arc<Login<Access>>);
 
 async fn connect(login: &Login<Access>) -> Result<MultiplexedConnection, Error> {
-    let open = async |manager: Arc<Manager>| {
-        manager.create().await.map_err(|error| unsent(translate(&error)))
-    };
-    login.connect(open).await
+    login.connect(async |servers: Arc<Servers>| servers.connect().await).await
 }
 
 #[async_trait]
@@ -181,11 +171,7 @@ impl Connect for Connector {
     }
 
     async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
-        let manager = self.0.current();
-        manager.recycle(connection, &Metrics::default()).await.map_err(|error| match error {
-            RecycleError::Backend(error) => translate(&error),
-            RecycleError::Message(message) => Error::new(ErrorKind::Disconnected, message),
-        })
+        self.0.current().check(connection).await
     }
 }
 

@@ -11,6 +11,18 @@ pub(super) fn unsent(error: Error) -> Error {
     if error.outcome_unknown() { error.with_retry(RetryClass::NotSent) } else { error }
 }
 
+/// Whether the connection is of no use any more: it broke, or another server holds the stream now,
+/// or has to be looked for.
+pub(super) fn leads_nowhere(error: &RedisError) -> bool {
+    const ELSEWHERE: [&str; 4] = ["READONLY", "MOVED", "ASK", "CLUSTERDOWN"];
+    let server = error.clone().into_server_errors();
+    let answer = server.as_ref().and_then(|answers| answers.first());
+    let code = answer.map_or_else(|| error.code(), |(_, answer)| Some(answer.code()));
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || code.is_some_and(|code| ELSEWHERE.contains(&code))
+}
+
 /// What an error of the driver means.
 pub(super) fn translate(error: &RedisError) -> Error {
     let server = error.clone().into_server_errors();
@@ -52,9 +64,7 @@ fn refused(code: &str, details: &str) -> Error {
         "NOAUTH" | "WRONGPASS" => (ErrorKind::Unauthenticated, "the server wants another login"),
         "NOPERM" => (ErrorKind::Forbidden, "the server forbids it"),
         "READONLY" => (ErrorKind::ReadOnly, "the server is a replica, which takes no writes"),
-        "MOVED" | "ASK" | "CROSSSLOT" => {
-            (ErrorKind::Incompatible, "the server is part of a cluster")
-        }
+        "MOVED" | "ASK" => (ErrorKind::Unavailable, "the stream is on another node of the cluster"),
         "WRONGTYPE" => (ErrorKind::Incompatible, "the key of the stream holds something else"),
         "NOPROTO" => (ErrorKind::Incompatible, "the server does not speak RESP3"),
         _ if says("Authentication required") => {
@@ -68,7 +78,9 @@ fn refused(code: &str, details: &str) -> Error {
         _ if says("DB index") => (ErrorKind::Missing, "there is no such database"),
         _ => (ErrorKind::Unavailable, "the server cannot serve now"),
     };
-    Error::new(kind, format!("{what}: {code} {details}"))
+    let error = Error::new(kind, format!("{what}: {code} {details}"));
+    // After a failover, the next attempt looks for the primary.
+    if kind == ErrorKind::ReadOnly { error.with_retry(RetryClass::NotSent) } else { error }
 }
 
 /// What a failure of the link means.
@@ -124,14 +136,14 @@ mod tests {
                 RetryClass::Never,
             ),
             ("NOPERM this user has no permissions", ErrorKind::Forbidden, RetryClass::Never),
-            ("READONLY You can't write", ErrorKind::ReadOnly, RetryClass::Never),
+            ("READONLY You can't write", ErrorKind::ReadOnly, RetryClass::NotSent),
             ("LOADING Redis is loading", ErrorKind::Unavailable, RetryClass::NotSent),
             ("BUSY Redis is busy", ErrorKind::Unavailable, RetryClass::NotSent),
             ("MASTERDOWN Link is down", ErrorKind::Unavailable, RetryClass::NotSent),
             ("CLUSTERDOWN Hash slot not served", ErrorKind::Unavailable, RetryClass::NotSent),
             ("OOM command not allowed", ErrorKind::Unavailable, RetryClass::NotSent),
             ("MISCONF cannot persist", ErrorKind::Unavailable, RetryClass::NotSent),
-            ("MOVED 1 10.0.0.1:6379", ErrorKind::Incompatible, RetryClass::Never),
+            ("MOVED 1 10.0.0.1:6379", ErrorKind::Unavailable, RetryClass::NotSent),
             ("WRONGTYPE Operation against a key", ErrorKind::Incompatible, RetryClass::Never),
             ("ERR unknown command 'XADD'", ErrorKind::Incompatible, RetryClass::Never),
             ("ERR no such key", ErrorKind::Missing, RetryClass::Never),

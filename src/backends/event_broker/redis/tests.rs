@@ -1,0 +1,601 @@
+mod cluster;
+mod over_tls;
+mod sentinel;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use futures_util::StreamExt;
+use redis::{Client, aio::MultiplexedConnection};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::*;
+use crate::{
+    backends::{
+        event_broker::contract,
+        test_server::{SecretFile, relay},
+    },
+    config::Pool as Limits,
+    error::RetryClass,
+    model::ids,
+    telemetry::metrics::Metrics,
+};
+
+#[expect(clippy::disallowed_methods, reason = "a test's own variable is no configuration")]
+fn server() -> String {
+    std::env::var("TEST_REDIS_URL").expect(
+        "set TEST_REDIS_URL to a Redis server for tests: `scripts/servers start DIR` \
+         starts one (its program comes with `apt-get install -y redis-server`)",
+    )
+}
+
+/// A stream of this test alone, deleted at its end.
+struct Scratch {
+    url: String,
+    stream: String,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        Self { url: server(), stream: format!("test:{}", ids::new_id()) }
+    }
+
+    async fn connect(&self) -> MultiplexedConnection {
+        let client = Client::open(self.url.as_str()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    async fn run(&self, command: &str) -> redis::Value {
+        run(&self.url, &command.replace('$', &self.stream)).await
+    }
+
+    async fn broker(&self, more: Value) -> Arc<dyn EventBroker> {
+        let mut section = json!({"url": self.url, "stream": self.stream});
+        section.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        build(section).await.unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut connection = Client::open(self.url.as_str()).unwrap().get_connection().unwrap();
+        redis::cmd("DEL").arg(&self.stream).exec(&mut connection).unwrap();
+    }
+}
+
+async fn run(url: &str, command: &str) -> redis::Value {
+    let client = Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut words = command.split_whitespace();
+    let mut cmd = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        cmd.arg(word);
+    });
+    cmd.query_async(&mut connection).await.unwrap()
+}
+
+/// All words of an answer.
+fn text(answer: &redis::Value) -> String {
+    match answer {
+        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        redis::Value::SimpleString(text) => text.clone(),
+        redis::Value::Int(number) => number.to_string(),
+        redis::Value::Array(parts) => parts.iter().map(text).collect::<Vec<_>>().join(" "),
+        _ => String::new(),
+    }
+}
+
+async fn ask(server: &Server, command: &str) -> String {
+    text(&run(&server.url(), command).await)
+}
+
+/// The number of entries that a server has in the default stream.
+async fn entries(server: &Server) -> usize {
+    ask(server, "XLEN agentarea:events").await.parse().unwrap()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < Duration::from_mins(1), "not in time: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Publishes until it works again; only what can be repeated is in the way.
+async fn published_again(broker: &dyn EventBroker) {
+    let moment = Duration::from_secs(3);
+    until("events are published again", async || {
+        match timeout(moment, broker.publish(&[event(9)])).await {
+            Ok(Err(error)) => {
+                assert_ne!(error.retry(), RetryClass::Never, "{error}");
+                false
+            }
+            answered => answered.is_ok(),
+        }
+    })
+    .await;
+}
+
+/// Probes once more if the probe's own connection led to where the stream was.
+async fn probed_again(broker: &dyn EventBroker) {
+    if let Err(error) = broker.probe().await {
+        assert_ne!(error.retry(), RetryClass::Never, "{error}");
+        broker.probe().await.unwrap();
+    }
+}
+
+fn context() -> BuildContext {
+    let limits = Limits { connect_timeout: Duration::from_secs(2), ..Limits::default() };
+    context_with(limits, &Metrics::new("test", "test"))
+}
+
+fn context_with(pool: Limits, metrics: &Metrics) -> BuildContext {
+    BuildContext {
+        connection: FAMILY,
+        instance: ids::new_id().into(),
+        pool,
+        metrics: metrics.connection(FAMILY),
+        tasks: TaskTracker::new(),
+        closing: CancellationToken::new(),
+    }
+}
+
+async fn build(section: Value) -> Result<Arc<dyn EventBroker>, Error> {
+    Factory.build(&Section(section), &context()).await
+}
+
+async fn failure(section: Value) -> Error {
+    build(section).await.expect_err("the broker is not made")
+}
+
+fn event(n: usize) -> Event {
+    Event::new("test.event", Some("subject".to_owned()), Some(json!({"n": n})))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A server of this test alone.
+struct Server {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start(port: u16, arguments: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), port, arguments).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, port: u16, arguments: &[&str]) -> Self {
+        let child = Command::new("redis-server")
+            // A file comes first.
+            .args(arguments)
+            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()])
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server runs: `apt-get install -y redis-server`");
+        let server = Self { child, port, _dir: dir };
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        server
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_redis_broker_fulfils_the_contract() {
+    let scratch = Scratch::new();
+    contract::suite(scratch.broker(json!({})).await).await;
+}
+
+#[tokio::test]
+async fn the_contract_holds_with_agentarea_s_envelope() {
+    let scratch = Scratch::new();
+    contract::suite(scratch.broker(json!({"wire": "agentarea"})).await).await;
+}
+
+#[tokio::test]
+async fn the_contract_holds_over_resp3() {
+    let scratch = Scratch::new();
+    let url = format!("{}/?protocol=resp3", scratch.url);
+    contract::suite(scratch.broker(json!({"url": url})).await).await;
+}
+
+#[tokio::test]
+async fn agentarea_s_subscribers_hear_of_each_event_of_a_batch() {
+    let scratch = Scratch::new();
+    let broker = scratch.broker(json!({"wire": "agentarea"})).await;
+    let client = Client::open(scratch.url.as_str()).unwrap();
+    let mut subscriber = client.get_async_pubsub().await.unwrap();
+    let kind = format!("test.{}", scratch.stream);
+    subscriber.subscribe(&kind).await.unwrap();
+    let batch: Vec<Event> = (0..3).map(|n| Event { kind: kind.clone(), ..event(n) }).collect();
+    broker.publish(&batch).await.unwrap();
+    let heard: Vec<redis::Msg> = subscriber.on_message().take(3).collect().await;
+    for (event, message) in batch.iter().zip(&heard) {
+        assert_eq!(message.get_channel_name(), kind);
+        let outer: Value = serde_json::from_slice(message.get_payload_bytes()).unwrap();
+        assert_eq!(outer["headers"]["correlation_id"], event.id.as_str());
+    }
+    let stored = broker.read(Position::START, 9).await.unwrap();
+    assert_eq!(stored.len(), 3);
+}
+
+#[tokio::test]
+async fn a_forbidden_channel_does_not_keep_events_from_the_stream() {
+    let server = Server::start(free_port(), &[]).await;
+    run(&server.url(), "ACL SETUSER app on >secret ~* +@all resetchannels").await;
+    let url = format!("redis://app:secret@127.0.0.1:{}", server.port);
+    let broker = build(json!({"url": url, "wire": "agentarea"})).await.unwrap();
+    broker.publish(&[event(1), event(2)]).await.unwrap();
+    assert_eq!(broker.read(Position::START, 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_with_a_password_wants_it() {
+    let server = Server::start(free_port(), &["--requirepass", "s3cret"]).await;
+    let url = server.url();
+    let none = failure(json!({"url": url})).await;
+    assert_eq!(none.kind(), ErrorKind::Unauthenticated, "{none}");
+    let other = failure(json!({"url": format!("{url}/1")})).await;
+    assert_eq!(other.kind(), ErrorKind::Unauthenticated, "{other}");
+    let wrong = failure(json!({"url": url, "password": "hunter2"})).await;
+    assert_eq!(wrong.kind(), ErrorKind::Unauthenticated, "{wrong}");
+    assert!(!wrong.to_string().contains("hunter2"));
+    let broker = build(json!({"url": url, "password": "s3cret"})).await.unwrap();
+    assert!(!format!("{broker:?}").contains("s3cret"));
+}
+
+/// Something that listens and speaks another language.
+async fn plain() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    TaskTracker::new().spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_server_is_told() {
+    let replica = Server::start(free_port(), &["--replicaof", "127.0.0.1 1"]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("redis://{}", silent.local_addr().unwrap());
+    for (url, expected) in [
+        (replica.url(), ErrorKind::ReadOnly),
+        (format!("{}/99", server()), ErrorKind::Missing),
+        (format!("redis://127.0.0.1:{}", free_port()), ErrorKind::Refused),
+        ("redis://no-such-host.invalid".to_owned(), ErrorKind::NameNotFound),
+        (silent, ErrorKind::Timeout),
+        (format!("rediss://{}", plain().await), ErrorKind::Tls),
+        (format!("redis://{}", plain().await), ErrorKind::Incompatible),
+        ("unix:///no/such/socket".to_owned(), ErrorKind::Refused),
+    ] {
+        let error = failure(json!({"url": url})).await;
+        assert_eq!(error.kind(), expected, "{url}: {error}");
+        assert!(!error.outcome_unknown(), "{url}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_range_tells_what_is_gone() {
+    let scratch = Scratch::new();
+    let broker = scratch.broker(json!({"max_events": 100})).await;
+    let missing = broker.range().await.unwrap();
+    assert_eq!((missing.complete_after, missing.newest), (Position::START, Position::START));
+
+    broker.publish(&(0..350).map(event).collect::<Vec<_>>()).await.unwrap();
+    let range = broker.range().await.unwrap();
+    let kept = broker.read(Position::START, 1000).await.unwrap();
+    assert!((100..350).contains(&kept.len()), "{} were kept", kept.len());
+    assert!(!range.can_resume_after(Position::START));
+    assert!(range.can_resume_after(kept[0].position));
+    let all = broker.read(range.complete_after, 1000).await.unwrap();
+    assert_eq!(all.len(), kept.len());
+
+    scratch.run("XTRIM $ MAXLEN 0").await;
+    let emptied = broker.range().await.unwrap();
+    assert_eq!(emptied, Range { complete_after: range.newest, newest: range.newest });
+    broker.publish(&[event(1)]).await.unwrap();
+    let refilled = broker.range().await.unwrap();
+    assert!(!refilled.can_resume_after(missing.newest));
+    assert!(refilled.complete_after >= range.newest);
+}
+
+#[tokio::test]
+async fn a_stream_that_was_never_trimmed_is_whole_from_its_start() {
+    let scratch = Scratch::new();
+    let broker = scratch.broker(json!({})).await;
+    let begin = broker.range().await.unwrap().newest;
+    broker.publish(&[event(1), event(2)]).await.unwrap();
+    assert!(broker.range().await.unwrap().can_resume_after(begin));
+}
+
+#[tokio::test]
+async fn foreign_entries_are_skipped_and_stall_nobody() {
+    let scratch = Scratch::new();
+    let broker = scratch.broker(json!({})).await;
+    let mut connection = scratch.connect().await;
+    for n in 0..25 {
+        let mut foreign = redis::cmd("XADD");
+        foreign.arg(&scratch.stream).arg("*").arg(&[0xff_u8, n]).arg(&[0xfe_u8]);
+        foreign.arg("event").arg(&[0xff_u8]);
+        foreign.exec_async(&mut connection).await.unwrap();
+    }
+    let foreign = broker.range().await.unwrap().newest;
+    assert!(broker.read(Position::START, 10).await.unwrap().is_empty());
+    let short = Duration::from_millis(20);
+    assert!(broker.wait(Position::START, 10, short).await.unwrap().is_empty());
+    broker.publish(&[event(1)]).await.unwrap();
+    let read = broker.read(Position::START, 10).await.unwrap();
+    assert!(read.len() == 1 && read[0].position > foreign);
+    let waited = broker.wait(Position::START, 10, Duration::from_secs(9)).await.unwrap();
+    assert_eq!(waited[0].position, read[0].position);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_leaves_nothing() {
+    let scratch = Scratch::new();
+    scratch.run("SET $ text").await;
+    for wire in ["cloudevents", "agentarea"] {
+        let broker = scratch.broker(json!({"wire": wire})).await;
+        for batch in [vec![event(1)], vec![event(1), event(2)]] {
+            let error = broker.publish(&batch).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+        }
+        assert_eq!(broker.range().await.unwrap_err().kind(), ErrorKind::Incompatible);
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_wait_takes_its_connection_with_it() {
+    let scratch = Scratch::new();
+    let broker = scratch.broker(json!({})).await;
+    let hour = Duration::from_hours(1);
+    let waiting = timeout(Duration::from_millis(50), broker.wait(Position::START, 1, hour));
+    assert!(waiting.await.is_err());
+    let pool = broker.pool().unwrap();
+    assert_eq!((pool.in_use, pool.idle), (0, 0));
+    broker.publish(&[event(1)]).await.unwrap();
+    assert_eq!(broker.wait(Position::START, 1, hour).await.unwrap().len(), 1);
+    assert_eq!(broker.pool().unwrap().idle, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_returns_is_used_by_the_very_next_call() {
+    let port = free_port();
+    let server = Server::start(port, &[]).await;
+    let broker = build(json!({"url": server.url()})).await.unwrap();
+    broker.publish(&[event(1)]).await.unwrap();
+    drop(server);
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        kinds.push(broker.publish(&[event(2)]).await.unwrap_err().kind());
+        assert!(broker.probe().await.is_err());
+    }
+    assert_eq!(kinds[1..], [ErrorKind::Refused; 2], "{kinds:?}");
+    let _server = Server::start(port, &[]).await;
+    broker.publish(&[event(3)]).await.unwrap();
+    broker.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_blocking_read_ends_with_its_server() {
+    let server = Server::start(free_port(), &[]).await;
+    let broker = build(json!({"url": server.url()})).await.unwrap();
+    let waiting = broker.wait(Position::START, 1, Duration::from_hours(1));
+    let killing = async {
+        sleep(Duration::from_millis(50)).await;
+        drop(server);
+    };
+    let (waited, ()) = tokio::join!(waiting, killing);
+    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Disconnected);
+    assert_eq!(broker.pool().unwrap().idle, 0);
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_its_kind_in_batches_and_scripts() {
+    let server = Server::start(free_port(), &[]).await;
+    for wire in ["cloudevents", "agentarea"] {
+        let broker = build(json!({"url": server.url(), "wire": wire})).await.unwrap();
+        for (refuse, accept, kind) in [
+            ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", ErrorKind::ReadOnly),
+            ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", ErrorKind::Unavailable),
+        ] {
+            run(&server.url(), refuse).await;
+            for batch in [vec![event(1)], vec![event(1), event(2)]] {
+                let error = broker.publish(&batch).await.unwrap_err();
+                assert_eq!(error.kind(), kind, "{wire}: {error}");
+                assert!(!error.outcome_unknown(), "{wire}: {error}");
+            }
+            assert_eq!(broker.probe().await.unwrap_err().kind(), kind);
+            run(&server.url(), accept).await;
+            broker.probe().await.unwrap();
+        }
+        assert!(broker.read(Position::START, 1).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn simultaneous_calls_share_one_connection() {
+    let server = Server::start(free_port(), &[]).await;
+    let broker = build(json!({"url": server.url()})).await.unwrap();
+    run(&server.url(), "CLIENT KILL TYPE normal").await;
+    let _broken = broker.publish(&[event(0)]).await;
+    let made = async || {
+        let stats = ask(&server, "INFO stats").await;
+        let mut lines = stats.lines();
+        lines.find_map(|line| line.strip_prefix("total_connections_received:")?.parse().ok())
+    };
+    let before: u32 = made().await.unwrap();
+    let events: Vec<Event> = (0..1000).map(event).collect();
+    let calls = events.chunks(1).map(|event| broker.publish(event));
+    let results = futures_util::future::join_all(calls).await;
+    assert!(results.iter().all(Result::is_ok));
+    assert!(made().await.unwrap() - before <= 2, "one of them is the asker's");
+}
+
+async fn read_nothing(broker: &dyn EventBroker, wait: Duration) {
+    assert!(broker.wait(Position::START, 1, wait).await.unwrap().is_empty());
+}
+
+async fn no_connection_is_pooled(broker: &dyn EventBroker) {
+    until("no connection is idle", async || broker.pool().unwrap().idle == 0).await;
+}
+
+#[tokio::test]
+async fn the_connection_of_a_blocking_read_is_closed_when_idle() {
+    let scratch = Scratch::new();
+    let section = Section(json!({"url": scratch.url, "stream": scratch.stream}));
+    let idle_timeout = Duration::from_millis(100);
+    let limits = Limits { idle_timeout, keepalive: Duration::ZERO, ..Limits::default() };
+    let context = context_with(limits, &Metrics::new("test", "test"));
+    let broker = Factory.build(&section, &context).await.unwrap();
+    for _ in 0..2 {
+        read_nothing(&*broker, Duration::from_millis(10)).await;
+        no_connection_is_pooled(&*broker).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_died_silently_is_found_before_a_read_meets_it() {
+    let server = Server::start(free_port(), &[]).await;
+    let silent = CancellationToken::new();
+    let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
+    let limits = Limits {
+        keepalive: Duration::from_millis(100),
+        acquire_timeout: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let context = context_with(limits, &Metrics::new("test", "test"));
+    let section = Section(json!({"url": format!("redis://{address}")}));
+    let broker = Factory.build(&section, &context).await.unwrap();
+    read_nothing(&*broker, Duration::from_millis(10)).await;
+    assert_eq!(broker.pool().unwrap().idle, 1);
+    silent.cancel();
+    no_connection_is_pooled(&*broker).await;
+    let begin = Instant::now();
+    read_nothing(&*broker, Duration::from_millis(10)).await;
+    assert!(begin.elapsed() < Duration::from_millis(400), "no read waits for a dead one");
+}
+
+#[tokio::test]
+async fn a_long_blocking_read_is_no_leak() {
+    let scratch = Scratch::new();
+    let section = Section(json!({"url": scratch.url, "stream": scratch.stream}));
+    let limits = Limits { leak_after: Duration::from_millis(100), ..Limits::default() };
+    let metrics = Metrics::new("test", "test");
+    let broker = Factory.build(&section, &context_with(limits, &metrics)).await.unwrap();
+    read_nothing(&*broker, Duration::from_millis(500)).await;
+    let none = r#"agentarea_connection_leaks_total{connection="event_broker"} 0"#;
+    assert!(metrics.text().contains(none));
+}
+
+/// Publishes and reads until `stop`; gives the errors.
+async fn work_until(
+    broker: &dyn EventBroker,
+    done: &AtomicUsize,
+    stop: &CancellationToken,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    while !stop.is_cancelled() {
+        let published = broker.publish(&[event(1)]).await;
+        let read = broker.wait(Position::START, 1, Duration::from_millis(2)).await;
+        for result in [published, read.map(drop)] {
+            match result {
+                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => errors.push(error),
+            }
+        }
+    }
+    errors
+}
+
+#[tokio::test]
+async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed() {
+    let server = Server::start(free_port(), &["--requirepass", "password-0"]).await;
+    let file = SecretFile::new("password-0");
+    let section = json!({"url": server.url(), "password": file.value()});
+    let broker = build(section).await.unwrap();
+    let admin = format!("redis://:password-0@127.0.0.1:{}", server.port);
+    let admin = Client::open(admin).unwrap();
+    // It stays logged in.
+    let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+    let (done, stop) = (AtomicUsize::new(0), CancellationToken::new());
+    let rotation = async {
+        for n in 1..=10 {
+            file.write(&format!("password-{n}"));
+            let mut set = redis::cmd("CONFIG");
+            set.arg("SET").arg("requirepass").arg(format!("password-{n}"));
+            set.exec_async(&mut admin).await.unwrap();
+            let mut kill = redis::cmd("CLIENT");
+            kill.arg("KILL").arg("TYPE").arg("normal");
+            kill.exec_async(&mut admin).await.unwrap();
+            let (before, begin) = (done.load(Ordering::Relaxed), Instant::now());
+            while done.load(Ordering::Relaxed) < before + 50 {
+                assert!(begin.elapsed() < Duration::from_secs(30), "calls do not go on");
+                sleep(Duration::from_millis(1)).await;
+            }
+            probed_again(&*broker).await;
+        }
+        stop.cancel();
+    };
+    let load = (0..8).map(|_| work_until(&*broker, &done, &stop));
+    let (errors, ()) = tokio::join!(futures_util::future::join_all(load), rotation);
+    let errors: Vec<_> = errors.into_iter().flatten().collect();
+    let killed = |error: &Error| error.kind() == ErrorKind::Disconnected;
+    assert!(errors.iter().all(killed), "{errors:?}");
+}
+
+#[tokio::test]
+async fn a_url_file_rotates_as_a_password_file_does() {
+    let server = Server::start(free_port(), &["--requirepass", "first"]).await;
+    let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port);
+    let file = SecretFile::new(&url("first"));
+    let broker = build(json!({"url": file.value()})).await.unwrap();
+    broker.publish(&[event(1)]).await.unwrap();
+    run(&url("first"), "CONFIG SET requirepass second").await;
+    file.write(&url("second"));
+    // The connection that stays logged in is used on; a new one needs the new password.
+    broker.publish(&[event(2)]).await.unwrap();
+    let read = broker.wait(Position::START, 9, Duration::from_secs(9)).await.unwrap();
+    assert_eq!(read.len(), 2);
+}
+
+#[tokio::test]
+async fn a_link_that_died_silently_is_given_up() {
+    let server = Server::start(free_port(), &[]).await;
+    let silent = CancellationToken::new();
+    let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
+    let broker = build(json!({"url": format!("redis://{address}")})).await.unwrap();
+    silent.cancel();
+    let moment = Duration::from_millis(50);
+    for _ in 0..PATIENCE {
+        assert!(timeout(moment, broker.publish(&[event(1)])).await.is_err());
+    }
+    broker.publish(&[event(1)]).await.unwrap();
+    assert!(timeout(moment, broker.probe()).await.is_err());
+    broker.probe().await.unwrap();
+}

@@ -1,0 +1,172 @@
+//! `mode = "cluster"`: three primaries that share the slots, and a replica of the stream's.
+
+use super::*;
+
+/// Its slot is in the last third.
+const STREAM: &str = "agentarea:events";
+const THIRDS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
+
+struct Cluster {
+    /// In the order of their slots.
+    nodes: Vec<Server>,
+    slot: u16,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let mut nodes = Vec::new();
+        for (first, last) in THIRDS {
+            let node = node().await;
+            run(&node.url(), &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await;
+            nodes.push(node);
+        }
+        for node in &nodes[1..] {
+            meet(&nodes[0], node).await;
+        }
+        let slot = ask(&nodes[0], &format!("CLUSTER KEYSLOT {STREAM}")).await.parse().unwrap();
+        let cluster = Self { nodes, slot };
+        for node in &cluster.nodes {
+            cluster.complete(node, 3).await;
+        }
+        cluster
+    }
+
+    async fn complete(&self, node: &Server, nodes: usize) {
+        until("the cluster works", async || {
+            let state = ask(node, "CLUSTER INFO").await;
+            state.contains("cluster_state:ok")
+                && state.contains(&format!("cluster_known_nodes:{nodes}"))
+        })
+        .await;
+    }
+
+    fn owner(&self) -> usize {
+        THIRDS.iter().position(|(_, last)| self.slot <= *last).unwrap()
+    }
+
+    /// The owner of the stream last.
+    fn section(&self) -> Value {
+        let owner = self.owner();
+        let (owner, others) = (&self.nodes[owner], &self.nodes[(owner + 1) % 3]);
+        let down = format!("127.0.0.1:{}", free_port());
+        json!({
+            "url": others.url(), "nodes": [down, format!("127.0.0.1:{}", owner.port)],
+            "mode": "cluster", "stream": STREAM,
+        })
+    }
+
+    /// Only a node that does not own the stream.
+    fn detour(&self) -> Value {
+        let elsewhere = &self.nodes[(self.owner() + 1) % 3];
+        json!({"url": elsewhere.url(), "mode": "cluster", "stream": STREAM})
+    }
+}
+
+async fn node() -> Server {
+    let bus = free_port().to_string();
+    let arguments = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--cluster-node-timeout",
+        "1000",
+        "--repl-diskless-sync-delay",
+        "0",
+    ];
+    Server::start(free_port(), &arguments).await
+}
+
+async fn meet(known: &Server, new: &Server) {
+    let bus = ask(known, "CONFIG GET cluster-port").await;
+    let bus = bus.split_whitespace().last().unwrap();
+    run(&new.url(), &format!("CLUSTER MEET 127.0.0.1 {} {bus}", known.port)).await;
+}
+
+async fn id(node: &Server) -> String {
+    ask(node, "CLUSTER MYID").await
+}
+
+/// How far a node is with what is written: `master` of what it wrote, `slave` of what it copied.
+async fn offset(node: &Server, of: &str) -> u64 {
+    let replication = ask(node, "INFO replication").await;
+    let name = format!("{of}_repl_offset:");
+    let value = replication.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
+    value.unwrap_or(0)
+}
+
+#[tokio::test]
+async fn the_contract_holds_in_a_cluster() {
+    let cluster = Cluster::start().await;
+    contract::suite(build(cluster.section()).await.unwrap()).await;
+    let mut with_envelope = cluster.detour();
+    with_envelope["wire"] = json!("agentarea");
+    contract::suite(build(with_envelope).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_is_no_standalone_server() {
+    let cluster = Cluster::start().await;
+    let owner = &cluster.nodes[cluster.owner()];
+    let error = failure(json!({"url": owner.url(), "stream": STREAM})).await;
+    assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+    assert!(error.message().contains("mode"), "{error}");
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_is_followed_and_loses_nothing() {
+    let cluster = Cluster::start().await;
+    let broker = build(cluster.detour()).await.unwrap();
+    let (done, stop) = (AtomicUsize::new(0), CancellationToken::new());
+    let moving = async {
+        until("events are published", async || done.load(Ordering::Relaxed) > 20).await;
+        let (from, to) = (cluster.owner(), (cluster.owner() + 1) % 3);
+        move_slot(cluster.slot, &cluster.nodes[from], &cluster.nodes[to]).await;
+        let before = done.load(Ordering::Relaxed);
+        until("calls go on", async || done.load(Ordering::Relaxed) > before + 20).await;
+        probed_again(&*broker).await;
+        stop.cancel();
+        entries(&cluster.nodes[to]).await
+    };
+    let published = work_until(&*broker, &done, &stop);
+    let (errors, stored) = tokio::join!(published, moving);
+    let for_good = errors.iter().find(|error| error.retry() == RetryClass::Never);
+    assert!(for_good.is_none(), "{for_good:?}");
+    // Half of what was done is reading.
+    assert!(stored >= done.load(Ordering::Relaxed) / 2 - 1, "{stored} are stored");
+}
+
+async fn move_slot(slot: u16, from: &Server, to: &Server) {
+    let (old, new) = (id(from).await, id(to).await);
+    run(&to.url(), &format!("CLUSTER SETSLOT {slot} IMPORTING {old}")).await;
+    run(&from.url(), &format!("CLUSTER SETSLOT {slot} MIGRATING {new}")).await;
+    run(&from.url(), &format!("MIGRATE 127.0.0.1 {} {STREAM} 0 5000", to.port)).await;
+    for node in [to, from] {
+        run(&node.url(), &format!("CLUSTER SETSLOT {slot} NODE {new}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_takes_over_is_followed() {
+    let mut cluster = Cluster::start().await;
+    let replica = node().await;
+    meet(&cluster.nodes[0], &replica).await;
+    cluster.complete(&replica, 4).await;
+    let broker = build(cluster.detour()).await.unwrap();
+    let owner = cluster.nodes.remove(cluster.owner());
+    run(&replica.url(), &format!("CLUSTER REPLICATE {}", id(&owner).await)).await;
+    broker.publish(&[event(1)]).await.unwrap();
+    let written = broker.range().await.unwrap().newest;
+    until("the replica has the event", async || {
+        let behind = offset(&replica, "slave").await < offset(&owner, "master").await;
+        !behind && ask(&replica, "INFO replication").await.contains("master_link_status:up")
+    })
+    .await;
+    drop(owner);
+
+    published_again(&*broker).await;
+    probed_again(&*broker).await;
+    let read = broker.wait(written, 1, Duration::from_secs(9)).await.unwrap();
+    assert_eq!(read.len(), 1);
+    assert_eq!(entries(&replica).await, broker.read(Position::START, 99).await.unwrap().len());
+}
