@@ -173,6 +173,8 @@ pub struct Execution {
     pub timeout: Option<Duration>,
     /// What it does, as the configuration said when it was accepted.
     pub definition: Workflow,
+    /// The trace of the request that asked for it, as W3C's `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// A change of an execution's status.
@@ -231,6 +233,8 @@ pub struct StartRequest {
     pub input: Value,
     /// Time it may take in all.
     pub timeout: Option<Duration>,
+    /// The trace that it belongs to, as W3C's `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// Which executions a list shows, newest first.

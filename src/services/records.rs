@@ -24,7 +24,7 @@ use crate::{
         executions::{Execution, Outcome, StartRequest, Status, Workflow},
         ids, time,
     },
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::TraceContext},
 };
 
 const ACCEPT: Operation = Operation::once("accept");
@@ -93,6 +93,7 @@ impl Shared {
             request_id: ids::new_id(),
             timeout: request.timeout.or(self.config.default_timeout),
             definition,
+            traceparent: TraceContext::current().map(|trace| trace.to_string()),
         })
     }
 
@@ -167,6 +168,7 @@ impl Shared {
             definition: execution.definition.clone(),
             input: execution.input.clone(),
             timeout: execution.timeout,
+            traceparent: execution.traceparent.clone(),
         };
         let request = &request;
         let started =
@@ -313,6 +315,9 @@ fn lifecycle_event(execution: &Execution, status: Status) -> Event {
     }
     let mut event = Event::new(status.event_type(), Some(execution.id.clone()), Some(data));
     event.id = format!("{}:{status}", execution.id);
+    if let Some(traceparent) = &execution.traceparent {
+        event.extensions.insert("traceparent".to_owned(), json!(traceparent));
+    }
     event
 }
 

@@ -25,6 +25,7 @@ struct Remote {
     fail_first: usize,
     delay: Duration,
     keys: Arc<std::sync::OnceLock<String>>,
+    trace: Arc<std::sync::OnceLock<String>>,
 }
 
 #[handler]
@@ -33,6 +34,8 @@ async fn answer_call(request: &Request, body: String, remote: Data<&Remote>) -> 
     let key = request.header("idempotency-key").unwrap_or_default().to_owned();
     let first = remote.keys.get_or_init(|| key.clone());
     assert_eq!(*first, key, "every try of an execution sends the same key");
+    let trace = request.header("traceparent").expect("a step names its trace");
+    remote.trace.get_or_init(|| trace.to_owned());
     if call < remote.fail_first {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
@@ -61,6 +64,26 @@ fn workflow(setup: Setup, url: &str) -> Setup {
         .set("workflows.call.kind", "\"http\"")
         .set("workflows.call.url", &format!("\"{url}\""))
         .set("workflows.call.retry.initial_backoff", "\"10ms\"")
+}
+
+#[tokio::test]
+async fn a_step_belongs_to_the_trace_of_the_request_that_asked_for_it() {
+    let remote = Remote::default();
+    let service = workflow(Setup::new(), &remote.serve().await).start().await;
+    service.healthy().await;
+    let mut events = service.follow("?type=execution.*", None).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let request = service
+        .post("/v1/executions")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
+        .json(&json!({"workflow": "call", "input": 1}));
+    let (_, accepted) = answer(request).await;
+    service.result(accepted["id"].as_str().unwrap()).await;
+    let sent = remote.trace.get().unwrap();
+    let belongs = |traceparent: &str| traceparent.starts_with(&format!("00-{trace}-"));
+    assert!(belongs(sent) && sent.ends_with("-01"), "{sent}");
+    let event = events.next().await.data;
+    assert!(belongs(event["traceparent"].as_str().unwrap()), "{event}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use crate::{
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Builds the database with `factory` and runs the suite on it.
 pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section) {
@@ -72,6 +73,7 @@ fn execution(workflow: &str) -> Execution {
         request_id: ids::new_id(),
         timeout: Some(MINUTE),
         definition: Workflow::Echo { delay: Duration::ZERO },
+        traceparent: Some(TRACEPARENT.to_owned()),
     }
 }
 
@@ -228,6 +230,7 @@ pub(super) fn request() -> StartRequest {
         definition: Workflow::Echo { delay: Duration::ZERO },
         input: json!("input"),
         timeout: Some(MINUTE),
+        traceparent: Some(TRACEPARENT.to_owned()),
     }
 }
 

@@ -192,6 +192,8 @@ pub struct ClaimedRun {
     pub pause: Duration,
     /// Whether its cancellation was asked for.
     pub cancel_requested: bool,
+    /// The trace that it belongs to, as W3C's `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// Runs of the embedded execution service. A run is claimed by one process at a time; a claim

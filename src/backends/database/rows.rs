@@ -31,6 +31,7 @@ pub(super) struct ExecutionRow {
     request_id: String,
     timeout_ms: Option<i64>,
     definition: String,
+    traceparent: Option<String>,
 }
 
 impl ExecutionRow {
@@ -50,6 +51,7 @@ impl ExecutionRow {
             request_id: execution.request_id.clone(),
             timeout_ms: execution.timeout.map(millis),
             definition: json(&execution.definition)?,
+            traceparent: execution.traceparent.clone(),
         })
     }
 
@@ -69,6 +71,7 @@ impl ExecutionRow {
             request_id: self.request_id,
             timeout: self.timeout_ms.map(from_millis),
             definition: parse(&self.definition)?,
+            traceparent: self.traceparent,
         })
     }
 }
@@ -118,6 +121,7 @@ pub(super) struct RunRow {
     claimed_until: i64,
     fence: i64,
     cancel_requested: bool,
+    traceparent: Option<String>,
 }
 
 impl RunRow {
@@ -139,6 +143,7 @@ impl RunRow {
             claimed_until: 0,
             fence: 0,
             cancel_requested: false,
+            traceparent: request.traceparent.clone(),
         })
     }
 
@@ -166,6 +171,7 @@ impl RunRow {
             time_left: self.deadline_at.map(|at| from_micros_span(at - now)),
             pause: from_micros_span(self.next_try_at - now),
             cancel_requested: self.cancel_requested,
+            traceparent: self.traceparent,
         })
     }
 }

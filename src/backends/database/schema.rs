@@ -30,6 +30,7 @@ diesel::table! {
         request_id -> Text,
         timeout_ms -> Nullable<BigInt>,
         definition -> Text,
+        traceparent -> Nullable<Text>,
     }
 }
 
@@ -63,5 +64,6 @@ diesel::table! {
         claimed_until -> BigInt,
         fence -> BigInt,
         cancel_requested -> Bool,
+        traceparent -> Nullable<Text>,
     }
 }

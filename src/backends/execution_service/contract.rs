@@ -63,6 +63,7 @@ fn request(workflow: &str, input: Value) -> StartRequest {
         definition: workflows().remove(workflow).expect("the suite has the workflow"),
         input,
         timeout: None,
+        traceparent: None,
     }
 }
 

@@ -222,7 +222,8 @@ impl Runner {
             if !self.note(run, tries, pause).await {
                 return None;
             }
-            match self.steps.run(&run.id, &run.definition, &run.input).await {
+            let trace = run.traceparent.as_deref();
+            match self.steps.run(&run.id, trace, &run.definition, &run.input).await {
                 Ok(result) => return Some(completed(result)),
                 Err(StepError { message, retryable }) => {
                     if !retryable || tries >= retry.max_attempts {

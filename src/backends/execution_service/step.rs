@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{model::executions::Workflow, tls};
+use crate::{model::executions::Workflow, telemetry::traces::TraceContext, tls};
 
 /// Why a try failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +44,15 @@ impl Steps {
         Ok(Self { http })
     }
 
-    /// Runs one try of `workflow` for the execution `id`.
+    /// Runs one try of `workflow` for the execution `id`, as part of the trace that `traceparent`
+    /// names.
     ///
     /// # Cancel safety
     /// A dropped try may have been sent; the next one carries the same `Idempotency-Key`.
     pub(super) async fn run(
         &self,
         id: &str,
+        traceparent: Option<&str>,
         workflow: &Workflow,
         input: &Value,
     ) -> Result<Value, StepError> {
@@ -61,7 +63,10 @@ impl Steps {
                 }
                 Ok(input.clone())
             }
-            Workflow::Http { url, timeout, .. } => self.post(id, url, *timeout, input).await,
+            Workflow::Http { url, timeout, .. } => {
+                let trace = TraceContext::continued(traceparent);
+                self.post(id, trace, url, *timeout, input).await
+            }
             Workflow::Temporal { .. } => Err(StepError::permanent(
                 "this workflow runs on Temporal only, and the execution service is another one",
             )),
@@ -71,6 +76,7 @@ impl Steps {
     async fn post(
         &self,
         id: &str,
+        trace: TraceContext,
         url: &str,
         timeout: Duration,
         input: &Value,
@@ -79,6 +85,7 @@ impl Steps {
             .http
             .post(url)
             .header("idempotency-key", format!("\"{id}\""))
+            .header("traceparent", trace.to_string())
             .timeout(timeout)
             .json(input);
         let answer = request.send().await.map_err(|error| request_error(&error))?;

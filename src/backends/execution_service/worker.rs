@@ -245,13 +245,13 @@ impl Activities {
         context: ActivityContext,
         argument: Argument,
     ) -> Result<Value, ActivityError> {
-        let Argument { workflow, execution, input, .. } = &argument;
+        let Argument { workflow, execution, input, traceparent, .. } = &argument;
         let Some(definition) = self.workflows.get(workflow) else {
             return Err(permanent(format!(
                 "this worker's configuration has no workflow {workflow:?}"
             )));
         };
-        let mut step = pin!(self.steps.run(execution, definition, input));
+        let mut step = pin!(self.steps.run(execution, traceparent.as_deref(), definition, input));
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         loop {
             tokio::select! {

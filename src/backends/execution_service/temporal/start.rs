@@ -15,7 +15,6 @@ use super::{Temporal, answers::to_payload};
 use crate::{
     error::{Error, ErrorKind},
     model::executions::{StartRequest, StepRetry, Workflow},
-    telemetry::traces::TraceContext,
 };
 
 /// The workflow type that `agentarea-api worker` registers.
@@ -43,6 +42,9 @@ pub(in super::super) struct Argument {
     pub(in super::super) timeout: Duration,
     /// When to try again; for ever if unset.
     pub(in super::super) retry: Option<StepRetry>,
+    /// The trace that it belongs to; not in what an earlier program started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in super::super) traceparent: Option<String>,
 }
 
 impl Temporal {
@@ -73,7 +75,7 @@ impl Temporal {
             workflow_id_reuse_policy: WorkflowIdReusePolicy::RejectDuplicate.into(),
             workflow_id_conflict_policy: WorkflowIdConflictPolicy::Fail.into(),
             memo: Some(Memo { fields: [(REQUEST_ID_MEMO.to_owned(), request_id)].into() }),
-            header: trace_header()?,
+            header: trace_header(request)?,
             ..Default::default()
         })
     }
@@ -102,14 +104,14 @@ impl Temporal {
 
 /// The trace of the request that starts a run, where the tracing interceptors of Temporal's SDKs look
 /// for it.
-fn trace_header() -> Result<Option<Header>, Error> {
-    let Some(trace) = TraceContext::current() else { return Ok(None) };
-    let context = to_payload(&json!({"traceparent": trace.to_string()}))?;
+fn trace_header(request: &StartRequest) -> Result<Option<Header>, Error> {
+    let Some(traceparent) = &request.traceparent else { return Ok(None) };
+    let context = to_payload(&json!({"traceparent": traceparent}))?;
     Ok(Some(Header { fields: [("_tracer-data".to_owned(), context)].into() }))
 }
 
 /// What [`WORKFLOW_TYPE`] is started with.
-fn argument(request: &StartRequest) -> Argument {
+pub(super) fn argument(request: &StartRequest) -> Argument {
     let (timeout, retry) = match &request.definition {
         Workflow::Echo { delay } => (*delay, None),
         Workflow::Http { timeout, retry, .. } => (*timeout, Some(*retry)),
@@ -121,5 +123,6 @@ fn argument(request: &StartRequest) -> Argument {
         input: request.input.clone(),
         timeout: timeout.saturating_add(STEP_MARGIN),
         retry,
+        traceparent: request.traceparent.clone(),
     }
 }

@@ -23,11 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::{
-    backends::test_server::SecretFile,
-    config::Pool,
-    error::RetryClass,
-    model::executions::Workflow,
-    telemetry::{metrics::Metrics, traces::TraceContext},
+    backends::test_server::SecretFile, config::Pool, error::RetryClass,
+    model::executions::Workflow, telemetry::metrics::Metrics,
 };
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -71,6 +68,7 @@ fn request_of(definition: Workflow, input: Value) -> StartRequest {
         definition,
         input,
         timeout: Some(DEADLINE * 2),
+        traceparent: None,
     }
 }
 
@@ -196,11 +194,14 @@ async fn an_input_that_is_too_large_is_no_outage() {
 #[tokio::test]
 async fn a_run_carries_the_trace_of_the_request_that_starts_it() {
     let service = connected(&config(&address())).await.unwrap();
-    let trace = TraceContext::continued(None);
-    let message = trace.scope(async { service.start_message(&idle_request()) }).await.unwrap();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = StartRequest { traceparent: Some(trace.to_owned()), ..idle_request() };
+    let message = service.start_message(&request).unwrap();
     let context = &message.header.unwrap().fields["_tracer-data"].data;
     let context: Value = serde_json::from_slice(context).unwrap();
-    assert_eq!(context["traceparent"], trace.to_string());
+    assert_eq!(context["traceparent"], trace);
+    let step = super::start::argument(&request);
+    assert_eq!(step.traceparent.as_deref(), Some(trace), "for the requests of the worker's steps");
     let untraced = service.start_message(&idle_request()).unwrap();
     assert!(untraced.header.is_none());
 }
