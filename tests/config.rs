@@ -292,3 +292,13 @@ fn what_cargo_sets_for_the_programs_that_it_runs_is_no_configuration() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn a_collector_needs_a_build_that_can_send_to_it() {
+    let variables = [("AGENTAREA_TELEMETRY__OTLP_ENDPOINT", "http://collector:4317")];
+    if cfg!(feature = "otel") {
+        assert!(Place::new().run(&["config", "check"], &variables).status.success());
+    } else {
+        assert!(Place::new().problems(&variables).contains("cargo feature otel"));
+    }
+}

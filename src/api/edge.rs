@@ -9,7 +9,7 @@ use poem::{
     http::{HeaderValue, StatusCode, Uri, header},
 };
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, Level};
+use tracing::{Instrument, Level, field::Empty};
 
 use super::{
     Draining, State,
@@ -23,7 +23,10 @@ use crate::{
     config::{Config, Scope, values::duration},
     connection,
     model::ids,
-    telemetry::{metrics::Metrics, traces::TraceContext},
+    telemetry::{
+        metrics::Metrics,
+        traces::{self, TraceContext},
+    },
 };
 
 const REQUEST_ID: &str = "x-request-id";
@@ -71,14 +74,17 @@ pub(super) struct EdgeEndpoint<E> {
 
 /// The span whose fields stand on each log line of a request.
 macro_rules! request_span {
-    ($level:expr, $trace:expr, $request_id:expr, $method:expr, $uri:expr) => {
+    ($level:expr, $request_id:expr, $method:expr, $uri:expr) => {
         tracing::span!(
             $level,
             "request",
             request_id = %$request_id,
-            trace_id = %$trace.trace_id(),
+            trace_id = Empty,
             method = $method,
             path = $uri.path(),
+            // Only when spans are exported.
+            otel.kind = Empty,
+            otel.name = Empty,
         )
     };
 }
@@ -92,23 +98,26 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let method = method_label(request.method().as_str());
         let request_id = request_id(&request);
         let uri = request.uri().clone();
-        let trace = TraceContext::continued(request.header("traceparent"));
         // At the level of errors, so that a filter which lets only warnings and errors pass leaves
         // them the request that they belong to.
         let span = if route.is_some_and(Route::is_quiet) {
-            request_span!(Level::DEBUG, trace, request_id, method, uri)
+            request_span!(Level::DEBUG, request_id, method, uri)
         } else {
-            request_span!(Level::ERROR, trace, request_id, method, uri)
+            request_span!(Level::ERROR, request_id, method, uri)
         };
+        let label = route.map_or("other", |route| route.path);
+        let given = request.header("traceparent");
+        let trace = TraceContext::of_request(&span, method, label, given);
+        span.record("trace_id", tracing::field::display(trace.trace_id()));
         let asked = Asked { route, method, uri: &uri, request_id: &request_id };
         let answer = trace.scope(self.answer(request, &asked));
         let mut response = answer.instrument(span.clone()).await;
         let took = begin.elapsed();
         let status = response.status().as_u16();
-        let label = route.map_or("other", |route| route.path);
         self.edge.metrics.request(method, label, status, took);
         let duration_ms = took.as_secs_f64() * 1e3;
         tracing::debug!(parent: &span, status, duration_ms, "request answered with {status}");
+        traces::answered(&span, status);
         self.edge.finish(&mut response, &request_id);
         Ok(response)
     }

@@ -20,6 +20,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use self::{
     holders::{Holders, Ticket},
@@ -239,7 +240,8 @@ impl<C: Connect> Pool<C> {
     ) -> Result<Checkout<C>, Error> {
         let begin = Instant::now();
         let taking = async { (self.pool.get().await, SPENT.with(Cell::get)) };
-        let (taken, spent) = SPENT.scope(Cell::default(), taking).await;
+        let span = tracing::debug_span!("acquire", operation);
+        let (taken, spent) = SPENT.scope(Cell::default(), taking).instrument(span).await;
         let manager = self.pool.manager();
         let waited = begin.elapsed().saturating_sub(spent);
         manager.metrics.acquire_wait.observe(waited.as_secs_f64());

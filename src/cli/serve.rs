@@ -1,6 +1,6 @@
 //! `serve` and `worker`.
 
-use crate::{app::App, config::Loaded, lifecycle::Exit, telemetry::logs, tls};
+use crate::{app::App, config::Loaded, lifecycle::Exit, telemetry, tls};
 
 /// Serves the API until asked to stop.
 pub(super) fn serve(app: App, loaded: Loaded) -> anyhow::Result<Exit> {
@@ -19,17 +19,20 @@ where
     Fut: Future<Output = anyhow::Result<Exit>>,
 {
     tls::install_provider();
-    let logs = match logs::init(&loaded.config.telemetry) {
-        Ok(logs) => logs,
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let entered = runtime.enter();
+    let telemetry = match telemetry::init(&loaded.config.telemetry) {
+        Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("agentarea-api: {error:#}");
             return Ok(Exit::BadConfig);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let exit = runtime.block_on(body(loaded));
-    // What did not stop in time must not hold up the end; the logs are flushed last.
+    // Logs are flushed, and the last spans sent, while there is a runtime to do it.
+    drop(telemetry);
+    drop(entered);
+    // What did not stop in time must not hold up the end.
     runtime.shutdown_background();
-    drop(logs);
     exit
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problems;
 
-/// Logs.
+/// Logs and traces.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
@@ -23,6 +23,13 @@ pub struct Telemetry {
     /// How many log files are kept; only with `log_dir`.
     #[schemars(range(min = 1, max = 10_000))]
     pub log_files: usize,
+    /// Address of an OpenTelemetry collector that takes spans over OTLP/gRPC, such as
+    /// `http://collector:4317`. Unset: none are sent. Needs a build with the cargo feature `otel`.
+    pub otlp_endpoint: Option<String>,
+    /// The share of traces that begin here and are sent, 0 to 1. A trace that a client began is
+    /// sent if its `traceparent` says that it is sampled.
+    #[schemars(range(min = 0, max = 1))]
+    pub trace_sampling: f64,
 }
 
 impl Default for Telemetry {
@@ -34,6 +41,8 @@ impl Default for Telemetry {
             log_dir: None,
             log_rotation: LogRotation::Daily,
             log_files: 14,
+            otlp_endpoint: None,
+            trace_sampling: 1.0,
         }
     }
 }
@@ -52,6 +61,15 @@ impl Telemetry {
                     "telemetry.log_filter",
                     format!("{word:?} is not a level; expected error, warn, info, debug, trace, or MODULE=LEVEL"),
                 );
+            }
+        }
+        if let Some(endpoint) = &self.otlp_endpoint {
+            if !cfg!(feature = "otel") {
+                let message = "needs a build with the cargo feature otel, which this one is not";
+                problems.add("telemetry.otlp_endpoint", message.to_owned());
+            } else if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+                let message = format!("expected http://host:4317, found {endpoint:?}");
+                problems.add("telemetry.otlp_endpoint", message);
             }
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter) {

@@ -1,27 +1,26 @@
 //! Log lines: for people in development, JSON in production.
 //!
 //! Lines go to standard error, or through a background writer to rolling files. The writer is
-//! flushed when [`LogGuard`] is dropped, which `main` does last.
+//! flushed when its guard is dropped, which `main` does last.
 
 use tracing_appender::{
     non_blocking::WorkerGuard,
     rolling::{RollingFileAppender, Rotation},
 };
-use tracing_subscriber::{
-    EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt,
-};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{LogFormat, LogRotation, Telemetry};
 
-/// Flushes the log files when dropped.
-#[derive(Debug)]
-pub struct LogGuard(Option<WorkerGuard>);
+/// Writes what is still buffered for the log files when dropped.
+pub(super) type LogGuard = Option<WorkerGuard>;
 
-/// Installs the log subscriber of the process.
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// The layer that writes log lines.
 ///
 /// # Errors
 /// When the filter cannot be read or the log folder cannot be written.
-pub fn init(config: &Telemetry) -> anyhow::Result<LogGuard> {
+pub(super) fn layer(config: &Telemetry) -> anyhow::Result<(Lines, LogGuard)> {
     let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| {
         anyhow::anyhow!("telemetry.log_filter {:?} cannot be read: {error}", config.log_filter)
     })?;
@@ -47,7 +46,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<LogGuard> {
         }
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
+    let lines: Lines = match config.log_format {
         LogFormat::Text => {
             use std::io::IsTerminal;
             let colours = config.log_dir.is_none() && std::io::stderr().is_terminal();
@@ -57,13 +56,5 @@ pub fn init(config: &Telemetry) -> anyhow::Result<LogGuard> {
             lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
         }
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
-    Ok(LogGuard(guard))
-}
-
-impl Drop for LogGuard {
-    fn drop(&mut self) {
-        // Dropping the worker's guard writes what is still buffered.
-        drop(self.0.take());
-    }
+    Ok((lines.with_filter(filter).boxed(), guard))
 }

@@ -1,5 +1,40 @@
-//! Logs, metrics and trace context.
+//! Logs, metrics and traces.
 
-pub mod logs;
+mod logs;
 pub mod metrics;
+#[cfg(feature = "otel")]
+mod otlp;
 pub mod traces;
+
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::Telemetry;
+
+/// Sends what is left of logs and spans when dropped.
+#[derive(Debug)]
+pub struct TelemetryGuard {
+    // In this order: what the exporter says at its end is still logged.
+    #[cfg(feature = "otel")]
+    _spans: Option<otlp::Exporter>,
+    _logs: logs::LogGuard,
+}
+
+/// Installs the subscriber of the process. Has to be called in a runtime.
+///
+/// # Errors
+/// When the filter cannot be read, the log folder cannot be written, or the collector's address
+/// cannot be used.
+pub fn init(config: &Telemetry) -> anyhow::Result<TelemetryGuard> {
+    let (lines, logs) = logs::layer(config)?;
+    let subscriber = tracing_subscriber::registry().with(lines);
+    #[cfg(feature = "otel")]
+    let spans = otlp::Exporter::new(config)?;
+    #[cfg(feature = "otel")]
+    let subscriber = subscriber.with(spans.as_ref().map(otlp::Exporter::layer));
+    subscriber.try_init()?;
+    Ok(TelemetryGuard {
+        #[cfg(feature = "otel")]
+        _spans: spans,
+        _logs: logs,
+    })
+}

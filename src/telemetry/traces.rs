@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, str::FromStr};
 
+use tracing::Span;
+
 tokio::task_local! {
     static CURRENT: TraceContext;
 }
@@ -9,9 +11,9 @@ tokio::task_local! {
 /// The place of this program in a trace, as `traceparent` writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    trace: u128,
-    span: u64,
-    flags: u8,
+    pub(super) trace: u128,
+    pub(super) span: u64,
+    pub(super) flags: u8,
 }
 
 impl TraceContext {
@@ -24,6 +26,22 @@ impl TraceContext {
             Some(given) => Self { span, ..given },
             None => Self { trace: rand::random::<u128>().max(1), span, flags: 0 },
         }
+    }
+
+    /// The place of a request, whose `span` this is, in the trace that `traceparent` names, or in a
+    /// new one. Exported traces call it by its method and route.
+    #[must_use]
+    #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "nothing is exported"))]
+    pub fn of_request(span: &Span, method: &str, route: &str, traceparent: Option<&str>) -> Self {
+        #[cfg(feature = "otel")]
+        {
+            let parent = traceparent.and_then(|text| text.parse().ok());
+            let exported = super::otlp::begin_request(span, method, route, parent);
+            if let Some(exported) = exported {
+                return exported;
+            }
+        }
+        Self::continued(traceparent)
     }
 
     /// That of the request which the current task serves.
@@ -49,6 +67,13 @@ impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
     }
+}
+
+/// Tells the exported span of a request what the answer was.
+#[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "nothing is exported"))]
+pub fn answered(span: &Span, status: u16) {
+    #[cfg(feature = "otel")]
+    super::otlp::end_request(span, status);
 }
 
 struct TraceId(u128);

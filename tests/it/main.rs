@@ -17,6 +17,8 @@ mod operator;
 #[cfg(feature = "sqlite")]
 mod pool;
 mod shutdown;
+#[cfg(feature = "otel")]
+mod traces;
 
 #[cfg(feature = "redis")]
 mod backend_redis;
