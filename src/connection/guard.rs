@@ -18,16 +18,21 @@
 //! Nothing below repeats anything: drivers have their own retries switched off.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use parking_lot::RwLock;
-use tokio::time::{Instant, sleep, timeout};
+use arc_swap::ArcSwap;
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, sleep},
+};
 use tracing::Instrument;
 
 use super::{
@@ -56,30 +61,40 @@ pub struct Operation {
     /// Whether the answer comes from the backend itself. A worker that does not answer a query in
     /// time says nothing of the service in between.
     answered_by_backend: bool,
+    /// Whether it is a part of another guarded call.
+    is_part: bool,
 }
 
 impl Operation {
     /// An operation that may be repeated.
     #[must_use]
     pub const fn idempotent(name: &'static str) -> Self {
-        Self { name, idempotent: true, answered_by_backend: true }
+        Self { name, idempotent: true, answered_by_backend: true, is_part: false }
     }
 
     /// An operation whose repetition could have its effect twice.
     #[must_use]
     pub const fn once(name: &'static str) -> Self {
-        Self { name, idempotent: false, answered_by_backend: true }
+        Self { name, idempotent: false, answered_by_backend: true, is_part: false }
     }
 
     /// An operation that the backend passes on to somebody else, whose delay is not its fault and
     /// is not shortened by asking again.
     #[must_use]
     pub const fn passed_on(name: &'static str) -> Self {
-        Self { name, idempotent: false, answered_by_backend: false }
+        Self { name, idempotent: false, answered_by_backend: false, is_part: false }
+    }
+
+    /// The same operation as a part of another guarded call: that one is repeated as a whole, so
+    /// that retries do not multiply.
+    #[must_use]
+    pub const fn as_part(self) -> Self {
+        Self { is_part: true, ..self }
     }
 
     fn may_be_repeated_after(self, error: &Error) -> bool {
         match error.retry() {
+            _ if self.is_part => false,
             RetryClass::NotSent => true,
             RetryClass::MaybeSent => self.idempotent,
             RetryClass::Never => false,
@@ -141,7 +156,7 @@ impl Applied {
 #[derive(Debug)]
 pub(super) struct Guard {
     connection: &'static str,
-    applied: RwLock<Arc<Applied>>,
+    applied: ArcSwap<Applied>,
     breaker: Breaker,
     /// The probes find the backend down: repeating an attempt would only delay the answer.
     known_down: AtomicBool,
@@ -159,7 +174,7 @@ impl Guard {
         Self {
             connection,
             breaker: Breaker::new(policies.circuit_breaker.clone(), now),
-            applied: RwLock::new(Arc::new(Applied::new(policies, now))),
+            applied: ArcSwap::from_pointee(Applied::new(policies, now)),
             known_down: AtomicBool::new(false),
             metrics,
             timeline,
@@ -167,12 +182,10 @@ impl Guard {
     }
 
     /// Takes new policies. Calls under way end under the old ones.
-    pub(super) fn configure(&self, policies: Policies) {
+    pub(super) fn configure(&self, policies: &Policies) {
         let now = Instant::now();
         let change = self.breaker.configure(policies.circuit_breaker.clone(), now);
-        let mut applied = self.applied.write();
-        *applied = Arc::new(applied.replaced(policies, now));
-        drop(applied);
+        self.applied.rcu(|applied| applied.replaced(policies.clone(), now));
         self.announce(change);
     }
 
@@ -196,7 +209,7 @@ impl Guard {
 
     /// How full the retry budget is, 0 to 1.
     pub(super) fn budget_available(&self) -> f64 {
-        self.applied.read().budget.available(Instant::now())
+        self.applied.load().budget.available(Instant::now())
     }
 
     /// Runs `attempt` under the policies.
@@ -209,40 +222,13 @@ impl Guard {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        self.run_up_to(None, operation, attempt).await
-    }
-
-    /// Runs `attempt` once: for a call inside another guarded call, which repeats it.
-    pub(super) async fn run_once<T, F, Fut>(
-        &self,
-        operation: Operation,
-        attempt: F,
-    ) -> Result<T, Error>
-    where
-        F: Fn() -> Fut,
-        Fut: Future<Output = Result<T, Error>>,
-    {
-        self.run_up_to(Some(1), operation, attempt).await
-    }
-
-    async fn run_up_to<T, F, Fut>(
-        &self,
-        max_attempts: Option<u32>,
-        operation: Operation,
-        attempt: F,
-    ) -> Result<T, Error>
-    where
-        F: Fn() -> Fut,
-        Fut: Future<Output = Result<T, Error>>,
-    {
         let begin = Instant::now();
-        let applied = Arc::clone(&self.applied.read());
+        let applied = self.applied.load_full();
         let own_deadline = begin + applied.policies.timeout.total;
         let deadline = context::deadline().map_or(own_deadline, |outer| outer.min(own_deadline));
-        let max_attempts = max_attempts.unwrap_or(applied.policies.retry.max_attempts);
-        let call = Call { guard: self, applied: &applied, operation, deadline, max_attempts };
-        let result = call.run(&attempt).await;
-        self.metrics.call(operation.name, Outcome::of(&result), begin.elapsed());
+        let call = Call { guard: self, applied: &applied, operation, deadline };
+        let (result, end) = call.run(begin, &attempt).await;
+        self.metrics.call(operation.name, Outcome::of(&result), end - begin);
         result.map_err(|error| error.in_operation(operation.name))
     }
 
@@ -285,50 +271,63 @@ struct Call<'a> {
     applied: &'a Applied,
     operation: Operation,
     deadline: Instant,
-    max_attempts: u32,
 }
 
+/// A result, and when it was there: reading the clock is a good part of what a call costs, so that
+/// nobody reads it twice for the same moment.
+type Timed<T> = (Result<T, Error>, Instant);
+
 impl Call<'_> {
-    async fn run<T, F, Fut>(&self, attempt: &F) -> Result<T, Error>
+    async fn run<T, F, Fut>(&self, called_at: Instant, attempt: &F) -> Timed<T>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        let _place = self.applied.limit.acquire(self.deadline).await.map_err(|reason| {
-            self.guard.metrics.rejected(reason);
-            limit::rejected(reason)
-        })?;
+        let (_place, mut begin) = match self.applied.limit.try_acquire() {
+            Some(place) => (place, called_at),
+            None => match self.applied.limit.wait(self.deadline).await {
+                Ok(place) => (place, Instant::now()),
+                Err(reason) => {
+                    self.guard.metrics.rejected(reason);
+                    return (Err(limit::rejected(reason)), Instant::now());
+                }
+            },
+        };
         self.applied.budget.deposit();
         let mut last: Option<Error> = None;
         for number in 1.. {
-            let error = match self.attempt(number, attempt).await {
-                Ok(value) => return Ok(value),
+            let (result, end) = self.attempt(number, begin, attempt).await;
+            let error = match result {
+                Ok(value) => return (Ok(value), end),
                 // It opened between two attempts: what the last one met says more.
                 Err(error) if error.kind() == ErrorKind::CircuitOpen => last.unwrap_or(error),
                 Err(error) => {
                     let error = after(last, error);
-                    if let Some(pause) = self.pause_after(number, &error) {
+                    if let Some(pause) = self.pause_after(number, &error, end) {
                         self.guard.metrics.call_retries.inc();
                         sleep(pause).await;
                         last = Some(error);
+                        begin = Instant::now();
                         continue;
                     }
                     error
                 }
             };
-            return Err(error);
+            return (Err(error), end);
         }
         unreachable!("there are more numbers than attempts")
     }
 
-    async fn attempt<T, F, Fut>(&self, number: u32, attempt: &F) -> Result<T, Error>
+    async fn attempt<T, F, Fut>(&self, number: u32, begin: Instant, attempt: &F) -> Timed<T>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
         let Call { guard, applied, operation, .. } = self;
-        let begin = Instant::now();
-        let pass = guard.admit(begin)?;
+        let pass = match guard.admit(begin) {
+            Ok(pass) => pass,
+            Err(refused) => return (Err(refused), begin),
+        };
         let limit = applied.policies.timeout.attempt.min(self.deadline - begin);
         guard.metrics.call_attempts.inc();
         let span = tracing::debug_span!(
@@ -350,20 +349,19 @@ impl Call<'_> {
         if let Err(error) = &result {
             guard.metrics.error(error.kind());
         }
-        result
+        (result, end)
     }
 
     /// The pause before the next attempt, if there is to be one.
-    fn pause_after(&self, number: u32, error: &Error) -> Option<Duration> {
+    fn pause_after(&self, number: u32, error: &Error, now: Instant) -> Option<Duration> {
         let retry = &self.applied.policies.retry;
         let pointless = self.guard.known_down.load(Ordering::Relaxed);
-        if number >= self.max_attempts || pointless || !self.operation.may_be_repeated_after(error)
+        if number >= retry.max_attempts || pointless || !self.operation.may_be_repeated_after(error)
         {
             return None;
         }
         let pause = backoff::pause(retry, number, rand::random())
             .max(error.retry_after().unwrap_or_default());
-        let now = Instant::now();
         (now + pause < self.deadline && self.applied.budget.withdraw(now)).then_some(pause)
     }
 }
@@ -383,10 +381,24 @@ pub(super) async fn bounded<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    timeout(limit, future).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {}", humantime::format_duration(limit));
-        Err(Error::new(ErrorKind::Timeout, message).with_retry(RetryClass::MaybeSent))
+    let mut future = pin!(future);
+    let mut time_up = pin!(None);
+    poll_fn(|context| {
+        if let Poll::Ready(result) = future.as_mut().poll(context) {
+            return Poll::Ready(result);
+        }
+        if time_up.is_none() {
+            // Not before there is something to wait for: what answers at once needs no timer.
+            // It ends even if the future never leaves the task any budget.
+            time_up.set(Some(unconstrained(sleep(limit))));
+        }
+        let Some(time_up) = time_up.as_mut().as_pin_mut() else { return Poll::Pending };
+        time_up.poll(context).map(|()| {
+            let message = format!("no answer within {}", humantime::format_duration(limit));
+            Err(Error::new(ErrorKind::Timeout, message).with_retry(RetryClass::MaybeSent))
+        })
     })
+    .await
 }
 
 #[cfg(test)]

@@ -36,17 +36,16 @@ impl Limit {
         }
     }
 
-    /// Takes a place, waiting for one until `deadline`.
+    /// Takes a place if one is free.
+    pub(super) fn try_acquire(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
+    }
+
+    /// Waits for a place until `deadline`.
     ///
     /// # Cancel safety
     /// A caller that goes away leaves the queue.
-    pub(super) async fn acquire(
-        &self,
-        deadline: Instant,
-    ) -> Result<SemaphorePermit<'_>, Rejection> {
-        if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
-        }
+    pub(super) async fn wait(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Rejection> {
         let _waiting = Waiting::join(self).ok_or(Rejection::QueueFull)?;
         let place = timeout_at(deadline, self.places.acquire()).await;
         // The semaphore is never closed, so an error can only be the deadline's.
@@ -88,6 +87,13 @@ mod tests {
         Limit::new(&Policy { max_in_flight, max_waiting })
     }
 
+    async fn acquire(limit: &Limit, deadline: Instant) -> Result<SemaphorePermit<'_>, Rejection> {
+        match limit.try_acquire() {
+            Some(place) => Ok(place),
+            None => limit.wait(deadline).await,
+        }
+    }
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(2)
     }
@@ -95,11 +101,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beyond_the_limit_calls_wait_in_turn_until_their_deadline() {
         let limit = limit(1, 10);
-        let place = limit.acquire(soon()).await.unwrap();
+        let place = acquire(&limit, soon()).await.unwrap();
         let begin = Instant::now();
-        assert_eq!(limit.acquire(soon()).await.unwrap_err(), Rejection::QueueTimeout);
+        assert_eq!(acquire(&limit, soon()).await.unwrap_err(), Rejection::QueueTimeout);
         assert_eq!(begin.elapsed().as_secs(), 2);
-        let waiting = limit.acquire(soon());
+        let waiting = acquire(&limit, soon());
         let freeing = async {
             tokio::task::yield_now().await;
             drop(place);
@@ -111,22 +117,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_refuses_at_once() {
         let limit = limit(1, 0);
-        let _place = limit.acquire(soon()).await.unwrap();
+        let _place = acquire(&limit, soon()).await.unwrap();
         let begin = Instant::now();
-        assert_eq!(limit.acquire(soon()).await.unwrap_err(), Rejection::QueueFull);
+        assert_eq!(acquire(&limit, soon()).await.unwrap_err(), Rejection::QueueFull);
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn callers_that_go_away_leave_no_trace() {
         let limit = limit(1, 5);
-        let place = limit.acquire(soon()).await.unwrap();
+        let place = acquire(&limit, soon()).await.unwrap();
         for _ in 0..100 {
-            let gone = tokio::time::timeout(Duration::from_millis(1), limit.acquire(soon())).await;
+            let gone =
+                tokio::time::timeout(Duration::from_millis(1), acquire(&limit, soon())).await;
             assert!(gone.is_err());
         }
         assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
         drop(place);
-        assert!(limit.acquire(soon()).await.is_ok());
+        assert!(acquire(&limit, soon()).await.is_ok());
     }
 }

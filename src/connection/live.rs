@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,8 @@ pub(super) struct Live<B: ?Sized + Backend> {
     pub(super) backend: Arc<B>,
     pub(super) in_use: Arc<AtomicUsize>,
     pub(super) idle: Notify,
+    /// The last caller has to tell that it is gone.
+    pub(super) awaited: AtomicBool,
     /// It is to be replaced or closed: streams over it should end.
     pub(super) retiring: CancellationToken,
     pub(super) closing: CancellationToken,
@@ -41,10 +43,11 @@ impl<B: ?Sized + Backend> Live<B> {
     /// Waits for the last caller, then closes the backend.
     pub(super) async fn retire(&self) {
         self.retiring.cancel();
+        self.awaited.store(true, Ordering::SeqCst);
         let drained = async {
             loop {
                 let idle = self.idle.notified();
-                if self.in_use.load(Ordering::Acquire) == 0 {
+                if self.in_use.load(Ordering::SeqCst) == 0 {
                     return;
                 }
                 idle.await;
@@ -62,25 +65,23 @@ impl<B: ?Sized + Backend> Live<B> {
     }
 }
 
-/// Time callers spent getting the backend.
+/// Time that callers spent waiting for a build; those who find a backend wait for nothing.
 #[derive(Default)]
-pub(super) struct Acquired {
-    count: AtomicU64,
+pub(super) struct Waited {
     total_nanos: AtomicU64,
     max_nanos: AtomicU64,
 }
 
-impl Acquired {
+impl Waited {
     pub(super) fn add(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.count.fetch_add(1, Ordering::Relaxed);
         self.total_nanos.fetch_add(nanos, Ordering::Relaxed);
         self.max_nanos.fetch_max(nanos, Ordering::Relaxed);
     }
 
-    pub(super) fn mean(&self) -> Duration {
-        let count = self.count.load(Ordering::Relaxed).max(1);
-        Duration::from_nanos(self.total_nanos.load(Ordering::Relaxed) / count)
+    /// The mean of so many callers.
+    pub(super) fn mean(&self, callers: u64) -> Duration {
+        Duration::from_nanos(self.total_nanos.load(Ordering::Relaxed) / callers.max(1))
     }
 
     pub(super) fn max(&self) -> Duration {
@@ -93,7 +94,7 @@ pub struct Lease<B: ?Sized + Backend>(Arc<Live<B>>);
 
 impl<B: ?Sized + Backend> Lease<B> {
     pub(super) fn new(live: Arc<Live<B>>) -> Self {
-        live.in_use.fetch_add(1, Ordering::AcqRel);
+        live.in_use.fetch_add(1, Ordering::SeqCst);
         Self(live)
     }
 
@@ -119,7 +120,9 @@ impl<B: ?Sized + Backend> fmt::Debug for Lease<B> {
 
 impl<B: ?Sized + Backend> Drop for Lease<B> {
     fn drop(&mut self) {
-        if self.0.in_use.fetch_sub(1, Ordering::AcqRel) == 1 {
+        // Sequentially consistent, as in `retire`: one of the two sees what the other has done.
+        let was_last = self.0.in_use.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.0.awaited.load(Ordering::SeqCst) {
             self.0.idle.notify_waiters();
         }
     }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{OnceCell, watch},
@@ -20,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Backend, ConnectionReport, Force, Operation, Policies, Registry, Service, Transition,
     guard::Guard,
-    live::{Acquired, Lease},
+    live::{Lease, Waited},
     probe::ProbeState,
     slot::Slot,
     timeline::Timeline,
@@ -109,7 +110,7 @@ impl<B: ?Sized + Backend> Managed<B> {
             tasks,
             stop: CancellationToken::new(),
             settings: RwLock::default(),
-            live: RwLock::default(),
+            live: ArcSwapOption::empty(),
             flight: Mutex::default(),
             build_error: Mutex::default(),
             state: Mutex::new(ProbeState::new(now)),
@@ -118,7 +119,7 @@ impl<B: ?Sized + Backend> Managed<B> {
             swapping: AtomicBool::new(false),
             rebuilds: AtomicU64::new(0),
             live_backends: Arc::default(),
-            acquired: Acquired::default(),
+            waited: Waited::default(),
             created: now,
             heartbeat_millis: AtomicU64::new(0),
             supervised: AtomicBool::new(false),
@@ -147,7 +148,7 @@ impl<B: ?Sized + Backend> Managed<B> {
 
     /// Takes the settings, and does nothing with them yet.
     pub fn configure(&self, settings: Settings) {
-        self.0.guard.configure(settings.policies.clone());
+        self.0.guard.configure(&settings.policies);
         *self.0.settings.write() = Some(Arc::new(settings));
     }
 
@@ -240,25 +241,6 @@ impl<B: ?Sized + Backend> Managed<B> {
         result
     }
 
-    /// Calls the backend through the guard, but never repeats the call: for one that is part of
-    /// another guarded call, which is repeated as a whole.
-    ///
-    /// # Errors
-    /// As [`Managed::call`].
-    ///
-    /// # Cancel safety
-    /// As [`Managed::call`].
-    pub async fn call_once<T, F, Fut>(&self, operation: Operation, attempt: F) -> Result<T, Error>
-    where
-        F: Fn(Arc<B>) -> Fut,
-        Fut: Future<Output = Result<T, Error>>,
-    {
-        let slot = &self.0;
-        let result = slot.guard.run_once(operation, || slot.attempt(&attempt)).await;
-        slot.note(&result);
-        result
-    }
-
     /// The backend for a supervised stream (a blocking read, a subscription), which no timeout of
     /// the guard bounds.
     ///
@@ -271,7 +253,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// Stops watching, waits for the last callers and closes the backend.
     pub async fn close(&self) {
         self.0.stop.cancel();
-        let live = self.0.live.write().take();
+        let live = self.0.live.swap(None);
         if let Some(live) = live {
             live.retire().await;
         }

@@ -57,7 +57,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     pub fn commit(&self, prepared: Prepared<B>) {
         let slot = &self.0;
         let Prepared { settings, live } = prepared;
-        slot.guard.configure(settings.policies.clone());
+        slot.guard.configure(&settings.policies);
         *slot.settings.write() = Some(Arc::clone(&settings));
         if let Some(live) = live {
             slot.swap_in(live);

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -25,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Backend, BuildContext, Checked, ConnectionReport, Registry, Service, Settings, Transition,
     guard::{Guard, bounded},
-    live::{Acquired, Lease, Live},
+    live::{Lease, Live, Waited},
     probe::{ProbeState, Verdict},
     timeline::Timeline,
 };
@@ -50,7 +51,7 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     /// Unset until the configuration is known: a slot exists before it, because the factory of
     /// the embedded execution service is constructed with the database's slot.
     pub(super) settings: RwLock<Option<Arc<Settings>>>,
-    pub(super) live: RwLock<Option<Arc<Live<B>>>>,
+    pub(super) live: ArcSwapOption<Live<B>>,
     pub(super) flight: Mutex<Option<Flight<B>>>,
     /// Why the last build failed; callers get it at once while the prober tries again.
     pub(super) build_error: Mutex<Option<Error>>,
@@ -60,7 +61,7 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) swapping: AtomicBool,
     pub(super) rebuilds: AtomicU64,
     pub(super) live_backends: Arc<AtomicUsize>,
-    pub(super) acquired: Acquired,
+    pub(super) waited: Waited,
     pub(super) created: Instant,
     pub(super) heartbeat_millis: AtomicU64,
     pub(super) supervised: AtomicBool,
@@ -75,15 +76,15 @@ impl<B: ?Sized + Backend> Slot<B> {
     }
 
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<B>, Error> {
-        let built = self.live.read().clone();
-        let (live, took) = if let Some(live) = built {
-            // The usual case is not worth two looks at the clock.
-            (live, Duration::ZERO)
+        // The usual case is not worth two looks at the clock.
+        let live = if let Some(live) = self.live.load_full() {
+            live
         } else {
             let begin = Instant::now();
-            (self.first_use().await?, begin.elapsed())
+            let live = self.first_use().await?;
+            self.waited.add(begin.elapsed());
+            live
         };
-        self.acquired.add(took);
         self.metrics.uses.inc();
         Ok(Lease::new(live))
     }
@@ -128,7 +129,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Some(flight) = &*flight {
             return Ok(flight.clone());
         }
-        if let Some(live) = self.live.read().clone()
+        if let Some(live) = self.live.load_full()
             && !replace
         {
             return Ok(futures_util::future::ready(Ok(live)).boxed().shared());
@@ -179,7 +180,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Ok(live) = result {
             live.retire().await;
         }
-        self.live.read().clone().ok_or_else(|| {
+        self.live.load_full().ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, "the settings changed while it was made")
         })
     }
@@ -211,12 +212,14 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     /// Callers get `live` from now on; the backend it replaces is closed after its last caller.
     pub(super) fn swap_in(self: &Arc<Self>, live: Arc<Live<B>>) {
-        let mut place = self.live.write();
-        // Closing takes what is in the place under this lock, once, after `stop`.
-        let old = if self.stop.is_cancelled() { Some(live) } else { place.replace(live) };
-        drop(place);
-        if let Some(old) = old {
+        if let Some(old) = self.live.swap(Some(live)) {
             self.replaced(old);
+        }
+        // Closing takes what is there once, after `stop`: it may have been before this one.
+        if self.stop.is_cancelled()
+            && let Some(late) = self.live.swap(None)
+        {
+            self.replaced(late);
         }
     }
 
@@ -237,6 +240,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             backend,
             in_use: Arc::default(),
             idle: Notify::new(),
+            awaited: AtomicBool::new(false),
             retiring: CancellationToken::new(),
             closing,
             count: Arc::clone(&self.live_backends),
@@ -280,7 +284,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     }
 
     async fn probe_once(self: &Arc<Self>, settings: &Arc<Settings>) {
-        let live = self.live.read().clone();
+        let live = self.live.load_full();
         let Some(live) = live else {
             // The build records its own result; it is not awaited, so that the heart beats on.
             let _shared = self.fly(false);
@@ -357,7 +361,7 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     pub(super) fn report(&self) -> ConnectionReport {
         let settings = self.settings.read().clone();
-        let live = self.live.read().clone();
+        let live = self.live.load_full();
         let pool = live.as_ref().and_then(|live| live.backend.pool());
         let state = self.state.lock();
         let service = state.service();
@@ -393,8 +397,8 @@ impl<B: ?Sized + Backend> Slot<B> {
             swapping: self.swapping.load(Ordering::Relaxed),
             uses: self.metrics.uses.get(),
             in_use: live.map_or(0, |live| live.in_use.load(Ordering::Relaxed)),
-            acquire_mean: self.acquired.mean(),
-            acquire_max: self.acquired.max(),
+            acquire_mean: self.waited.mean(self.metrics.uses.get()),
+            acquire_max: self.waited.max(),
             pool,
             probe,
             last_error: state.last_error(),

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
@@ -393,6 +394,7 @@ impl ConnectionFamilies {
             probe_seconds: self.probe_seconds.get_or_create_owned(&by),
             probe_age: self.probe_age.get_or_create_owned(&by),
             call_seconds: self.call_seconds.clone(),
+            calls: Arc::default(),
         }
     }
 }
@@ -446,21 +448,48 @@ pub struct ConnectionMetrics {
     /// Time since the last finished probe.
     pub probe_age: Seconds,
     call_seconds: HistogramFamily<ByCall>,
+    /// Those of the operations called so far: a search among a few names is quicker than to hash
+    /// the labels of each call.
+    calls: Arc<ArcSwap<Vec<CallSeries>>>,
+}
+
+#[derive(Clone, Debug)]
+struct CallSeries {
+    operation: &'static str,
+    success: Histogram,
+    failure: Histogram,
 }
 
 impl ConnectionMetrics {
     /// Makes the series of an operation.
     pub fn declare_call(&self, operation: &'static str) {
-        for outcome in [Outcome::Success, Outcome::Failure] {
+        let seconds = |outcome| {
             let labels = ByCall { connection: self.connection, operation, outcome };
-            drop(self.call_seconds.get_or_create(&labels));
-        }
+            self.call_seconds.get_or_create_owned(&labels)
+        };
+        let series = CallSeries {
+            operation,
+            success: seconds(Outcome::Success),
+            failure: seconds(Outcome::Failure),
+        };
+        self.calls.rcu(|calls| {
+            let others = calls.iter().filter(|one| one.operation != operation).cloned();
+            others.chain([series.clone()]).collect::<Vec<_>>()
+        });
     }
 
     /// Counts a guarded call.
     pub fn call(&self, operation: &'static str, outcome: Outcome, took: Duration) {
-        let labels = ByCall { connection: self.connection, operation, outcome };
-        self.call_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        let calls = self.calls.load();
+        let Some(series) = calls.iter().find(|one| one.operation == operation) else {
+            self.declare_call(operation);
+            return self.call(operation, outcome, took);
+        };
+        let seconds = match outcome {
+            Outcome::Success => &series.success,
+            Outcome::Failure => &series.failure,
+        };
+        seconds.observe(took.as_secs_f64());
     }
 
     /// Counts a call that was refused before it reached the backend.

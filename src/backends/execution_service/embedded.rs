@@ -38,11 +38,11 @@ use crate::{
 };
 
 // Each is called once: it is part of a guarded call of the execution service, and that is repeated.
-const INSERT: Operation = Operation::idempotent("insert_run");
-const LOOK: Operation = Operation::idempotent("run");
-const LIST: Operation = Operation::idempotent("ended_runs");
-const CANCEL: Operation = Operation::idempotent("cancel_run");
-const TERMINATE: Operation = Operation::idempotent("terminate_run");
+const INSERT: Operation = Operation::idempotent("insert_run").as_part();
+const LOOK: Operation = Operation::idempotent("run").as_part();
+const LIST: Operation = Operation::idempotent("ended_runs").as_part();
+const CANCEL: Operation = Operation::idempotent("cancel_run").as_part();
+const TERMINATE: Operation = Operation::idempotent("terminate_run").as_part();
 
 /// How often a waiting caller looks again; another process may have ended the run.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -217,7 +217,7 @@ struct EmbeddedService {
 impl EmbeddedService {
     async fn look(&self, id: &str) -> Result<Run, Error> {
         let run =
-            self.database.call_once(LOOK, |database| async move { database.run(id).await }).await?;
+            self.database.call(LOOK, |database| async move { database.run(id).await }).await?;
         run.ok_or_else(|| unknown(id))
     }
 }
@@ -234,7 +234,7 @@ fn description(run: Run) -> Description {
 impl Backend for EmbeddedService {
     /// The service works when the database does and the runner goes round.
     async fn probe(&self) -> Result<(), Error> {
-        self.database.call_once(LOOK, |database| async move { database.run("").await }).await?;
+        self.database.call(LOOK, |database| async move { database.run("").await }).await?;
         let silent = self.board.heartbeat.lock().elapsed();
         if silent > self.config.poll_interval * 3 + self.config.lease {
             return Err(Error::new(ErrorKind::Internal, "the runner does not go round"));
@@ -262,7 +262,7 @@ impl ExecutionService for EmbeddedService {
         }
         let new = self
             .database
-            .call_once(INSERT, |database| async move { database.insert_run(request).await })
+            .call(INSERT, |database| async move { database.insert_run(request).await })
             .await?;
         if !new && self.look(&request.id).await?.request_id != request.request_id {
             return Err(Error::new(ErrorKind::AlreadyExists, "the id is taken"));
@@ -279,7 +279,7 @@ impl ExecutionService for EmbeddedService {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let runs = self
             .database
-            .call_once(LIST, |database| async move { database.ended_runs(since, limit).await })
+            .call(LIST, |database| async move { database.ended_runs(since, limit).await })
             .await?;
         Ok(runs.into_iter().map(description).collect())
     }
@@ -311,7 +311,7 @@ impl ExecutionService for EmbeddedService {
     async fn cancel(&self, id: &str) -> Result<(), Error> {
         let found = self
             .database
-            .call_once(CANCEL, |database| async move { database.cancel_run(id).await })
+            .call(CANCEL, |database| async move { database.cancel_run(id).await })
             .await?;
         if !found {
             return Err(unknown(id));
@@ -326,10 +326,7 @@ impl ExecutionService for EmbeddedService {
     async fn terminate(&self, id: &str, reason: &str) -> Result<(), Error> {
         let found = self
             .database
-            .call_once(
-                TERMINATE,
-                |database| async move { database.terminate_run(id, reason).await },
-            )
+            .call(TERMINATE, |database| async move { database.terminate_run(id, reason).await })
             .await?;
         if !found {
             return Err(unknown(id));

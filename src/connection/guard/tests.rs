@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU32;
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{config::Jitter, connection::context::within, telemetry::metrics::Metrics};
@@ -26,7 +26,7 @@ impl World {
         let mut policies = Policies::default();
         policies.retry.jitter = Jitter::None;
         change(&mut policies);
-        guard.configure(policies);
+        guard.configure(&policies);
         Self { metrics, timeline, guard, attempts: AtomicU32::new(0) }
     }
 
@@ -303,7 +303,7 @@ async fn policies_change_while_calls_run() {
     let change = async {
         sleep(seconds(1)).await;
         let timeout = Timeout { attempt: seconds(1), total: seconds(1) };
-        world.guard.configure(Policies { timeout, ..Policies::default() });
+        world.guard.configure(&Policies { timeout, ..Policies::default() });
     };
     let begin = Instant::now();
     let (result, ()) = tokio::join!(running, change);

@@ -69,14 +69,26 @@ impl Drop for Scratch {
 }
 
 async fn run(url: &str, command: &str) -> redis::Value {
+    let begin = Instant::now();
+    loop {
+        match try_to_run(url, command).await {
+            Ok(answer) => return answer,
+            // A failover closes the connections of all clients.
+            Err(error) if error.is_io_error() && begin.elapsed() < Duration::from_secs(10) => {}
+            Err(error) => panic!("{command}: {error}"),
+        }
+    }
+}
+
+async fn try_to_run(url: &str, command: &str) -> redis::RedisResult<redis::Value> {
     let client = Client::open(url).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await?;
     let mut words = command.split_whitespace();
     let mut cmd = redis::cmd(words.next().unwrap());
     words.for_each(|word| {
         cmd.arg(word);
     });
-    cmd.query_async(&mut connection).await.unwrap()
+    cmd.query_async(&mut connection).await
 }
 
 /// All words of an answer.
