@@ -14,6 +14,15 @@ fn fleet(redis: &Redis, database: &Database, queue: &str) -> Setup {
         .set("workflows.slow.delay", "\"10m\"")
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_under_load_fail_no_request_on_the_fleet_either() {
+    let redis = Redis::start().await;
+    let database = Database::create().await;
+    let queue = format!("it-{}", uuid::Uuid::now_v7());
+    crate::operator::reload_under_load(fleet(&redis, &database, &queue), 20).await;
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn api_and_worker_do_the_same_on_redis_temporal_and_postgres() {
     let redis = Redis::start().await;

@@ -131,7 +131,6 @@ async fn sighup_reads_the_configuration_again() {
     service.healthy().await;
 }
 
-/// Every reload makes all three connections anew while requests come as fast as they are served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_reloads_under_load_fail_no_request() {
     let setup = Setup::new();
@@ -139,6 +138,11 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     let redis = crate::support::Redis::start().await;
     #[cfg(feature = "redis")]
     let setup = setup.variable("REDIS_URL", &redis.url());
+    reload_under_load(setup, 100).await;
+}
+
+/// Every reload makes all three connections anew while requests come as fast as they are served.
+pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
     setup.write_config("");
     let service = setup.start().await;
     service.healthy().await;
@@ -160,7 +164,7 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
         served
     };
     let reload = async {
-        for round in 0..100 {
+        for round in 0..rounds {
             let size = 5 + round % 2;
             service.write_config(&format!(
                 "[event_broker.pool]\nmax_size = {size}\n[database.pool]\nmax_size = {size}\n\

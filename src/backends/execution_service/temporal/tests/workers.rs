@@ -18,10 +18,14 @@ use crate::{
 
 /// Runs a worker while `work` goes on.
 async fn with_worker<T>(config: &Config, grace: Duration, work: impl Future<Output = T>) -> T {
+    with_worker_of(section(config), grace, work).await
+}
+
+async fn with_worker_of<T>(section: Section, grace: Duration, work: impl Future<Output = T>) -> T {
     let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let soft = CancellationToken::new();
     let settings = worker::Settings {
-        section: section(config),
+        section,
         instance: "test-worker".into(),
         pool: Pool { connect_timeout: Duration::from_secs(10), ..Pool::default() },
         grace,
@@ -60,6 +64,29 @@ async fn the_contract_holds_over_tls() {
     let config = over_tls::encrypted(&front);
     let temporal = connected(&config).await.unwrap();
     with_worker(&config, GRACE, contract::suite(Arc::new(temporal))).await;
+}
+
+#[tokio::test]
+async fn a_worker_works_on_when_its_api_key_rotates() {
+    let right = Arc::new(Mutex::new("key-0".to_owned()));
+    let file = SecretFile::new("key-0");
+    let mut config = config(&doorkeeper(Arc::clone(&right)).await);
+    config.api_key = Some(serde_json::from_value(file.value()).unwrap());
+    let temporal = connected(&config).await.unwrap();
+    let rotation = async {
+        for n in 1..=3 {
+            let key = format!("key-{n}");
+            file.write(&key);
+            *right.lock() = key;
+            let request = step("echo", Workflow::Echo { delay: Duration::ZERO });
+            temporal.start(&request).await.unwrap();
+            let ended = temporal.result(&request.id, DEADLINE).await.unwrap();
+            assert_eq!(ended.outcome.status, Status::Completed, "after rotation {n}");
+        }
+    };
+    let mut section = section(&config);
+    section.0["api_key"] = file.value();
+    with_worker_of(section, GRACE, rotation).await;
 }
 
 #[tokio::test]
