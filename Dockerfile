@@ -12,7 +12,10 @@ RUN sed -i '/^\[\[\(bench\|test\)\]\]/,/^$/d' Cargo.toml \
 
 # Cargo goes by time stamps, and a checkout may be older than the empty program above.
 COPY . .
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+# The repository itself stays outside; the program learns its commit from here.
+ARG REVISION=unknown
+RUN touch src/lib.rs src/main.rs \
+    && BUILD_COMMIT="${REVISION}" cargo build --release --locked
 
 
 FROM debian:bookworm-slim
