@@ -15,7 +15,8 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
     service.healthy().await;
     let file = service.path().join("data/agentarea.db");
     let mut other = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
-    other.batch_execute("BEGIN IMMEDIATE").unwrap();
+    // The service may be writing.
+    other.batch_execute("PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE").unwrap();
     let request = service
         .post("/v1/executions")
         .header("x-request-id", "the-slow-one")
