@@ -35,6 +35,7 @@ fn main() {
     runtime.block_on(async {
         start_to_ready().await;
         health_against_bare().await;
+        health_in_an_outage().await;
         thousand_followers().await;
         let servers =
             ["TEST_REDIS_URL", "TEST_DATABASE_URL", "TEST_TEMPORAL_ADDRESS"].map(variable);
@@ -192,6 +193,72 @@ async fn health_against_bare() {
         "health-vs-bare: {:.2} (bare {bare:.1} µs, /health {real:.1} µs of CPU per request)",
         bare / real
     );
+}
+
+async fn health_in_an_outage() {
+    // Nothing listens there.
+    let outage = [("REDIS_URL", "redis://127.0.0.1:1")];
+    let well = health_under_load(&[], "healthy").await;
+    let down = health_under_load(&outage, "degraded").await;
+    for (what, figures) in [("the event broker down", down), ("all well", well)] {
+        println!(
+            "health-in-outage: with {what}, under the load of {PARALLEL} clients, {:.2} % handled \
+             within 1 ms, p99 seen by the client {:.2} ms",
+            figures.share_within_1_ms * 100.0,
+            figures.client_p99_ms
+        );
+    }
+}
+
+struct HealthFigures {
+    client_p99_ms: f64,
+    /// Of the handler's own time.
+    share_within_1_ms: f64,
+}
+
+/// Asks for `/health` while others publish as fast as they can.
+async fn health_under_load(variables: &[(&str, &str)], status: &str) -> HealthFigures {
+    let server = Server::program(variables);
+    server.ready().await;
+    let http = Client::new();
+    let health = async || {
+        let answer = http.get(format!("{}/health", server.base)).send().await.expect("an answer");
+        answer.json::<Value>().await.expect("JSON")
+    };
+    while health().await["status"] != status {
+        tokio::task::yield_now().await;
+    }
+    let measured = CancellationToken::new();
+    let load = || async {
+        while !measured.is_cancelled() {
+            server.post(&http, "/v1/events", &json!({"type": "t"})).await;
+        }
+    };
+    let measure = async {
+        let mut took = Vec::new();
+        for _ in 0..5000 {
+            let begin = Instant::now();
+            health().await;
+            took.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        measured.cancel();
+        took.sort_by(f64::total_cmp);
+        took[took.len() * 99 / 100]
+    };
+    let load = futures_util::future::join_all((0..PARALLEL).map(|_| load()));
+    let (client_p99_ms, _) = tokio::join!(measure, load);
+    let metrics = http.get(format!("{}/metrics", server.base)).send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("text");
+    let within = |bound: &str| {
+        let mut buckets = metrics.lines().filter(|line| {
+            line.starts_with("agentarea_http_request_seconds_bucket")
+                && line.contains("route=\"/health\"")
+                && line.contains(&format!("le=\"{bound}\""))
+        });
+        let value = buckets.next().and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
+        value.unwrap_or(0.0)
+    };
+    HealthFigures { client_p99_ms, share_within_1_ms: within("0.001") / within("+Inf") }
 }
 
 async fn thousand_followers() {

@@ -3,7 +3,7 @@
 //! The circuit breakers of others run beside ours in the same process, so that the ratio holds
 //! whatever the machine is.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, hint::black_box, sync::Arc, time::Duration};
 
 use agentarea_api::{
     config::{
@@ -19,6 +19,7 @@ use agentarea_api::{
 use async_trait::async_trait;
 use criterion::{Criterion, criterion_group, criterion_main};
 use failsafe::CircuitBreaker as _;
+use futures_util::FutureExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -26,6 +27,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
+use tower::{Service, service_fn};
+use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 
 const CALL: Operation = Operation::idempotent("call");
 const GOOD: Sample = Sample { failed: false, slow: false };
@@ -134,6 +137,17 @@ fn breakers(criterion: &mut Criterion) {
     let recloser = recloser::Recloser::default();
     group.bench_function("recloser", |bencher| {
         bencher.iter(|| black_box(recloser.call(|| Ok::<_, ()>(()))));
+    });
+    let mut layered = CircuitBreakerLayer::builder()
+        .build()
+        .expect("its defaults")
+        .layer_fn(service_fn(|()| async { Ok::<(), Infallible>(()) }));
+    group.bench_function("tower-resilience", |bencher| {
+        bencher.iter(|| {
+            let ready = poll_fn(|context| layered.poll_ready(context)).now_or_never();
+            assert!(black_box(ready).is_some());
+            black_box(layered.call(()).now_or_never())
+        });
     });
     group.finish();
 }
