@@ -142,6 +142,15 @@ async fn probed_again(broker: &dyn EventBroker) {
     }
 }
 
+/// Everything works again after a failover, and on that server.
+async fn goes_on_at(server: &Server, broker: &dyn EventBroker, written: Position) {
+    published_again(broker).await;
+    probed_again(broker).await;
+    let read = broker.wait(written, 1, Duration::from_secs(9)).await.unwrap();
+    assert_eq!(read.len(), 1);
+    assert_eq!(entries(server).await, broker.read(Position::START, 99).await.unwrap().len());
+}
+
 fn context() -> BuildContext {
     let limits = Limits { connect_timeout: Duration::from_secs(2), ..Limits::default() };
     context_with(limits, &Metrics::new("test", "test"))

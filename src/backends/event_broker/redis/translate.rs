@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, io::ErrorKind as IoErrorKind, sync::Arc};
 
-use redis::{ErrorKind as RedisErrorKind, RedisError};
+use redis::{ErrorKind as RedisErrorKind, RedisError, ServerError};
 
 use crate::error::{Error, ErrorKind, RetryClass};
 
@@ -15,19 +15,21 @@ pub(super) fn unsent(error: Error) -> Error {
 /// or has to be looked for.
 pub(super) fn leads_nowhere(error: &RedisError) -> bool {
     const ELSEWHERE: [&str; 4] = ["READONLY", "MOVED", "ASK", "CLUSTERDOWN"];
-    let server = error.clone().into_server_errors();
-    let answer = server.as_ref().and_then(|answers| answers.first());
-    let code = answer.map_or_else(|| error.code(), |(_, answer)| Some(answer.code()));
     error.is_unrecoverable_error()
         || error.is_io_error()
-        || code.is_some_and(|code| ELSEWHERE.contains(&code))
+        || refusal(error).is_some_and(|refusal| ELSEWHERE.contains(&refusal.code()))
+        || error.code().is_some_and(|code| ELSEWHERE.contains(&code))
+}
+
+/// The server's own answer; that of a batch is its first refusal.
+fn refusal(error: &RedisError) -> Option<ServerError> {
+    error.clone().into_server_errors()?.first().map(|(_, refusal)| refusal.clone())
 }
 
 /// What an error of the driver means.
 pub(super) fn translate(error: &RedisError) -> Error {
-    let server = error.clone().into_server_errors();
-    if let Some((_, answer)) = server.as_ref().and_then(|answers| answers.first()) {
-        return refused(answer.code(), answer.details().unwrap_or_default());
+    if let Some(refusal) = refusal(error) {
+        return refused(refusal.code(), refusal.details().unwrap_or_default());
     }
     let (kind, retry, what) = match error.kind() {
         RedisErrorKind::Io => return broken(error),

@@ -2,7 +2,6 @@
 
 use super::*;
 
-/// Its slot is in the last third.
 const STREAM: &str = "agentarea:events";
 const THIRDS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
@@ -164,9 +163,5 @@ async fn a_replica_that_takes_over_is_followed() {
     .await;
     drop(owner);
 
-    published_again(&*broker).await;
-    probed_again(&*broker).await;
-    let read = broker.wait(written, 1, Duration::from_secs(9)).await.unwrap();
-    assert_eq!(read.len(), 1);
-    assert_eq!(entries(&replica).await, broker.read(Position::START, 99).await.unwrap().len());
+    goes_on_at(&replica, &*broker, written).await;
 }

@@ -91,11 +91,7 @@ async fn a_failover_is_followed() {
     let Watched { primary, replica, sentinel } = watched;
     drop(primary);
 
-    published_again(&*broker).await;
-    probed_again(&*broker).await;
-    let read = broker.wait(written, 1, Duration::from_secs(9)).await.unwrap();
-    assert_eq!(read.len(), 1);
-    assert_eq!(entries(&replica).await, broker.read(Position::START, 99).await.unwrap().len());
+    goes_on_at(&replica, &*broker, written).await;
 
     // Who has found the server needs no sentinel.
     drop(sentinel);
