@@ -16,6 +16,7 @@ use crate::{
         event_stream::EventStreams,
         events::Events,
         executions::{Executions, Parts},
+        relay::Relay,
     },
     telemetry::metrics::Metrics,
 };
@@ -51,7 +52,18 @@ impl App {
     /// The handlers' state over connections that are not made yet.
     #[must_use]
     pub fn state(&self, config: Arc<Config>) -> State {
-        let events = Events::new(self.manager.event_broker.clone());
+        let relay = Relay::new(
+            Arc::clone(&self.instance),
+            self.manager.database.clone(),
+            self.manager.event_broker.clone(),
+            config.outbox.clone(),
+            Arc::clone(&self.metrics),
+        );
+        let events = Events::new(
+            self.manager.database.clone(),
+            self.manager.event_broker.clone(),
+            relay.clone(),
+        );
         let streams = EventStreams::new(
             self.manager.event_broker.clone(),
             config.event_stream.clone(),
@@ -72,6 +84,7 @@ impl App {
             manager: self.manager.clone(),
             reloader: Arc::clone(&self.reloader),
             events,
+            relay,
             streams,
             executions,
             metrics: Arc::clone(&self.metrics),
@@ -116,6 +129,8 @@ impl App {
         self.manager.start(&config);
         let follower = state.executions.clone().follow(self.lifecycle.stop_work.clone());
         let following = self.lifecycle.tasks.spawn(follower);
+        let relay = state.relay.clone().run(self.lifecycle.stop_work.clone());
+        let relaying = self.lifecycle.tasks.spawn(relay);
 
         let reloader = Arc::clone(&self.reloader);
         self.lifecycle.tasks.spawn(
@@ -152,7 +167,7 @@ impl App {
             }
             () = refused => Exit::ConnectionUnavailable,
         };
-        let stopping = self.stop(&state, serving, following);
+        let stopping = self.stop(&state, serving, following, relaying);
         tokio::select! {
             clean = stopping => Ok(if clean { exit } else { Exit::CutOff }),
             signal = signals.again() => {
@@ -211,6 +226,7 @@ impl App {
         state: &State,
         serving: tokio::task::JoinHandle<bool>,
         following: tokio::task::JoinHandle<()>,
+        relaying: tokio::task::JoinHandle<()>,
     ) -> bool {
         let server = &state.config.server;
         state.draining.begin();
@@ -229,11 +245,15 @@ impl App {
             let _ended = following.await.is_ok();
         })
         .await;
+        let relayed = stopped_in_time("the relay of events", left(), async {
+            let _ended = relaying.await.is_ok();
+        })
+        .await;
         let closed = stopped_in_time("a connection", left(), self.manager.close()).await;
         self.lifecycle.tasks.close();
         let ended = stopped_in_time("a background task", left(), self.lifecycle.tasks.wait()).await;
         tracing::info!("stopped");
-        answered && followed && closed && ended
+        answered && followed && relayed && closed && ended
     }
 }
 

@@ -62,16 +62,21 @@ impl Status {
     }
 }
 
-/// The status of the whole: the first that holds.
+/// The status of the whole: the first that holds. `late` says that accepted work has waited for too
+/// long.
 #[must_use]
-pub fn status(reports: &[ConnectionReport], draining: bool) -> Status {
+pub fn status(reports: &[ConnectionReport], draining: bool, late: bool) -> Status {
     let any = |holds: &dyn Fn(&ConnectionReport) -> bool| reports.iter().any(holds);
     if any(&|report| report.stalled) {
         Status::Stalled
     } else if draining {
         Status::Draining
     } else {
-        connections_status(reports).unwrap_or(Status::Starting)
+        match connections_status(reports) {
+            None => Status::Starting,
+            Some(Status::Healthy) if late => Status::Degraded,
+            Some(status) => status,
+        }
     }
 }
 
@@ -155,7 +160,7 @@ mod tests {
             (vec![report(true, Unavailable)], true, Status::Draining),
             (vec![hung, report(true, Unavailable)], true, Status::Stalled),
         ] {
-            assert_eq!(status(&reports, draining), expected, "{reports:?}");
+            assert_eq!(status(&reports, draining, false), expected, "{reports:?}");
         }
     }
 

@@ -16,7 +16,8 @@
 //! | probe | the background health check of one connection |
 //! | event | a `CloudEvents` 1.0 event |
 //! | workflow, execution | a named thing that can be executed; one run of it |
-//! | claim | an execution taken by one replica for a time, with a fencing number |
+//! | outbox, relay, lane | the table of accepted events; the task that hands them over; the unit that is claimed and kept in order |
+//! | claim | a lane or an execution taken by one replica for a time, with a fencing number |
 //! | hand over | give accepted work to a backend, until it acknowledges |
 //! | worker, runner | the process that runs our workflows on Temporal; the embedded executor |
 //!

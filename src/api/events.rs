@@ -146,9 +146,11 @@ impl Api {
             return Err(Error::new(ErrorKind::NotFound, message).into());
         }
         let is_batch = matches!(body, Publish::Batch(_));
-        let mut events = read(body)?;
-        if !events.is_empty() {
-            state.events.publish(&mut events).await?;
+        let events = read(body)?;
+        match delivery {
+            _ if events.is_empty() => {}
+            Delivery::Durable => state.events.accept(&events).await?,
+            Delivery::Direct => state.events.publish(&events).await?,
         }
         let mut ids: Vec<String> = events.into_iter().map(|event| event.id).collect();
         let published = if is_batch {

@@ -38,7 +38,7 @@ pub use self::{
 use crate::{
     config::Config,
     manager::{ConnectionManager, Reloader},
-    services::{event_stream::EventStreams, events::Events, executions::Executions},
+    services::{event_stream::EventStreams, events::Events, executions::Executions, relay::Relay},
     telemetry::metrics::Metrics,
 };
 
@@ -55,6 +55,8 @@ pub struct State {
     pub reloader: Arc<Reloader>,
     /// Publishing.
     pub events: Events,
+    /// The outbox, for its report.
+    pub relay: Relay,
     /// Following.
     pub streams: EventStreams,
     /// Executions.

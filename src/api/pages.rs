@@ -81,7 +81,7 @@ impl Api {
 /// The health report for people, drawn by the server; it reloads itself.
 fn status_page(state: &State) -> String {
     let reports = state.manager.reports();
-    let status = health::status(&reports, state.draining.is_on()).as_str();
+    let status = health::status(&reports, state.draining.is_on(), state.relay.is_late()).as_str();
     let rows: Vec<String> = reports
         .iter()
         .map(|report| {

@@ -8,6 +8,7 @@ mod auth;
 mod changes;
 mod connection;
 mod default_file;
+mod outbox;
 mod policies;
 mod problem;
 mod production;
@@ -33,6 +34,7 @@ use serde_json::Value;
 pub use self::{
     auth::{ApiKey, Auth, AuthMode, Scope},
     connection::{Connection, Pool, Probe, Startup},
+    outbox::Outbox,
     policies::{CircuitBreaker, Concurrency, Jitter, Retry, RetryBudget, Timeout},
     problem::{ConfigError, Place, Problem},
     section::{
@@ -73,6 +75,8 @@ pub struct Config {
     pub database: Connection,
     /// What can be executed, by name.
     pub workflows: BTreeMap<String, WorkflowConfig>,
+    /// Accepted events, until the broker has them.
+    pub outbox: Outbox,
     /// Server-sent events.
     pub event_stream: EventStream,
     /// `Idempotency-Key`.
@@ -97,6 +101,7 @@ impl Default for Config {
             execution_service: Connection::execution_service(),
             database: Connection::database(),
             workflows: workflows::compiled(),
+            outbox: Outbox::default(),
             event_stream: EventStream::default(),
             idempotency: Idempotency::default(),
             executions: Executions::default(),
@@ -132,6 +137,7 @@ impl Config {
         for (name, workflow) in &self.workflows {
             workflow.check(name, problems);
         }
+        self.outbox.check(problems);
         self.executions.check(problems);
         self.auth.check(problems);
         self.telemetry.check(problems);
@@ -316,6 +322,7 @@ fn typed(
     take(&mut root, "execution_service", &mut config.execution_service)?;
     take(&mut root, "database", &mut config.database)?;
     take(&mut root, "workflows", &mut config.workflows)?;
+    take(&mut root, "outbox", &mut config.outbox)?;
     take(&mut root, "event_stream", &mut config.event_stream)?;
     take(&mut root, "idempotency", &mut config.idempotency)?;
     take(&mut root, "executions", &mut config.executions)?;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{ids, json, time};
 
@@ -12,6 +13,9 @@ pub const DEFAULT_SOURCE: &str = "agentarea-api";
 
 /// The longest `id`, `source`, `type` or `subject`.
 pub const MAX_ATTRIBUTE: usize = 1024;
+
+/// Events of one subject share one of so many lanes, in which they keep their order.
+pub const LANES: i32 = 16;
 
 /// A `CloudEvents` 1.0 event in the JSON format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +89,15 @@ impl Event {
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings and JSON values serialise")
+    }
+
+    /// The lane in which it is delivered: that of its subject, or any if it has none. Processes of
+    /// different versions must agree on it, so it does not come from the standard library's hash.
+    #[must_use]
+    pub fn lane(&self) -> i32 {
+        let of = self.subject.as_deref().unwrap_or(&self.id);
+        let digest = Sha256::new().chain_update(&self.source).chain_update([0]).chain_update(of);
+        i32::from(digest.finalize()[0]) % LANES
     }
 
     /// Checks the rules of the specification.

@@ -74,20 +74,36 @@ impl Shared {
         }
     }
 
-    /// Publishes changes of status in the order in which they were made. What the broker cannot
-    /// take now is not announced.
+    /// Accepts the events of changes of status in the order in which they were made. What the
+    /// database cannot take now is not announced.
     async fn publish_announcements(&self, queue: Option<mpsc::Receiver<Event>>) {
         let Some(mut queue) = queue else { return std::future::pending().await };
         let mut batch = Vec::new();
         let mut failing = false;
         while queue.recv_many(&mut batch, ANNOUNCED_AT_ONCE).await > 0 {
-            let published = self.events.publish(&mut batch).await;
+            let published = self.accept_announcements(&batch).await;
             if let (false, Err(error)) = (failing, &published) {
                 tracing::warn!(%error, "changes of status cannot be announced");
             }
             failing = published.is_err();
             batch.clear();
         }
+    }
+
+    async fn accept_announcements(&self, batch: &[Event]) -> Result<(), Error> {
+        let announced_before = |error: &Error| error.kind() == ErrorKind::AlreadyExists;
+        match self.events.accept(batch).await {
+            // Another replica announced one of the changes, at another time by its clock.
+            Err(error) if announced_before(&error) => {}
+            accepted => return accepted,
+        }
+        for event in batch {
+            match self.events.accept(std::slice::from_ref(event)).await {
+                Err(error) if announced_before(&error) => {}
+                accepted => accepted?,
+            }
+        }
+        Ok(())
     }
 
     /// Takes over what ended lately, then asks for those that were not confirmed for long.

@@ -5,4 +5,5 @@ pub mod events;
 pub mod executions;
 mod follower;
 mod records;
+pub mod relay;
 mod sse;

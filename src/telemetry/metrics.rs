@@ -156,6 +156,7 @@ pub struct Metrics {
     executions: Family<ByExecution, Counter>,
     http_requests: Family<ByRequest, Counter>,
     http_request_seconds: HistogramFamily<ByRoute>,
+    outbox: OutboxMetrics,
     /// Clients of the event stream.
     pub event_stream_clients: Gauge,
 }
@@ -185,6 +186,51 @@ struct ConnectionFamilies {
     probe_age: Family<ByConnection, Seconds>,
 }
 
+/// What accepted events wait for.
+const BROKER: &str = "event_broker";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDestination {
+    destination: &'static str,
+}
+
+#[derive(Clone, Debug, Default)]
+struct OutboxMetrics {
+    rows: Family<ByDestination, Gauge>,
+    oldest: Family<ByDestination, Seconds>,
+    delivered: Family<ByDestination, Counter>,
+    dead_letters: Family<ByDestination, Gauge>,
+}
+
+impl OutboxMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let outbox = Self::default();
+        registry.register("outbox_rows", "Accepted work that waits", outbox.rows.clone());
+        registry.register_with_unit(
+            "outbox_oldest",
+            "How long the oldest accepted work has waited",
+            Unit::Seconds,
+            outbox.oldest.clone(),
+        );
+        registry.register(
+            "outbox_delivered",
+            "Accepted work handed over",
+            outbox.delivered.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Accepted work that was refused for good",
+            outbox.dead_letters.clone(),
+        );
+        let broker = ByDestination { destination: BROKER };
+        drop(outbox.rows.get_or_create(&broker));
+        drop(outbox.oldest.get_or_create(&broker));
+        drop(outbox.delivered.get_or_create(&broker));
+        drop(outbox.dead_letters.get_or_create(&broker));
+        outbox
+    }
+}
+
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
@@ -210,6 +256,7 @@ impl Metrics {
             Unit::Seconds,
             http_request_seconds.clone(),
         );
+        let outbox = OutboxMetrics::register(&mut registry);
         let event_stream_clients = Gauge::default();
         registry.register(
             "event_stream_clients",
@@ -224,6 +271,7 @@ impl Metrics {
             executions,
             http_requests,
             http_request_seconds,
+            outbox,
             event_stream_clients,
         })
     }
@@ -232,6 +280,21 @@ impl Metrics {
     #[must_use]
     pub fn connection(&self, name: &'static str) -> ConnectionMetrics {
         self.connections.handles(name)
+    }
+
+    /// Shows how many events wait for the broker, since when, and how many it refused for good.
+    pub fn show_outbox(&self, rows: i64, oldest: Option<Duration>, dead: i64) {
+        let broker = ByDestination { destination: BROKER };
+        self.outbox.rows.get_or_create(&broker).set(rows);
+        let oldest = oldest.unwrap_or_default().as_secs_f64();
+        self.outbox.oldest.get_or_create(&broker).set(oldest);
+        self.outbox.dead_letters.get_or_create(&broker).set(dead);
+    }
+
+    /// Counts events that the broker has acknowledged.
+    pub fn outbox_delivered(&self, events: usize) {
+        let events = u64::try_from(events).unwrap_or(u64::MAX);
+        self.outbox.delivered.get_or_create(&ByDestination { destination: BROKER }).inc_by(events);
     }
 
     /// Makes the series of a workflow's executions that reach `status`.

@@ -69,7 +69,7 @@ async fn a_batch_is_all_or_nothing() {
 async fn a_stream_starts_now_and_resumes_after_the_last_event() {
     let service = Setup::new().start().await;
     service.healthy().await;
-    service.send("/v1/events", &json!({"type": "before"})).await;
+    service.send("/v1/events?delivery=direct", &json!({"type": "before"})).await;
     let mut events = service.follow("", None).await;
     for n in 0..5 {
         service.send("/v1/events", &json!({"type": "t", "data": n})).await;
@@ -94,7 +94,7 @@ async fn what_cannot_be_resumed_is_told_by_a_gap() {
     service.send("/v1/events", &json!({"type": "t", "data": 0})).await;
     let first = events.next().await;
     for n in 1..10 {
-        service.send("/v1/events", &json!({"type": "t", "data": n})).await;
+        service.send("/v1/events?delivery=direct", &json!({"type": "t", "data": n})).await;
     }
     for (last, reason) in [(first.id.as_deref(), "expired"), (Some("99999999999999-0"), "unknown")]
     {

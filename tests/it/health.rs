@@ -64,8 +64,8 @@ async fn a_lazy_connection_that_nobody_needed_is_fine() {
     service.health("the service is healthy", |health| status(health) == "healthy").await;
     let health = service.json("/health").await;
     assert_eq!(health["connections"]["services"]["event_broker"], "not_initialized");
-    let (status, _) = service.send("/v1/events", &json!({"type": "x"})).await;
-    assert_eq!(status, 202, "the first request makes it");
+    let (status, _) = service.send("/v1/events?delivery=direct", &json!({"type": "x"})).await;
+    assert_eq!(status, 200, "the first request makes it");
     let health = service.json("/health").await;
     assert_eq!(health["connections"]["services"]["event_broker"], "initialized");
 }
@@ -139,8 +139,11 @@ mod with_redis {
             assert_eq!(health["connections"]["services"]["event_broker"], "unavailable");
             assert_eq!(health["connections"]["status"], "degraded");
             assert_eq!(service.get("/readyz").send().await.unwrap().status(), 200);
-            let (refused, _) = service.send("/v1/events", &json!({"type": "x"})).await;
+            let event = json!({"type": "x"});
+            let (refused, _) = service.send("/v1/events?delivery=direct", &event).await;
             assert_eq!(refused, 503);
+            let (accepted, _) = service.send("/v1/events", &event).await;
+            assert_eq!(accepted, 202, "it is stored until the broker is back");
             redis.up().await;
             service.healthy().await;
             let health = service.json("/health").await;
@@ -182,7 +185,8 @@ mod with_redis {
             .await;
         service.healthy().await;
         redis.freeze(true);
-        let (refused, problem) = service.send("/v1/events", &json!({"type": "x"})).await;
+        let event = json!({"type": "x"});
+        let (refused, problem) = service.send("/v1/events?delivery=direct", &event).await;
         assert_eq!(refused, 503);
         assert!(problem["type"].as_str().unwrap().ends_with("outcome-unknown"), "{problem}");
         let answered = tokio::time::timeout(Duration::from_secs(5), service.json("/health")).await;

@@ -14,6 +14,7 @@ mod check;
 mod health;
 mod monitoring;
 mod operator;
+mod outbox;
 #[cfg(feature = "sqlite")]
 mod pool;
 mod shutdown;

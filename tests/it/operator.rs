@@ -30,7 +30,7 @@ async fn a_forced_breaker_refuses_until_it_is_automatic_again() {
     let (status, answered) = force("forced_open").await;
     assert_eq!((status.as_u16(), &answered["connection"]["circuit"]), (200, &json!("forced_open")));
     let event = json!({"type": "x"});
-    let refused = service.post("/v1/events").json(&event).send().await.unwrap();
+    let refused = service.post("/v1/events?delivery=direct").json(&event).send().await.unwrap();
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     let health = service.json("/health").await;
@@ -39,10 +39,10 @@ async fn a_forced_breaker_refuses_until_it_is_automatic_again() {
     // A reload keeps it, because an operator's word outlasts a file.
     let (status, _) = answer(service.post("/v1/config/reload")).await;
     assert_eq!(status, 200);
-    assert_eq!(service.send("/v1/events", &event).await.0, 503);
+    assert_eq!(service.send("/v1/events?delivery=direct", &event).await.0, 503);
 
     assert_eq!(force("automatic").await.1["connection"]["circuit"], "closed");
-    assert_eq!(service.send("/v1/events", &event).await.0, 202);
+    assert_eq!(service.send("/v1/events?delivery=direct", &event).await.0, 200);
     service.healthy().await;
     let connection = service.json("/v1/connections/event_broker").await;
     let changes: Vec<(&str, &str)> = connection["timeline"]

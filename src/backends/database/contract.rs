@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Acceptance, Database, KeyUse};
+use super::{Acceptance, Database, KeyUse, Lane, NewEvent};
 use crate::{
     config::{Pool, Section},
     connection::{BuildContext, Factory},
     model::{
+        events::{Event, LANES},
         executions::{Execution, ListFilter, ListPlace, Outcome, StartRequest, Status, Workflow},
         ids, time,
     },
@@ -41,6 +42,9 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     an_unclaimed_run_is_cancelled_at_once(database).await;
     a_terminated_run_stays_terminated(database).await;
     concurrent_claims_take_different_runs(database).await;
+    events_are_stored_once_and_all_or_none(database).await;
+    lanes_are_shared_and_a_lost_one_marks_nothing(database).await;
+    a_refused_event_is_a_dead_letter_in_the_end(database).await;
     callers_that_go_away_hold_nobody_up(database).await;
     assert!(database.pool().is_some_and(|pool| pool.in_use == 0), "every checkout came back");
     database.close().await;
@@ -347,4 +351,96 @@ async fn callers_that_go_away_hold_nobody_up(database: &dyn Database) {
         let stored = tokio::time::timeout(MINUTE, accept(database, &next, None)).await;
         assert_eq!(stored.expect("nobody holds it up"), Acceptance::Stored);
     }
+}
+
+fn new_event(subject: &str) -> NewEvent {
+    let event = Event::new("contract.event", Some(subject.to_owned()), Some(json!({"n": 1})));
+    NewEvent { event, content_hash: ids::new_id() }
+}
+
+async fn store(database: &dyn Database, events: &[NewEvent]) -> Vec<usize> {
+    database.store_events(events).await.expect("the database answers")
+}
+
+/// What waits in `held`, as the ids of events.
+async fn waiting(database: &dyn Database, held: &[Lane]) -> Vec<String> {
+    let pending = database.pending_events(held, 1000).await.expect("the database answers");
+    pending.into_iter().map(|pending| pending.event.id).collect()
+}
+
+async fn claim(database: &dyn Database, owner: &str, lease: Duration) -> Vec<Lane> {
+    database.claim_lanes(owner, lease).await.expect("the database answers")
+}
+
+async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
+    let (first, second) = (new_event("a"), new_event("b"));
+    let batch = [first.clone(), second.clone()];
+    assert!(store(database, &batch).await.is_empty());
+    assert!(store(database, &batch).await.is_empty(), "the same events again are no conflict");
+
+    let changed = NewEvent { content_hash: ids::new_id(), ..second.clone() };
+    let fresh = new_event("a");
+    assert_eq!(store(database, &[fresh.clone(), changed]).await, [1]);
+
+    let held = claim(database, "one", MINUTE).await;
+    assert_eq!(waiting(database, &held).await, [first.event.id, second.event.id]);
+    assert!(!waiting(database, &held).await.contains(&fresh.event.id), "all or none");
+    let backlog = database.backlog(1).await.expect("it is counted");
+    assert_eq!((backlog.rows, backlog.dead), (2, 0));
+    assert!(backlog.oldest.is_some_and(|oldest| oldest < MINUTE));
+    database.release_lanes("one").await.expect("they are given back");
+}
+
+async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) {
+    let all = usize::try_from(LANES).expect("a small number");
+    let lost = claim(database, "one", Duration::ZERO).await;
+    assert_eq!(lost.len(), all, "who is alone holds every lane");
+    let share = if database.serves_one_process() { all } else { all / 2 };
+    let taken = claim(database, "two", MINUTE).await;
+    assert_eq!(taken.len(), share, "a claim that is not renewed ends");
+    database.release_lanes("one").await.expect("they are given back");
+    let held = claim(database, "two", MINUTE).await;
+    assert_eq!(held.len(), all, "who is alone again holds every lane");
+    assert!(taken.iter().all(|lane| held.contains(lane)), "a renewed claim stays what it is");
+    let pending = database.pending_events(&held, 1000).await.expect("the database answers");
+    let seqs: Vec<i64> = pending.iter().map(|pending| pending.seq).collect();
+    assert!(!seqs.is_empty());
+    let marked = database.mark_delivered("one", &lost, &seqs).await.expect("no error");
+    assert_eq!(marked, 0, "its lanes were claimed by another");
+    let marked = database.mark_delivered("two", &lost, &seqs).await.expect("no error");
+    assert_eq!(marked, 0, "these are the numbers of earlier claims");
+    let marked = database.mark_delivered("two", &held, &seqs).await.expect("they are marked");
+    assert_eq!(marked, seqs.len());
+    assert!(waiting(database, &held).await.is_empty());
+
+    if !database.serves_one_process() {
+        assert!(claim(database, "three", MINUTE).await.is_empty(), "nothing is free yet");
+        assert_eq!(claim(database, "two", MINUTE).await.len(), all / 2, "the surplus is given up");
+        assert_eq!(claim(database, "three", MINUTE).await.len(), all / 2);
+        database.release_lanes("three").await.expect("they are given back");
+    }
+    database.release_lanes("two").await.expect("they are given back");
+    let removed = database.remove_delivered(MINUTE, 1000).await.expect("no error");
+    assert_eq!(removed, 0, "what was delivered lately stays");
+    let removed = database.remove_delivered(Duration::ZERO, 1000).await.expect("they are removed");
+    assert_eq!(removed, seqs.len());
+}
+
+async fn a_refused_event_is_a_dead_letter_in_the_end(database: &dyn Database) {
+    let refused = new_event("a");
+    store(database, std::slice::from_ref(&refused)).await;
+    let held = claim(database, "one", MINUTE).await;
+    let pending = database.pending_events(&held, 10).await.expect("the database answers");
+    let (seq, number) = (pending[0].seq, pending[0].lane);
+    let lane = *held.iter().find(|lane| lane.number == number).expect("it is held");
+    let refuse = async |owner: &str| {
+        database.note_refusal(owner, lane, seq, "too\0long", 2).await.expect("no error")
+    };
+    assert!(!refuse("two").await, "who does not hold the lane has no say");
+    assert!(!refuse("one").await);
+    assert!(refuse("one").await, "the second refusal was the last");
+    assert!(waiting(database, &held).await.is_empty(), "the lane goes on");
+    let backlog = database.backlog(10).await.expect("it is counted");
+    assert_eq!((backlog.rows, backlog.oldest, backlog.dead), (0, None, 1));
+    database.release_lanes("one").await.expect("they are given back");
 }

@@ -27,6 +27,7 @@ use crate::{
     connection::{Backend, Registry},
     error::Error,
     model::{
+        events::Event,
         executions::{Execution, ListFilter, Outcome, StartRequest, Workflow},
         time::Timestamp,
     },
@@ -39,7 +40,7 @@ compile_error!("agentarea-api needs a database: enable the feature `sqlite` or `
 pub const FAMILY: &str = "database";
 
 /// Keeps accepted work, idempotency keys and embedded runs.
-pub trait Database: Backend + ExecutionStore + RunStore {
+pub trait Database: Backend + ExecutionStore + RunStore + Outbox {
     /// True when no other process can use it: whatever another one has claimed, it died holding.
     fn serves_one_process(&self) -> bool;
 }
@@ -285,6 +286,117 @@ pub trait RunStore {
     /// # Errors
     /// When the database cannot be asked.
     async fn release_runs_of_others(&self, instance: &str) -> Result<(), Error>;
+}
+
+/// An event to be accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// The event as it will be delivered.
+    pub event: Event,
+    /// Hash of the event as the client sent it, by which a repetition is recognised.
+    pub content_hash: String,
+}
+
+/// A lane that this process has claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Which one.
+    pub number: i32,
+    /// Proves the claim: marks made with an older number are refused.
+    pub fence: i64,
+}
+
+/// An accepted event that the broker has not acknowledged yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PendingEvent {
+    /// Its place in the database's sequence.
+    pub seq: i64,
+    /// The lane it belongs to.
+    pub lane: i32,
+    /// The event.
+    pub event: Event,
+}
+
+/// Accepted events that are not delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Those that wait.
+    pub rows: i64,
+    /// How long the first of them has waited.
+    pub oldest: Option<Duration>,
+    /// Those that the broker refused for good.
+    pub dead: i64,
+}
+
+/// Accepted events, in lanes. A lane is claimed by one process at a time; a claim that is not
+/// renewed ends by itself.
+#[async_trait]
+pub trait Outbox {
+    /// Stores all events or none. An event that is stored already, with the same content, stays as
+    /// it is. Gives the places of those whose source and id another event has; then none is stored.
+    ///
+    /// # Errors
+    /// `outcome_unknown()` when the answer to the commit was lost.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have stored all; it never stores a part.
+    async fn store_events(&self, events: &[NewEvent]) -> Result<Vec<usize>, Error>;
+
+    /// Renews the claims of `owner`, and changes them towards its fair share of the lanes. Gives
+    /// those it holds now.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error>;
+
+    /// Gives all lanes of `owner` back.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn release_lanes(&self, owner: &str) -> Result<(), Error>;
+
+    /// Events of these lanes that wait, in the order in which they were accepted.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn pending_events(&self, held: &[Lane], limit: i64) -> Result<Vec<PendingEvent>, Error>;
+
+    /// Marks events as delivered, those in lanes that `owner` still holds. Gives their number.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn mark_delivered(
+        &self,
+        owner: &str,
+        held: &[Lane],
+        seqs: &[i64],
+    ) -> Result<usize, Error>;
+
+    /// Counts that the broker refused this very event. True when it was refused `most` times and
+    /// is tried no more.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn note_refusal(
+        &self,
+        owner: &str,
+        lane: Lane,
+        seq: i64,
+        error: &str,
+        most: i32,
+    ) -> Result<bool, Error>;
+
+    /// What is not delivered; counts no further than one beyond `most`.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn backlog(&self, most: i64) -> Result<Backlog, Error>;
+
+    /// Removes events that were delivered so long ago, at most `limit`. Gives their number.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error>;
 }
 
 /// How long connecting and migrating may take; connecting alone is bounded by

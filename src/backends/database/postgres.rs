@@ -113,6 +113,9 @@ impl BackendConfig for Config {
     }
 }
 
+/// A process that is paused in the middle of a transaction must not keep its locks from others.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'";
+
 pub(super) struct Factory;
 
 #[async_trait]
@@ -286,9 +289,11 @@ impl Connector {
             let (client, conn) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
             AsyncPgConnection::try_from_client_and_connection(client, conn).await
         };
-        established.map_err(|error| {
+        let mut conn = established.map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the session cannot be set up").with_source(error)
-        })
+        })?;
+        conn.batch_execute(SESSION).await.map_err(query_error)?;
+        Ok(conn)
     }
 }
 
@@ -396,9 +401,12 @@ impl Db {
     }
 }
 
+/// Whether whatever another process has claimed, it died holding.
+const SERVES_ONE_PROCESS: bool = false;
+
 impl Database for Db {
     fn serves_one_process(&self) -> bool {
-        false
+        SERVES_ONE_PROCESS
     }
 }
 
@@ -445,7 +453,14 @@ macro_rules! skip_locked {
     };
 }
 
-#[path = "queries.rs"]
+/// Keeps the rows as they are until the transaction ends.
+macro_rules! locked {
+    ($query:expr) => {
+        $query.for_update()
+    };
+}
+
+#[path = "queries/mod.rs"]
 mod queries;
 
 #[cfg(test)]

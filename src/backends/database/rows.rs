@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ClaimedRun, KeyUse, Run, schema};
+use super::{ClaimedRun, KeyUse, NewEvent, PendingEvent, Run, schema};
 use crate::{
     error::{Error, ErrorKind},
     model::{
@@ -174,6 +174,44 @@ impl RunRow {
             traceparent: self.traceparent,
         })
     }
+}
+
+pub(super) const PENDING: &str = "pending";
+pub(super) const DELIVERED: &str = "delivered";
+pub(super) const DEAD: &str = "dead";
+
+/// A new row; the database numbers it.
+#[derive(Debug, Insertable)]
+#[diesel(table_name = schema::outbox)]
+pub(super) struct OutboxRow<'a> {
+    lane: i32,
+    source: &'a str,
+    event_id: &'a str,
+    content_hash: &'a str,
+    event: String,
+    state: &'static str,
+    created_at: i64,
+    refusals: i32,
+}
+
+impl<'a> OutboxRow<'a> {
+    pub(super) fn new(new: &'a NewEvent, created_at: i64) -> Self {
+        Self {
+            lane: new.event.lane(),
+            source: &new.event.source,
+            event_id: &new.event.id,
+            content_hash: &new.content_hash,
+            event: new.event.to_json(),
+            state: PENDING,
+            created_at,
+            refusals: 0,
+        }
+    }
+}
+
+pub(super) fn pending_event(row: (i64, i32, String)) -> Result<PendingEvent, Error> {
+    let (seq, lane, event) = row;
+    Ok(PendingEvent { seq, lane, event: parse(&event)? })
 }
 
 /// A duration in the unit of the tables.

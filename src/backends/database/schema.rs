@@ -67,3 +67,35 @@ diesel::table! {
         traceparent -> Nullable<Text>,
     }
 }
+
+diesel::table! {
+    outbox (seq) {
+        seq -> BigInt,
+        lane -> Integer,
+        source -> Text,
+        event_id -> Text,
+        content_hash -> Text,
+        event -> Text,
+        state -> Text,
+        created_at -> BigInt,
+        delivered_at -> Nullable<BigInt>,
+        refusals -> Integer,
+        error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    lanes (lane) {
+        lane -> Integer,
+        owner -> Nullable<Text>,
+        claimed_until -> BigInt,
+        fence -> BigInt,
+    }
+}
+
+diesel::table! {
+    relays (owner) {
+        owner -> Text,
+        seen_at -> BigInt,
+    }
+}

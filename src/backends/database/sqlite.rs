@@ -360,9 +360,12 @@ impl DerefMut for Writer {
     }
 }
 
+/// Whether whatever another process has claimed, it died holding.
+const SERVES_ONE_PROCESS: bool = true;
+
 impl Database for Db {
     fn serves_one_process(&self) -> bool {
-        true
+        SERVES_ONE_PROCESS
     }
 }
 
@@ -402,7 +405,14 @@ macro_rules! skip_locked {
     };
 }
 
-#[path = "queries.rs"]
+/// The writer has the whole file.
+macro_rules! locked {
+    ($query:expr) => {
+        $query
+    };
+}
+
+#[path = "queries/mod.rs"]
 mod queries;
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The statements, written once and compiled for both databases: `super` gives the connection
 //! type, the pool, the clock and the `transaction!` macro.
 
+mod outbox;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +19,7 @@ use super::{
     Conn, Db, now,
 };
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     model::{
         executions::{Execution, ListFilter, Outcome, StartRequest, Status},
         time::Timestamp,
@@ -110,19 +112,28 @@ async fn find_execution(conn: &mut Conn, id: &str) -> Result<Option<Execution>, 
     row.map(ExecutionRow::read).transpose()
 }
 
-/// Rolls a transaction back although nothing failed.
-enum Stop {
-    With(Acceptance),
+/// Rolls a transaction back, with an answer although nothing failed.
+enum Stop<T> {
+    With(T),
     Failed(Error),
 }
 
-impl From<Error> for Stop {
+impl Stop<()> {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Failed(error) => error,
+            Self::With(()) => Error::new(ErrorKind::Internal, "a transaction gave nothing"),
+        }
+    }
+}
+
+impl<T> From<Error> for Stop<T> {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<diesel::result::Error> for Stop {
+impl<T> From<diesel::result::Error> for Stop<T> {
     fn from(error: diesel::result::Error) -> Self {
         Self::Failed(query_error(error))
     }
@@ -132,7 +143,7 @@ async fn store(
     conn: &mut Conn,
     execution: &Execution,
     key: Option<&KeyUse>,
-) -> Result<Acceptance, Stop> {
+) -> Result<Acceptance, Stop<Acceptance>> {
     if let Some(key) = key {
         let now = now(conn).await?;
         if let Some(earlier) = use_key(conn, key, &execution.id, now).await? {
@@ -160,7 +171,7 @@ impl ExecutionStore for Db {
         key: Option<&KeyUse>,
     ) -> Result<Acceptance, Error> {
         let mut conn = self.writer().await?;
-        let stored: Result<Acceptance, Stop> =
+        let stored: Result<Acceptance, Stop<Acceptance>> =
             transaction!(conn, async |conn| store(conn, execution, key).await);
         match stored {
             Ok(acceptance) | Err(Stop::With(acceptance)) => Ok(acceptance),

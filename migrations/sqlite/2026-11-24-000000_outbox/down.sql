@@ -1,0 +1,3 @@
+DROP TABLE relays;
+DROP TABLE lanes;
+DROP TABLE outbox;

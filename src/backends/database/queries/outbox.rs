@@ -1,0 +1,287 @@
+//! Accepted events and the lanes in which they are handed over.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::{dsl::count_star, prelude::*};
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        super::{
+            Backlog, Lane, NewEvent, Outbox, PendingEvent,
+            errors::query_error,
+            rows::{DEAD, DELIVERED, OutboxRow, PENDING, micros, pending_event},
+            schema::{lanes, outbox, relays},
+        },
+        Conn, Db, SERVES_ONE_PROCESS, now,
+    },
+    Stop, without_nul,
+};
+use crate::{error::Error, model::events::LANES};
+
+/// Stores the events that are new. Gives the places of those whose id another event has.
+async fn store(conn: &mut Conn, events: &[NewEvent]) -> Result<Vec<usize>, Stop<Vec<usize>>> {
+    let created_at = now(conn).await?;
+    let mut taken = Vec::new();
+    for (index, new) in events.iter().enumerate() {
+        let inserted = diesel::insert_into(outbox::table)
+            .values(OutboxRow::new(new, created_at))
+            .on_conflict_do_nothing()
+            .execute(conn)
+            .await?;
+        if inserted == 1 {
+            continue;
+        }
+        let (source, id) = (&new.event.source, &new.event.id);
+        let earlier: Option<String> = outbox::table
+            .filter(outbox::source.eq(source).and(outbox::event_id.eq(id)))
+            .select(outbox::content_hash)
+            .first(conn)
+            .await
+            .optional()?;
+        if earlier.is_some_and(|earlier| earlier != new.content_hash) {
+            taken.push(index);
+        }
+    }
+    if taken.is_empty() { Ok(taken) } else { Err(Stop::With(taken)) }
+}
+
+/// The lanes of `owner` that still are what it believes, kept from others until the transaction
+/// ends.
+async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> QueryResult<Vec<i32>> {
+    let numbers: Vec<i32> = held.iter().map(|lane| lane.number).collect();
+    let query = lanes::table
+        .filter(lanes::owner.eq(owner).and(lanes::lane.eq_any(numbers)))
+        .select((lanes::lane, lanes::fence))
+        .order(lanes::lane.asc());
+    let found: Vec<(i32, i64)> = locked!(query).load(conn).await?;
+    let found = found.into_iter().map(|(number, fence)| Lane { number, fence });
+    Ok(found.filter(|lane| held.contains(lane)).map(|lane| lane.number).collect())
+}
+
+/// How many lanes each of the processes that were seen lately should hold.
+async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResult<i64> {
+    diesel::insert_into(relays::table)
+        .values((relays::owner.eq(owner), relays::seen_at.eq(now)))
+        .on_conflict(relays::owner)
+        .do_update()
+        .set(relays::seen_at.eq(now))
+        .execute(conn)
+        .await?;
+    if SERVES_ONE_PROCESS {
+        return Ok(i64::from(LANES));
+    }
+    let alive = relays::seen_at.gt(now.saturating_sub(lease));
+    let alive: i64 = relays::table.filter(alive).select(count_star()).first(conn).await?;
+    // A lease of no time has ended already, even its owner's.
+    let alive = alive.max(1);
+    Ok((i64::from(LANES) + alive - 1) / alive)
+}
+
+async fn claim(conn: &mut Conn, owner: &str, lease: i64) -> Result<Vec<Lane>, Error> {
+    let now = now(conn).await?;
+    let until = now.saturating_add(lease);
+    let share = fair_share(conn, owner, now, lease).await.map_err(query_error)?;
+    let mine = lanes::owner.eq(owner).and(lanes::claimed_until.gt(now));
+    let mut held: Vec<Lane> = diesel::update(lanes::table.filter(mine))
+        .set(lanes::claimed_until.eq(until))
+        .returning((lanes::lane, lanes::fence))
+        .get_results::<(i32, i64)>(conn)
+        .await
+        .map_err(query_error)?
+        .into_iter()
+        .map(|(number, fence)| Lane { number, fence })
+        .collect();
+    held.sort_unstable_by_key(|lane| lane.number);
+    let share = usize::try_from(share).unwrap_or(usize::MAX);
+    if held.len() > share {
+        let surplus: Vec<i32> = held.drain(share..).map(|lane| lane.number).collect();
+        let surplus = lanes::lane.eq_any(surplus).and(lanes::owner.eq(owner));
+        diesel::update(lanes::table.filter(surplus))
+            .set(lanes::claimed_until.eq(0))
+            .execute(conn)
+            .await
+            .map_err(query_error)?;
+    } else if held.len() < share {
+        // Whatever another process claimed in a database of ours, it died holding.
+        let free_before = if SERVES_ONE_PROCESS { i64::MAX } else { now };
+        let numbers: Vec<i32> = held.iter().map(|lane| lane.number).collect();
+        let query = lanes::table
+            .filter(lanes::claimed_until.le(free_before).and(lanes::lane.ne_all(numbers)))
+            .select(lanes::lane)
+            .order(lanes::lane.asc())
+            .limit(i64::try_from(share - held.len()).unwrap_or(i64::MAX));
+        let free: Vec<i32> = skip_locked!(query).load(conn).await.map_err(query_error)?;
+        let claimed: Vec<(i32, i64)> =
+            diesel::update(lanes::table.filter(lanes::lane.eq_any(free)))
+                .set((
+                    lanes::owner.eq(owner),
+                    lanes::claimed_until.eq(until),
+                    lanes::fence.eq(lanes::fence + 1),
+                ))
+                .returning((lanes::lane, lanes::fence))
+                .get_results(conn)
+                .await
+                .map_err(query_error)?;
+        held.extend(claimed.into_iter().map(|(number, fence)| Lane { number, fence }));
+    }
+    Ok(held)
+}
+
+/// Counting costs time for every row, and nobody needs to know how far beyond the bound they are.
+async fn count_up_to(conn: &mut Conn, state: &'static str, most: i64) -> Result<i64, Error> {
+    use diesel::sql_types::BigInt;
+
+    #[derive(QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = BigInt)]
+        rows: i64,
+    }
+    let bound = most.saturating_add(1);
+    let text = format!(
+        "SELECT count(*) AS rows FROM (SELECT 1 FROM outbox WHERE state = '{state}' LIMIT {bound}) \
+         AS bounded"
+    );
+    let count: Count = diesel::sql_query(text).get_result(conn).await.map_err(query_error)?;
+    Ok(count.rows)
+}
+
+#[async_trait]
+impl Outbox for Db {
+    async fn store_events(&self, events: &[NewEvent]) -> Result<Vec<usize>, Error> {
+        let mut conn = self.writer().await?;
+        let stored: Result<Vec<usize>, Stop<Vec<usize>>> =
+            transaction!(conn, async |conn| store(conn, events).await);
+        match stored {
+            Ok(taken) | Err(Stop::With(taken)) => Ok(taken),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error> {
+        let mut conn = self.writer().await?;
+        let lease = micros(lease);
+        let claimed: Result<Vec<Lane>, Stop<()>> =
+            transaction!(conn, async |conn| Ok(claim(conn, owner, lease).await?));
+        claimed.map_err(Stop::into_error)
+    }
+
+    async fn release_lanes(&self, owner: &str) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        diesel::update(lanes::table.filter(lanes::owner.eq(owner)))
+            .set(lanes::claimed_until.eq(0))
+            .execute(&mut conn)
+            .await
+            .map_err(query_error)?;
+        diesel::delete(relays::table.find(owner))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+
+    async fn pending_events(&self, held: &[Lane], limit: i64) -> Result<Vec<PendingEvent>, Error> {
+        let mut conn = self.reader().await?;
+        let numbers: Vec<i32> = held.iter().map(|lane| lane.number).collect();
+        let rows: Vec<(i64, i32, String)> = outbox::table
+            .filter(outbox::state.eq(PENDING).and(outbox::lane.eq_any(numbers)))
+            .select((outbox::seq, outbox::lane, outbox::event))
+            .order(outbox::seq.asc())
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        rows.into_iter().map(pending_event).collect()
+    }
+
+    async fn mark_delivered(
+        &self,
+        owner: &str,
+        held: &[Lane],
+        seqs: &[i64],
+    ) -> Result<usize, Error> {
+        let mut conn = self.writer().await?;
+        let marked: Result<usize, Stop<()>> = transaction!(conn, async |conn| {
+            let still = still_held(conn, owner, held).await?;
+            let delivered_at = now(conn).await?;
+            let mine = outbox::seq.eq_any(seqs).and(outbox::lane.eq_any(still));
+            let marked = diesel::update(outbox::table.filter(mine.and(outbox::state.eq(PENDING))))
+                .set((outbox::state.eq(DELIVERED), outbox::delivered_at.eq(delivered_at)))
+                .execute(conn)
+                .await?;
+            Ok(marked)
+        });
+        marked.map_err(Stop::into_error)
+    }
+
+    async fn note_refusal(
+        &self,
+        owner: &str,
+        lane: Lane,
+        seq: i64,
+        error: &str,
+        most: i32,
+    ) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let noted: Result<bool, Stop<()>> = transaction!(conn, async |conn| {
+            if still_held(conn, owner, &[lane]).await?.is_empty() {
+                return Ok(false);
+            }
+            let row = outbox::table.find(seq).filter(outbox::state.eq(PENDING));
+            let refusals: Option<i32> = diesel::update(row)
+                .set((
+                    outbox::refusals.eq(outbox::refusals + 1),
+                    outbox::error.eq(without_nul(error)),
+                ))
+                .returning(outbox::refusals)
+                .get_result(conn)
+                .await
+                .optional()?;
+            let dead = refusals.is_some_and(|refusals| refusals >= most);
+            if dead {
+                diesel::update(outbox::table.find(seq))
+                    .set(outbox::state.eq(DEAD))
+                    .execute(conn)
+                    .await?;
+            }
+            Ok(dead)
+        });
+        noted.map_err(Stop::into_error)
+    }
+
+    async fn backlog(&self, most: i64) -> Result<Backlog, Error> {
+        let mut conn = self.reader().await?;
+        let now = now(&mut conn).await?;
+        let oldest: Option<i64> = outbox::table
+            .filter(outbox::state.eq(PENDING))
+            .select(outbox::created_at)
+            .order(outbox::seq.asc())
+            .first(&mut conn)
+            .await
+            .optional()
+            .map_err(query_error)?;
+        Ok(Backlog {
+            rows: count_up_to(&mut conn, PENDING, most).await?,
+            oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),
+            dead: count_up_to(&mut conn, DEAD, most).await?,
+        })
+    }
+
+    async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {
+        let mut conn = self.writer().await?;
+        let before = now(&mut conn).await?.saturating_sub(micros(older_than));
+        let old: Vec<i64> = outbox::table
+            .filter(outbox::state.eq(DELIVERED).and(outbox::delivered_at.le(before)))
+            .select(outbox::seq)
+            .order((outbox::delivered_at.asc(), outbox::seq.asc()))
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        diesel::delete(outbox::table.filter(outbox::seq.eq_any(old)))
+            .execute(&mut conn)
+            .await
+            .map_err(query_error)
+    }
+}

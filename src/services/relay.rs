@@ -1,0 +1,336 @@
+//! Hands accepted events over to the broker.
+//!
+//! A process claims lanes of the outbox and hands over what waits in them, in the order in which it
+//! was accepted, one batch at a time. A batch that fails is tried again whole, so an event can be
+//! delivered twice, with the same id, but never after a later one of its subject. Marks carry the
+//! fencing number of the claim: a process that lost a lane, as one that was paused, marks nothing.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::events::PUBLISH;
+use crate::{
+    backends::{
+        database::{Backlog, Database, Lane, PendingEvent},
+        event_broker::EventBroker,
+    },
+    config,
+    connection::{Managed, Operation},
+    error::{Error, ErrorKind},
+    telemetry::metrics::Metrics,
+};
+
+const CLAIM: Operation = Operation::idempotent("claim_lanes");
+const RELEASE: Operation = Operation::idempotent("release_lanes");
+const PENDING: Operation = Operation::idempotent("pending_events");
+const MARK: Operation = Operation::idempotent("mark_delivered");
+const REFUSED: Operation = Operation::once("note_refusal");
+const BACKLOG: Operation = Operation::idempotent("backlog");
+const REMOVE: Operation = Operation::idempotent("remove_delivered");
+
+/// First pause after a batch that failed; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause. Short, because an open breaker makes a try cheap.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often the outbox is counted, unless counting takes long.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Counting may take this part of the time.
+const COUNT_SHARE: u32 = 20;
+/// Delivered events that are removed at once.
+const REMOVED_AT_ONCE: i64 = 500;
+
+/// The outbox as the handlers see it, and the task that empties it.
+#[derive(Clone, Debug)]
+pub struct Relay(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    owner: Arc<str>,
+    database: Managed<dyn Database>,
+    broker: Managed<dyn EventBroker>,
+    config: config::Outbox,
+    metrics: Arc<Metrics>,
+    wake: Notify,
+    counted: Mutex<Counted>,
+    /// Accepted here since the outbox was counted.
+    accepted: AtomicI64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    backlog: Backlog,
+    at: Instant,
+}
+
+/// The lanes this process holds, and until when it may believe so.
+#[derive(Debug, Default)]
+struct Claims {
+    lanes: Vec<Lane>,
+    made: Option<Instant>,
+}
+
+impl Relay {
+    /// Hands over nothing before [`Relay::run`]. `owner` identifies this process.
+    #[must_use]
+    pub fn new(
+        owner: Arc<str>,
+        database: Managed<dyn Database>,
+        broker: Managed<dyn EventBroker>,
+        config: config::Outbox,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        database.declare(&[CLAIM, RELEASE, PENDING, MARK, REFUSED, BACKLOG, REMOVE]);
+        let counted = Mutex::new(Counted { backlog: Backlog::default(), at: Instant::now() });
+        let (wake, accepted) = (Notify::new(), AtomicI64::new(0));
+        Self(Arc::new(Shared { owner, database, broker, config, metrics, wake, counted, accepted }))
+    }
+
+    /// Refuses further events while too many wait.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub fn admit(&self) -> Result<(), Error> {
+        let shared = &self.0;
+        let waiting = shared.counted.lock().backlog.rows + shared.accepted.load(Ordering::Relaxed);
+        if waiting < shared.config.max_rows {
+            return Ok(());
+        }
+        let message = "as many events wait for the broker as outbox.max_rows allows";
+        Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(5)))
+    }
+
+    /// Tells that so many events were accepted.
+    pub fn accepted(&self, events: usize) {
+        let events = i64::try_from(events).unwrap_or(i64::MAX);
+        self.0.accepted.fetch_add(events, Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+
+    /// What waits, as it was counted last.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        let counted = *self.0.counted.lock();
+        let oldest = counted.backlog.oldest.map(|oldest| oldest + counted.at.elapsed());
+        Backlog { oldest, ..counted.backlog }
+    }
+
+    /// Whether an event has waited for so long that the service is degraded.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.backlog().oldest.is_some_and(|oldest| oldest > self.0.config.degraded_after)
+    }
+
+    /// Hands over until `stop`, then gives the lanes to others.
+    pub async fn run(self, stop: CancellationToken) {
+        let shared = &*self.0;
+        tokio::select! {
+            () = shared.relay(&stop) => {}
+            () = shared.keep_count() => {}
+        }
+        let owner = &*shared.owner;
+        let released = shared
+            .database
+            .call(RELEASE, |database| async move { database.release_lanes(owner).await })
+            .await;
+        if let Err(error) = released {
+            tracing::debug!(%error, "the lanes of the outbox cannot be given back, claims expire");
+        }
+    }
+}
+
+impl Shared {
+    /// Ends between two batches, so that what was delivered is marked.
+    async fn relay(&self, stop: &CancellationToken) {
+        let mut claims = Claims::default();
+        let mut failures = 0_u32;
+        while !stop.is_cancelled() {
+            let pause = match self.hand_over_batch(&mut claims).await {
+                Ok(0) => {
+                    failures = 0;
+                    self.config.poll_interval
+                }
+                Ok(_) => {
+                    failures = 0;
+                    continue;
+                }
+                // Outages are logged by the probes of the connection that is out.
+                Err(error) => {
+                    tracing::debug!(%error, "accepted events cannot be handed over");
+                    failures += 1;
+                    FIRST_PAUSE
+                        .saturating_mul(2_u32.saturating_pow(failures - 1))
+                        .min(LONGEST_PAUSE)
+                }
+            };
+            let woken = async {
+                // After a failure news of more work is no reason to hurry.
+                if failures > 0 {
+                    sleep(pause).await;
+                } else {
+                    let _woken = timeout(pause, self.wake.notified()).await.is_ok();
+                }
+            };
+            tokio::select! {
+                () = woken => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Hands over what waits longest. Gives the number of events that were dealt with.
+    async fn hand_over_batch(&self, claims: &mut Claims) -> Result<usize, Error> {
+        self.claim(claims).await?;
+        if claims.lanes.is_empty() {
+            return Ok(0);
+        }
+        let (held, most) = (&claims.lanes, self.config.batch);
+        let batch = self
+            .database
+            .call(PENDING, |database| async move { database.pending_events(held, most).await })
+            .await?;
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        match self.publish(&batch).await {
+            Ok(()) => self.mark(&claims.lanes, &batch).await,
+            Err(error) if error.kind().is_outage() => Err(error),
+            // One of them is refused for what it is; the others must not wait for it.
+            Err(_) => self.hand_over_one_by_one(&claims.lanes, &batch).await,
+        }
+    }
+
+    /// Claims lanes, or renews the claims when a third of their time has passed. A process that was
+    /// paused for longer finds them expired before it hands over anything.
+    async fn claim(&self, claims: &mut Claims) -> Result<(), Error> {
+        let fresh = |made: Instant| made.elapsed() < self.config.lease / 3;
+        if claims.made.is_some_and(fresh) {
+            return Ok(());
+        }
+        // The time begins before the database counts it from.
+        let made = Instant::now();
+        let (owner, lease) = (&*self.owner, self.config.lease);
+        *claims = Claims::default();
+        claims.lanes = self
+            .database
+            .call(CLAIM, |database| async move { database.claim_lanes(owner, lease).await })
+            .await?;
+        claims.made = Some(made);
+        Ok(())
+    }
+
+    async fn publish(&self, batch: &[PendingEvent]) -> Result<(), Error> {
+        let events: Vec<_> = batch.iter().map(|pending| pending.event.clone()).collect();
+        let events = &events;
+        self.broker.call(PUBLISH, |broker| async move { broker.publish(events).await }).await
+    }
+
+    async fn mark(&self, held: &[Lane], batch: &[PendingEvent]) -> Result<usize, Error> {
+        let owner = &*self.owner;
+        let seqs: Vec<i64> = batch.iter().map(|pending| pending.seq).collect();
+        let seqs = &seqs;
+        let marked = self
+            .database
+            .call(MARK, |database| async move { database.mark_delivered(owner, held, seqs).await })
+            .await?;
+        self.metrics.outbox_delivered(marked);
+        Ok(marked)
+    }
+
+    /// In order; a lane stops at its first failure.
+    async fn hand_over_one_by_one(
+        &self,
+        held: &[Lane],
+        batch: &[PendingEvent],
+    ) -> Result<usize, Error> {
+        let mut stopped = BTreeSet::new();
+        let mut done = 0;
+        for pending in batch {
+            if stopped.contains(&pending.lane) {
+                continue;
+            }
+            let one = std::slice::from_ref(pending);
+            match self.publish(one).await {
+                Ok(()) => done += self.mark(held, one).await?,
+                Err(error) if error.kind().is_outage() => return Err(error),
+                Err(error) => {
+                    let dead = self.refused(held, pending, &error).await?;
+                    done += usize::from(dead);
+                    if !dead {
+                        stopped.insert(pending.lane);
+                    }
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn refused(
+        &self,
+        held: &[Lane],
+        pending: &PendingEvent,
+        error: &Error,
+    ) -> Result<bool, Error> {
+        let Some(&lane) = held.iter().find(|lane| lane.number == pending.lane) else {
+            return Ok(false);
+        };
+        let (owner, seq, most) = (&*self.owner, pending.seq, self.config.max_refusals);
+        let message = &error.to_string();
+        let dead = self
+            .database
+            .call(REFUSED, |database| async move {
+                database.note_refusal(owner, lane, seq, message, most).await
+            })
+            .await?;
+        if dead {
+            let (id, source) = (&pending.event.id, &pending.event.source);
+            tracing::error!(event.id = id, event.source = source, %error,
+                "the broker refused an event for good, it is a dead letter");
+        }
+        Ok(dead)
+    }
+
+    /// Counts the outbox and removes what was delivered long ago.
+    async fn keep_count(&self) {
+        loop {
+            let begun = Instant::now();
+            // What is accepted while the database counts may be counted twice, never missed.
+            let before = self.accepted.load(Ordering::Relaxed);
+            let most = self.config.max_rows;
+            let counted = self
+                .database
+                .call(BACKLOG, |database| async move { database.backlog(most).await })
+                .await;
+            if let Ok(backlog) = counted {
+                self.accepted.fetch_sub(before, Ordering::Relaxed);
+                *self.counted.lock() = Counted { backlog, at: Instant::now() };
+                self.metrics.show_outbox(backlog.rows, backlog.oldest, backlog.dead);
+            }
+            let window = self.config.replay_window;
+            let removed = self
+                .database
+                .call(REMOVE, |database| async move {
+                    database.remove_delivered(window, REMOVED_AT_ONCE).await
+                })
+                .await;
+            let full =
+                |removed: &usize| i64::try_from(*removed).is_ok_and(|r| r == REMOVED_AT_ONCE);
+            if removed.as_ref().is_ok_and(full) {
+                continue;
+            }
+            sleep((begun.elapsed() * COUNT_SHARE).max(COUNT_EVERY)).await;
+        }
+    }
+}

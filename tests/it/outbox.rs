@@ -1,0 +1,311 @@
+//! What was accepted is never lost, through the program.
+
+use serde_json::{Value, json};
+
+use crate::support::{Setup, eventually};
+
+async fn metric(service: &crate::support::Service, name: &str) -> f64 {
+    let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let series = format!("{name}{{destination=\"event_broker\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series));
+    value.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
+}
+
+fn cloud_event(subject: &str, n: usize) -> Value {
+    json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
+        "subject": subject, "data": n})
+}
+
+async fn send_cloud_event(service: &crate::support::Service, event: &Value) -> (u16, Value) {
+    let request = service
+        .post("/v1/events")
+        .header("content-type", "application/cloudevents+json")
+        .body(event.to_string());
+    let (status, body) = crate::support::answer(request).await;
+    (status.as_u16(), body)
+}
+
+#[tokio::test]
+async fn a_repeated_event_is_stored_once_and_another_with_its_id_is_refused() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("", None).await;
+    let event = cloud_event("a", 1);
+    for _ in 0..3 {
+        assert_eq!(send_cloud_event(&service, &event).await.0, 202);
+    }
+    let mut other = event.clone();
+    other["data"] = json!("another");
+    let (status, problem) = send_cloud_event(&service, &other).await;
+    assert_eq!(status, 409, "{problem}");
+    assert!(problem["type"].as_str().unwrap().ends_with("already-exists"), "{problem}");
+    assert_eq!(send_cloud_event(&service, &cloud_event("a", 2)).await.0, 202);
+    assert_eq!(events.ids(2).await, ["a-1", "a-2"]);
+    eventually("both are delivered", async || {
+        (metric(&service, "agentarea_outbox_delivered_total").await >= 2.0).then_some(())
+    })
+    .await;
+}
+
+#[cfg(feature = "redis")]
+mod with_redis {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+        time::Duration,
+    };
+
+    use parking_lot::Mutex;
+    use reqwest::Client;
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::support::{Events, Redis, Service};
+
+    /// Everything that the stream holds, and then what comes.
+    async fn from_the_beginning(service: &Service) -> Events {
+        let mut events = service.follow("", Some("0-0")).await;
+        let gap = events.next().await;
+        assert_eq!((gap.name.as_deref(), &gap.data["resumes_after"]), (Some("gap"), &json!("0-0")));
+        events
+    }
+
+    /// Where clients send to, and what they were promised.
+    #[derive(Clone)]
+    struct Ledger {
+        bases: Arc<Mutex<Vec<String>>>,
+        accepted: Arc<Mutex<BTreeMap<String, usize>>>,
+        stop: CancellationToken,
+    }
+
+    impl Ledger {
+        fn new(services: &[&Service]) -> Self {
+            let ledger = Self {
+                bases: Arc::default(),
+                accepted: Arc::default(),
+                stop: CancellationToken::new(),
+            };
+            ledger.send_to(services);
+            ledger
+        }
+
+        fn send_to(&self, services: &[&Service]) {
+            *self.bases.lock() = services.iter().map(|service| service.base.clone()).collect();
+        }
+
+        fn total(&self) -> usize {
+            self.accepted.lock().values().sum()
+        }
+
+        /// Waits until so many more were accepted.
+        async fn more(&self, events: usize) {
+            let wanted = self.total() + events;
+            eventually("more events are accepted", async || (self.total() >= wanted).then_some(()))
+                .await;
+        }
+
+        /// Sends the events of one subject, each after the one before was accepted, and repeats
+        /// what was not answered.
+        async fn client(self, subject: String) {
+            let http = Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+            let mut turn = 0;
+            for n in 0.. {
+                let body = cloud_event(&subject, n).to_string();
+                loop {
+                    if self.stop.is_cancelled() {
+                        return;
+                    }
+                    let bases = self.bases.lock().clone();
+                    let base = &bases[turn % bases.len()];
+                    turn += 1;
+                    let sent = http
+                        .post(format!("{base}/v1/events"))
+                        .header("content-type", "application/cloudevents+json")
+                        .body(body.clone())
+                        .send()
+                        .await;
+                    match sent {
+                        Ok(response) if response.status() == 202 => break,
+                        Ok(response) => assert_eq!(response.status(), 503),
+                        Err(_) => tokio::task::yield_now().await,
+                    }
+                }
+                self.accepted.lock().insert(subject.clone(), n + 1);
+            }
+        }
+
+        /// Runs `faults` under the load of eight clients.
+        async fn under_load(&self, faults: impl Future<Output = ()>) {
+            let mut clients = JoinSet::new();
+            for n in 0..8 {
+                clients.spawn(self.clone().client(format!("s{n}")));
+            }
+            faults.await;
+            self.stop.cancel();
+            while let Some(client) = clients.join_next().await {
+                client.expect("every answer was 202 or 503");
+            }
+        }
+
+        /// Reads the whole stream until all that was accepted was seen, and checks the order of
+        /// first deliveries.
+        async fn check(&self, service: &Service) {
+            let accepted = self.accepted.lock().clone();
+            let mut missing: BTreeSet<String> = accepted
+                .iter()
+                .flat_map(|(subject, count)| (0..*count).map(move |n| format!("{subject}-{n}")))
+                .collect();
+            assert!(!missing.is_empty());
+            let mut next: BTreeMap<String, u64> = BTreeMap::new();
+            let mut events = from_the_beginning(service).await;
+            while !missing.is_empty() {
+                let sent = events.try_next().await.unwrap_or_else(|| {
+                    panic!("the stream ended, {} are missing: {missing:?}", missing.len())
+                });
+                assert_eq!(sent.name, None, "{:?}", sent.data);
+                missing.remove(sent.data["id"].as_str().unwrap());
+                let subject = sent.data["subject"].as_str().unwrap().to_owned();
+                let n = sent.data["data"].as_u64().unwrap();
+                let expected = next.entry(subject.clone()).or_default();
+                assert!(n <= *expected, "{subject}-{n} came before {subject}-{expected}");
+                *expected = (*expected).max(n + 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_while_redis_is_down_arrives_when_it_is_back() {
+        let mut redis = Redis::start().await;
+        let service = Setup::new()
+            .variable("REDIS_URL", &redis.url())
+            .set("outbox.degraded_after", "\"1s\"")
+            .start()
+            .await;
+        service.healthy().await;
+        redis.down();
+        for n in 0..20 {
+            assert_eq!(send_cloud_event(&service, &cloud_event("a", n)).await.0, 202);
+        }
+        eventually("they are counted", async || {
+            let oldest = metric(&service, "agentarea_outbox_oldest_seconds").await;
+            (metric(&service, "agentarea_outbox_rows").await >= 20.0 && oldest > 0.0).then_some(())
+        })
+        .await;
+        // A service that dies meanwhile keeps its promise when it is back.
+        let service = service.kill().start().await;
+        service.health("the outage shows", |health| health["status"] == "degraded").await;
+        redis.up().await;
+        service.healthy().await;
+        let mut events = from_the_beginning(&service).await;
+        let expected: Vec<String> = (0..20).map(|n| format!("a-{n}")).collect();
+        assert_eq!(events.ids(20).await, expected);
+        eventually("nothing waits", async || {
+            (metric(&service, "agentarea_outbox_rows").await < 1.0).then_some(())
+        })
+        .await;
+        assert!(metric(&service, "agentarea_dead_letters").await < 1.0);
+    }
+
+    #[tokio::test]
+    async fn too_many_waiting_events_are_refused_and_let_in_again() {
+        let mut redis = Redis::start().await;
+        let service = Setup::new()
+            .variable("REDIS_URL", &redis.url())
+            .set("outbox.max_rows", "10")
+            .start()
+            .await;
+        service.healthy().await;
+        redis.down();
+        for n in 0..10 {
+            assert_eq!(send_cloud_event(&service, &cloud_event("a", n)).await.0, 202);
+        }
+        let refused = service.post("/v1/events").json(&json!({"type": "x"})).send().await.unwrap();
+        assert_eq!(refused.status(), 503);
+        assert!(refused.headers().contains_key("retry-after"));
+        redis.up().await;
+        eventually("it is accepted", async || {
+            let (status, _) = service.send("/v1/events", &json!({"type": "x"})).await;
+            (status == 202).then_some(())
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_service_killed_at_any_moment_loses_no_accepted_event() {
+        let mut redis = Redis::start().await;
+        let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
+        service.healthy().await;
+        let ledger = Ledger::new(&[&service]);
+        let mut service = Some(service);
+        ledger
+            .under_load(async {
+                for round in 0..10 {
+                    ledger.more(20 + 7 * round).await;
+                    let killed = service.take().expect("it is started again").kill();
+                    if round % 3 == 2 {
+                        redis.down();
+                    }
+                    let again = killed.start().await;
+                    ledger.send_to(&[&again]);
+                    service = Some(again);
+                    if round % 3 == 2 {
+                        ledger.more(10).await;
+                        redis.up().await;
+                    }
+                }
+                ledger.more(20).await;
+            })
+            .await;
+        let service = service.expect("it is started again");
+        service.healthy().await;
+        ledger.check(&service).await;
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn replicas_take_over_from_one_that_is_killed_or_paused() {
+        let redis = Redis::start().await;
+        let database = crate::support::Database::create().await;
+        let replica = || {
+            Setup::new()
+                .variable("REDIS_URL", &redis.url())
+                .variable("DATABASE_URL", &database.url())
+                .set("outbox.lease", "\"1s\"")
+        };
+        let (one, two) = tokio::join!(replica().start(), replica().start());
+        one.healthy().await;
+        two.healthy().await;
+        let ledger = Ledger::new(&[&one, &two]);
+        let mut one = Some(one);
+        ledger
+            .under_load(async {
+                ledger.more(100).await;
+                drop(one.take().expect("it runs").kill());
+                ledger.send_to(&[&two]);
+                ledger.more(100).await;
+                let third = replica().start().await;
+                third.healthy().await;
+                ledger.send_to(&[&third, &two]);
+                ledger.more(100).await;
+                // It wakes with claims that others hold by now.
+                ledger.send_to(&[&third]);
+                crate::support::signal(&two.child, "-STOP");
+                let delivered = "agentarea_outbox_delivered_total";
+                let before = metric(&third, delivered).await;
+                ledger.more(200).await;
+                eventually("the third hands over what the paused one held", async || {
+                    let waits = metric(&third, "agentarea_outbox_oldest_seconds").await;
+                    (waits < 1.0 && metric(&third, delivered).await > before + 150.0).then_some(())
+                })
+                .await;
+                crate::support::signal(&two.child, "-CONT");
+                ledger.more(100).await;
+                one = Some(third);
+            })
+            .await;
+        ledger.check(&two).await;
+        drop((one, two));
+        database.drop().await;
+    }
+}
