@@ -13,6 +13,7 @@ use crate::{
     manager::{ConnectionManager, Reloader},
     model::ids,
     services::{
+        dead_letters::DeadLetters,
         event_stream::EventStreams,
         events::Events,
         executions::{Executions, Parts},
@@ -84,6 +85,7 @@ impl App {
             manager: self.manager.clone(),
             reloader: Arc::clone(&self.reloader),
             events,
+            dead_letters: DeadLetters::new(self.manager.database.clone(), relay.clone()),
             relay,
             streams,
             executions,

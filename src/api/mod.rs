@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod connections;
+mod dead_letters;
 mod document;
 mod edge;
 mod error;
@@ -38,7 +39,10 @@ pub use self::{
 use crate::{
     config::Config,
     manager::{ConnectionManager, Reloader},
-    services::{event_stream::EventStreams, events::Events, executions::Executions, relay::Relay},
+    services::{
+        dead_letters::DeadLetters, event_stream::EventStreams, events::Events,
+        executions::Executions, relay::Relay,
+    },
     telemetry::metrics::Metrics,
 };
 
@@ -57,6 +61,8 @@ pub struct State {
     pub events: Events,
     /// The outbox, for its report.
     pub relay: Relay,
+    /// What the broker refused.
+    pub dead_letters: DeadLetters,
     /// Following.
     pub streams: EventStreams,
     /// Executions.
@@ -84,14 +90,22 @@ impl Draining {
     }
 }
 
-type Apis =
-    (health::Api, events::Api, executions::Api, connections::Api, operator::Api, pages::Api);
+type Apis = (
+    health::Api,
+    events::Api,
+    executions::Api,
+    dead_letters::Api,
+    connections::Api,
+    operator::Api,
+    pages::Api,
+);
 
 fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
     let apis = (
         health,
         events::Api(state.clone()),
         executions::Api(state.clone()),
+        dead_letters::Api(state.clone()),
         connections::Api(state.clone()),
         operator::Api(state.clone()),
         pages::Api(state.clone()),

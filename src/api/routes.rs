@@ -55,7 +55,7 @@ const fn always(_: &Features) -> bool {
 }
 
 /// All routes.
-pub(super) static ROUTES: [Route; 21] = [
+pub(super) static ROUTES: [Route; 24] = [
     Route { path: "/", methods: &[open("GET", &[])], enabled: |f| f.status_page },
     Route { path: "/docs", methods: &[open("GET", &[])], enabled: |f| f.docs },
     Route { path: "/openapi.json", methods: &[open("GET", &[])], enabled: |f| f.docs },
@@ -66,7 +66,7 @@ pub(super) static ROUTES: [Route; 21] = [
     Route { path: "/metrics", methods: &[read("GET", &[])], enabled: |f| f.metrics },
     Route {
         path: "/v1/events",
-        methods: &[write("POST", &[400, 404, 413, 415, 422, 503, 504])],
+        methods: &[write("POST", &[400, 404, 409, 413, 415, 422, 503, 504])],
         enabled: always,
     },
     Route {
@@ -106,6 +106,21 @@ pub(super) static ROUTES: [Route; 21] = [
         path: "/v1/executions/{id}/queries/{name}",
         methods: &[write("POST", &[400, 404, 413, 415, 422, 501, 503, 504])],
         enabled: always,
+    },
+    Route {
+        path: "/v1/dead-letters",
+        methods: &[read("GET", &[400, 503, 504])],
+        enabled: |f| f.operator_api,
+    },
+    Route {
+        path: "/v1/dead-letters/{id}",
+        methods: &[operate("DELETE", &[404, 503, 504])],
+        enabled: |f| f.operator_api,
+    },
+    Route {
+        path: "/v1/dead-letters/{id}/redrive",
+        methods: &[operate("POST", &[404, 503, 504])],
+        enabled: |f| f.operator_api,
     },
     Route { path: "/v1/connections", methods: &[read("GET", &[])], enabled: |f| f.operator_api },
     Route {

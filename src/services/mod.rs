@@ -1,5 +1,6 @@
 //! The use cases. They see the model and the traits of the families, and no backend.
 
+pub mod dead_letters;
 pub mod event_stream;
 pub mod events;
 pub mod executions;

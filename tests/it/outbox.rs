@@ -231,6 +231,52 @@ mod with_redis {
         .await;
     }
 
+    #[tokio::test]
+    async fn what_redis_refuses_is_a_dead_letter_that_holds_nobody_up() {
+        let redis = Redis::start_with("--proto-max-bulk-len 1mb").await;
+        let service = Setup::new()
+            .variable("REDIS_URL", &redis.url())
+            .set("server.max_body", "\"4MiB\"")
+            .start()
+            .await;
+        service.healthy().await;
+        let mut events = service.follow("", None).await;
+        let mut large = cloud_event("a", 0);
+        large["data"] = json!("x".repeat(2 << 20));
+        for event in [&large, &cloud_event("a", 1), &cloud_event("a", 2)] {
+            assert_eq!(send_cloud_event(&service, event).await.0, 202);
+        }
+        assert_eq!(events.ids(2).await, ["a-1", "a-2"]);
+        assert!(service.log().contains("it is a dead letter"), "{}", service.log());
+        eventually("it is counted", async || {
+            (metric(&service, "agentarea_dead_letters").await > 0.0).then_some(())
+        })
+        .await;
+        let listed = service.json("/v1/dead-letters").await;
+        let letter = &listed["items"][0];
+        assert_eq!((&letter["event"]["id"], &letter["refusals"]), (&json!("a-0"), &json!(5)));
+        let path = format!("/v1/dead-letters/{}", letter["id"].as_str().unwrap());
+
+        let redis_admin = redis.url();
+        let client = redis::Client::open(redis_admin).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let _done: () = redis::cmd("CONFIG")
+            .arg(&["SET", "proto-max-bulk-len", "8mb"])
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let reconnect = service.post("/v1/connections/event_broker/reconnect");
+        assert_eq!(crate::support::answer(reconnect).await.0, 200);
+        let redrive = service.post(&format!("{path}/redrive"));
+        assert_eq!(crate::support::answer(redrive).await.0, 202);
+        let mut arrived = events.ids(1).await;
+        while arrived[0] != "a-0" {
+            arrived = events.ids(1).await;
+        }
+        let again = service.http.delete(format!("{}{path}", service.base)).send().await.unwrap();
+        assert_eq!(again.status(), 404, "it is none any more");
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_service_killed_at_any_moment_loses_no_accepted_event() {
         let mut redis = Redis::start().await;

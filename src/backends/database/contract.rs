@@ -442,5 +442,20 @@ async fn a_refused_event_is_a_dead_letter_in_the_end(database: &dyn Database) {
     assert!(waiting(database, &held).await.is_empty(), "the lane goes on");
     let backlog = database.backlog(10).await.expect("it is counted");
     assert_eq!((backlog.rows, backlog.oldest, backlog.dead), (0, None, 1));
+
+    let letters =
+        async |before| database.dead_letters(before, 10).await.expect("the database answers");
+    let found = letters(None).await;
+    assert_eq!((found.len(), found[0].seq, found[0].refusals), (1, seq, 2));
+    assert_eq!((&found[0].event, found[0].error.as_str()), (&refused.event, "toolong"));
+    assert!(letters(Some(seq)).await.is_empty());
+    assert!(database.redrive(seq).await.expect("the database answers"));
+    assert!(!database.redrive(seq).await.expect("the database answers"), "redriven twice");
+    assert_eq!(waiting(database, &held).await, [refused.event.id]);
+    assert!(!database.discard(seq).await.expect("no error"), "it is no dead letter now");
+    assert!(!refuse("one").await, "it has all its tries again");
+    assert!(refuse("one").await);
+    assert!(database.discard(seq).await.expect("the database answers"));
+    assert!(letters(None).await.is_empty());
     database.release_lanes("one").await.expect("they are given back");
 }

@@ -40,7 +40,7 @@ compile_error!("agentarea-api needs a database: enable the feature `sqlite` or `
 pub const FAMILY: &str = "database";
 
 /// Keeps accepted work, idempotency keys and embedded runs.
-pub trait Database: Backend + ExecutionStore + RunStore + Outbox {
+pub trait Database: Backend + ExecutionStore + RunStore + Outbox + DeadLetters {
     /// True when no other process can use it: whatever another one has claimed, it died holding.
     fn serves_one_process(&self) -> bool;
 }
@@ -397,6 +397,44 @@ pub trait Outbox {
     /// # Errors
     /// When the database cannot be asked.
     async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error>;
+}
+
+/// An event that the broker refused for good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Its place in the database's sequence.
+    pub seq: i64,
+    /// The event.
+    pub event: Event,
+    /// How the broker refused it last.
+    pub error: String,
+    /// How often it was refused.
+    pub refusals: i32,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+}
+
+/// Events that the broker refused for good.
+#[async_trait]
+pub trait DeadLetters {
+    /// Those before `before` in the database's sequence, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn dead_letters(&self, before: Option<i64>, limit: i64)
+    -> Result<Vec<DeadLetter>, Error>;
+
+    /// Lets one be handed over again. False when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn redrive(&self, seq: i64) -> Result<bool, Error>;
+
+    /// Removes one. False when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn discard(&self, seq: i64) -> Result<bool, Error>;
 }
 
 /// How long connecting and migrating may take; connecting alone is bounded by

@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ClaimedRun, KeyUse, NewEvent, PendingEvent, Run, schema};
+use super::{ClaimedRun, DeadLetter, KeyUse, NewEvent, PendingEvent, Run, schema};
 use crate::{
     error::{Error, ErrorKind},
     model::{
@@ -206,6 +206,28 @@ impl<'a> OutboxRow<'a> {
             created_at,
             refusals: 0,
         }
+    }
+}
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = schema::outbox)]
+pub(super) struct DeadRow {
+    seq: i64,
+    event: String,
+    error: Option<String>,
+    refusals: i32,
+    created_at: i64,
+}
+
+impl DeadRow {
+    pub(super) fn read(self) -> Result<DeadLetter, Error> {
+        Ok(DeadLetter {
+            seq: self.seq,
+            event: parse(&self.event)?,
+            error: self.error.unwrap_or_default(),
+            refusals: self.refusals,
+            accepted_at: from_micros(self.created_at),
+        })
     }
 }
 

@@ -11,7 +11,15 @@ mod link;
 mod servers;
 mod translate;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redis::{Cmd, Script};
@@ -68,7 +76,7 @@ impl BackendFactory<dyn EventBroker> for Factory {
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let broker = RedisBroker::new(section.read()?, context)?;
         // The probe finds out what a server that answers may still refuse.
-        tokio::try_join!(broker.probe(), broker.check_server())?;
+        tokio::try_join!(broker.probe(), broker.check_server(), broker.ask_largest_text())?;
         Ok(Arc::new(broker))
     }
 }
@@ -83,6 +91,8 @@ struct RedisBroker {
     /// For blocking reads.
     pool: Pool<Connector>,
     connect_timeout: Duration,
+    /// The longest text that the server takes, in bytes.
+    largest_text: AtomicUsize,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -103,6 +113,7 @@ impl RedisBroker {
             probe_key: format!("{}:{}", config.key_beside_the_stream("probe"), context.instance),
             pool: Pool::new(Arc::new(Connector(login)), context)?,
             connect_timeout,
+            largest_text: AtomicUsize::new(usize::MAX),
             config,
         })
     }
@@ -133,18 +144,48 @@ impl RedisBroker {
         }
     }
 
-    fn append(&self, event: &Event) -> Cmd {
+    /// The server resets a connection that brings more, which looks like an outage; so what is too
+    /// large is refused here.
+    async fn ask_largest_text(&self) -> Result<(), Error> {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("GET").arg("proto-max-bulk-len");
+        match self.commands.query::<HashMap<String, usize>>(&command).await {
+            Ok(answer) => {
+                let largest = answer.values().next().copied().unwrap_or(usize::MAX);
+                self.largest_text.store(largest, Ordering::Relaxed);
+                Ok(())
+            }
+            // Managed servers hide it, and take what others do: far more than any request has.
+            Err(error) if error.outcome_unknown() => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn checked(&self, text: String) -> Result<String, Error> {
+        let largest = self.largest_text.load(Ordering::Relaxed);
+        if text.len() <= largest {
+            return Ok(text);
+        }
+        let message = format!(
+            "the event has {} bytes, the server takes {largest} (proto-max-bulk-len)",
+            text.len()
+        );
+        Err(Error::new(ErrorKind::InvalidInput, message))
+    }
+
+    fn append(&self, event: &Event) -> Result<Cmd, Error> {
         let mut command = redis::cmd("XADD");
         command.arg(&self.config.stream).arg("MAXLEN").arg("~").arg(self.config.max_events);
-        command.arg("*").arg(FIELD).arg(event.to_json());
-        command
+        command.arg("*").arg(FIELD).arg(self.checked(event.to_json())?);
+        Ok(command)
     }
 
     async fn publish_to_agentarea(&self, events: &[Event]) -> Result<(), Error> {
         let mut call = self.script.key(&self.config.stream);
         call.arg(self.config.max_events);
         for event in events {
-            call.arg(event.to_json()).arg(&event.kind).arg(envelope(event));
+            call.arg(self.checked(event.to_json())?).arg(&event.kind);
+            call.arg(self.checked(envelope(event))?);
         }
         self.commands
             .call(|mut connection| async move { call.invoke_async::<()>(&mut connection).await })
@@ -214,12 +255,12 @@ impl EventBroker for RedisBroker {
         match (self.config.wire, events) {
             (_, []) => Ok(()),
             (Wire::AgentArea, events) => self.publish_to_agentarea(events).await,
-            (Wire::CloudEvents, [event]) => self.commands.query(&self.append(event)).await,
+            (Wire::CloudEvents, [event]) => self.commands.query(&self.append(event)?).await,
             (Wire::CloudEvents, events) => {
                 let mut transaction = redis::pipe();
                 transaction.atomic();
                 for event in events {
-                    transaction.add_command(self.append(event)).ignore();
+                    transaction.add_command(self.append(event)?).ignore();
                 }
                 self.commands
                     .call(|mut connection| async move {

@@ -1,6 +1,7 @@
 //! The statements, written once and compiled for both databases: `super` gives the connection
 //! type, the pool, the clock and the `transaction!` macro.
 
+mod dead_letters;
 mod outbox;
 
 use std::time::Duration;

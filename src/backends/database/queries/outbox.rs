@@ -269,7 +269,7 @@ impl Outbox for Db {
     }
 
     async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {
-        let mut conn = self.writer().await?;
+        let mut conn = self.reader().await?;
         let before = now(&mut conn).await?.saturating_sub(micros(older_than));
         let old: Vec<i64> = outbox::table
             .filter(outbox::state.eq(DELIVERED).and(outbox::delivered_at.le(before)))
@@ -279,6 +279,11 @@ impl Outbox for Db {
             .load(&mut conn)
             .await
             .map_err(query_error)?;
+        drop(conn);
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let mut conn = self.writer().await?;
         diesel::delete(outbox::table.filter(outbox::seq.eq_any(old)))
             .execute(&mut conn)
             .await
