@@ -169,7 +169,9 @@ impl App {
             }
             () = refused => Exit::ConnectionUnavailable,
         };
-        let stopping = self.stop(&state, serving, following, relaying);
+        let working =
+            [("the follower of executions", following), ("the relay of events", relaying)];
+        let stopping = self.stop(&state, serving, working);
         tokio::select! {
             clean = stopping => Ok(if clean { exit } else { Exit::CutOff }),
             signal = signals.again() => {
@@ -227,8 +229,7 @@ impl App {
         &self,
         state: &State,
         serving: tokio::task::JoinHandle<bool>,
-        following: tokio::task::JoinHandle<()>,
-        relaying: tokio::task::JoinHandle<()>,
+        working: [(&'static str, tokio::task::JoinHandle<()>); 2],
     ) -> bool {
         let server = &state.config.server;
         state.draining.begin();
@@ -243,19 +244,18 @@ impl App {
             tracing::warn!("requests did not end in time and were cut off");
         }
         self.lifecycle.stop_work.cancel();
-        let followed = stopped_in_time("the follower of executions", left(), async {
-            let _ended = following.await.is_ok();
-        })
-        .await;
-        let relayed = stopped_in_time("the relay of events", left(), async {
-            let _ended = relaying.await.is_ok();
-        })
-        .await;
+        let mut worked = true;
+        for (part, task) in working {
+            worked &= stopped_in_time(part, left(), async {
+                let _ended = task.await.is_ok();
+            })
+            .await;
+        }
         let closed = stopped_in_time("a connection", left(), self.manager.close()).await;
         self.lifecycle.tasks.close();
         let ended = stopped_in_time("a background task", left(), self.lifecycle.tasks.wait()).await;
         tracing::info!("stopped");
-        answered && followed && relayed && closed && ended
+        answered && worked && closed && ended
     }
 }
 

@@ -4,15 +4,14 @@ use poem_openapi::{
     ApiResponse, Object, OpenApi, Tags,
     param::{Path, Query},
     payload::Json,
-    types::ParseFromJSON,
 };
-use serde_json::to_value;
+use serde_json::json;
 
 use super::{
     State,
     error::{ApiError, bad_request},
     events::CloudEvent,
-    types::{DateTime, Raw},
+    types::{DateTime, Raw, cut_page},
 };
 use crate::{
     backends::database,
@@ -82,15 +81,12 @@ impl Api {
     ) -> Result<Json<DeadLetterList>, poem::Error> {
         let limit = limit.0.unwrap_or(50);
         let before = cursor.0.as_deref().map(read_cursor).transpose()?;
-        // One more than asked for tells whether there is a next page.
         let found = self.0.dead_letters.list(before, i64::from(limit) + 1).await;
         let mut found = found.map_err(ApiError::from)?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let has_more = found.len() > limit;
-        found.truncate(limit);
+        let has_more = cut_page(&mut found, limit);
         let next_cursor = found.last().filter(|_| has_more).map(|last| last.seq.to_string());
-        let items: Result<Vec<DeadLetter>, ApiError> = found.iter().map(dead_letter).collect();
-        Ok(Json(DeadLetterList { items: items?, next_cursor }))
+        let items = found.into_iter().map(dead_letter).collect();
+        Ok(Json(DeadLetterList { items, next_cursor }))
     }
 
     /// Hand a dead letter over again
@@ -124,17 +120,15 @@ impl Api {
     }
 }
 
-fn dead_letter(letter: &database::DeadLetter) -> Result<DeadLetter, ApiError> {
-    let unreadable = || Error::new(ErrorKind::Incompatible, "a stored event cannot be shown");
-    let event = to_value(&letter.event).ok();
-    Ok(DeadLetter {
+fn dead_letter(letter: database::DeadLetter) -> DeadLetter {
+    DeadLetter {
         id: letter.seq.to_string(),
         destination: "event_broker".to_owned(),
-        event: Raw::parse_from_json(event).map_err(|_| unreadable())?,
-        error: letter.error.clone(),
+        event: Raw::new(json!(letter.event)),
+        error: letter.error,
         refusals: letter.refusals,
         accepted_at: DateTime(letter.accepted_at),
-    })
+    }
 }
 
 fn read_cursor(text: &str) -> Result<i64, poem::Error> {

@@ -147,12 +147,12 @@ impl Api {
         }
         let is_batch = matches!(body, Publish::Batch(_));
         let events = read(body)?;
+        let mut ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
         match delivery {
             _ if events.is_empty() => {}
             Delivery::Durable => state.events.accept(&events).await?,
-            Delivery::Direct => state.events.publish(&events).await?,
+            Delivery::Direct => state.events.publish(events).await?,
         }
-        let mut ids: Vec<String> = events.into_iter().map(|event| event.id).collect();
         let published = if is_batch {
             Published { id: None, ids: Some(ids) }
         } else {

@@ -17,7 +17,7 @@ use super::{
     body::{Body, OptionalBody},
     edge::Caller,
     error::{ApiError, bad_request},
-    types::DateTime,
+    types::{DateTime, cut_page},
 };
 use crate::{
     config::values::duration,
@@ -249,17 +249,15 @@ impl Api {
         cursor: Query<Option<String>>,
     ) -> Result<Json<ExecutionList>, poem::Error> {
         let state = &self.0;
-        let limit = i64::from(limit.0.unwrap_or(50));
+        let limit = limit.0.unwrap_or(50);
         let filter = ListFilter {
             status: status.0.map(Into::into),
             workflow: workflow.0,
             before: cursor.0.as_deref().map(read_cursor).transpose()?,
-            // One more than asked for tells whether there is a next page.
-            limit: limit + 1,
+            limit: i64::from(limit) + 1,
         };
         let mut found = state.executions.list(&filter).await.map_err(ApiError::from)?;
-        let has_more = i64::try_from(found.len()).is_ok_and(|count| count > limit);
-        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let has_more = cut_page(&mut found, limit);
         let next_cursor = found.last().filter(|_| has_more).map(write_cursor);
         let items = found
             .iter()

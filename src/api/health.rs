@@ -148,7 +148,7 @@ impl Api {
             return answer.clone();
         }
         let reports = self.state.manager.reports();
-        let status = health::status(&reports, draining, self.state.relay.is_late());
+        let status = self.state.status(&reports);
         let answer = Answer {
             at: Instant::now(),
             draining,
@@ -217,8 +217,7 @@ impl Api {
 impl Api {
     fn probe(&self, verbose: bool, holds: fn(health::Status) -> bool) -> ProbeResponse {
         let reports = self.state.manager.reports();
-        let status =
-            health::status(&reports, self.state.draining.is_on(), self.state.relay.is_late());
+        let status = self.state.status(&reports);
         let mut text = status.as_str().to_owned();
         if verbose {
             let parts = reports.iter().map(|report| {

@@ -38,6 +38,7 @@ pub use self::{
 };
 use crate::{
     config::Config,
+    connection::ConnectionReport,
     manager::{ConnectionManager, Reloader},
     services::{
         dead_letters::DeadLetters, event_stream::EventStreams, events::Events,
@@ -71,6 +72,13 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Set once the service is stopping.
     pub draining: Draining,
+}
+
+impl State {
+    /// The status of the whole, by these reports.
+    fn status(&self, reports: &[ConnectionReport]) -> crate::health::Status {
+        crate::health::status(reports, self.draining.is_on(), self.relay.is_late())
+    }
 }
 
 /// Whether the service is stopping.

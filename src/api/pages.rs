@@ -8,7 +8,7 @@ use poem_openapi::{OpenApi, OpenApiService, Webhook, payload::Html};
 use serde_json::Value;
 
 use super::{State, document, routes};
-use crate::{health, model::time};
+use crate::model::time;
 
 /// Nothing may be loaded from elsewhere, and nothing may run.
 const STATUS_PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
@@ -81,7 +81,7 @@ impl Api {
 /// The health report for people, drawn by the server; it reloads itself.
 fn status_page(state: &State) -> String {
     let reports = state.manager.reports();
-    let status = health::status(&reports, state.draining.is_on(), state.relay.is_late()).as_str();
+    let status = state.status(&reports).as_str();
     let rows: Vec<String> = reports
         .iter()
         .map(|report| {

@@ -60,6 +60,12 @@ impl ParseFromJSON for DateTime {
 #[derive(Clone, Debug)]
 pub(super) struct Raw<T>(pub(super) Value, PhantomData<T>);
 
+impl<T> Raw<T> {
+    pub(super) fn new(value: Value) -> Self {
+        Self(value, PhantomData)
+    }
+}
+
 impl<T: Type> Type for Raw<T> {
     const IS_REQUIRED: bool = true;
     type RawValueType = Value;
@@ -89,7 +95,7 @@ impl<T: Type> Type for Raw<T> {
 impl<T: Type> ParseFromJSON for Raw<T> {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
         match value {
-            Some(value @ Value::Object(_)) => Ok(Self(value, PhantomData)),
+            Some(value @ Value::Object(_)) => Ok(Self::new(value)),
             _ => Err(ParseError::custom("expected an object")),
         }
     }
@@ -99,6 +105,14 @@ impl<T: Type> ToJSON for Raw<T> {
     fn to_json(&self) -> Option<Value> {
         Some(self.0.clone())
     }
+}
+
+/// Cuts what was found down to a page of `limit`. True when more was found, so ask for one more.
+pub(super) fn cut_page<T>(found: &mut Vec<T>, limit: u32) -> bool {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    has_more
 }
 
 /// JSON that was written before, described as `T`; nobody else may keep it.

@@ -79,8 +79,8 @@ impl Events {
     ///
     /// # Errors
     /// When the broker does not acknowledge; `outcome_unknown()` tells whether it may have them.
-    pub async fn publish(&self, events: &[Event]) -> Result<(), Error> {
-        let events: Vec<Event> = events.iter().cloned().map(within_trace).collect();
+    pub async fn publish(&self, events: Vec<Event>) -> Result<(), Error> {
+        let events: Vec<Event> = events.into_iter().map(within_trace).collect();
         let events = &events;
         self.broker.call(PUBLISH, |broker| async move { broker.publish(events).await }).await
     }

@@ -20,7 +20,7 @@ use super::{
     Conn, Db, now,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     model::{
         executions::{Execution, ListFilter, Outcome, StartRequest, Status},
         time::Timestamp,
@@ -117,15 +117,6 @@ async fn find_execution(conn: &mut Conn, id: &str) -> Result<Option<Execution>, 
 enum Stop<T> {
     With(T),
     Failed(Error),
-}
-
-impl Stop<()> {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Failed(error) => error,
-            Self::With(()) => Error::new(ErrorKind::Internal, "a transaction gave nothing"),
-        }
-    }
 }
 
 impl<T> From<Error> for Stop<T> {

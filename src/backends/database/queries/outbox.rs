@@ -47,17 +47,24 @@ async fn store(conn: &mut Conn, events: &[NewEvent]) -> Result<Vec<usize>, Stop<
     if taken.is_empty() { Ok(taken) } else { Err(Stop::With(taken)) }
 }
 
+fn numbers(lanes: &[Lane]) -> Vec<i32> {
+    lanes.iter().map(|lane| lane.number).collect()
+}
+
+fn claimed(rows: Vec<(i32, i64)>) -> Vec<Lane> {
+    rows.into_iter().map(|(number, fence)| Lane { number, fence }).collect()
+}
+
 /// The lanes of `owner` that still are what it believes, kept from others until the transaction
 /// ends.
 async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> QueryResult<Vec<i32>> {
-    let numbers: Vec<i32> = held.iter().map(|lane| lane.number).collect();
     let query = lanes::table
-        .filter(lanes::owner.eq(owner).and(lanes::lane.eq_any(numbers)))
+        .filter(lanes::owner.eq(owner).and(lanes::lane.eq_any(numbers(held))))
         .select((lanes::lane, lanes::fence))
         .order(lanes::lane.asc());
-    let found: Vec<(i32, i64)> = locked!(query).load(conn).await?;
-    let found = found.into_iter().map(|(number, fence)| Lane { number, fence });
-    Ok(found.filter(|lane| held.contains(lane)).map(|lane| lane.number).collect())
+    let mut found = claimed(locked!(query).load(conn).await?);
+    found.retain(|lane| held.contains(lane));
+    Ok(numbers(&found))
 }
 
 /// How many lanes each of the processes that were seen lately should hold.
@@ -79,52 +86,44 @@ async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Query
     Ok((i64::from(LANES) + alive - 1) / alive)
 }
 
-async fn claim(conn: &mut Conn, owner: &str, lease: i64) -> Result<Vec<Lane>, Error> {
-    let now = now(conn).await?;
+async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResult<Vec<Lane>> {
     let until = now.saturating_add(lease);
-    let share = fair_share(conn, owner, now, lease).await.map_err(query_error)?;
+    let share = fair_share(conn, owner, now, lease).await?;
+    let share = usize::try_from(share).unwrap_or(usize::MAX);
     let mine = lanes::owner.eq(owner).and(lanes::claimed_until.gt(now));
-    let mut held: Vec<Lane> = diesel::update(lanes::table.filter(mine))
+    let renewed = diesel::update(lanes::table.filter(mine))
         .set(lanes::claimed_until.eq(until))
         .returning((lanes::lane, lanes::fence))
-        .get_results::<(i32, i64)>(conn)
-        .await
-        .map_err(query_error)?
-        .into_iter()
-        .map(|(number, fence)| Lane { number, fence })
-        .collect();
+        .get_results(conn)
+        .await?;
+    let mut held = claimed(renewed);
     held.sort_unstable_by_key(|lane| lane.number);
-    let share = usize::try_from(share).unwrap_or(usize::MAX);
     if held.len() > share {
-        let surplus: Vec<i32> = held.drain(share..).map(|lane| lane.number).collect();
+        let surplus = numbers(&held.split_off(share));
         let surplus = lanes::lane.eq_any(surplus).and(lanes::owner.eq(owner));
         diesel::update(lanes::table.filter(surplus))
             .set(lanes::claimed_until.eq(0))
             .execute(conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
     } else if held.len() < share {
         // Whatever another process claimed in a database of ours, it died holding.
         let free_before = if SERVES_ONE_PROCESS { i64::MAX } else { now };
-        let numbers: Vec<i32> = held.iter().map(|lane| lane.number).collect();
         let query = lanes::table
-            .filter(lanes::claimed_until.le(free_before).and(lanes::lane.ne_all(numbers)))
+            .filter(lanes::claimed_until.le(free_before).and(lanes::lane.ne_all(numbers(&held))))
             .select(lanes::lane)
             .order(lanes::lane.asc())
             .limit(i64::try_from(share - held.len()).unwrap_or(i64::MAX));
-        let free: Vec<i32> = skip_locked!(query).load(conn).await.map_err(query_error)?;
-        let claimed: Vec<(i32, i64)> =
-            diesel::update(lanes::table.filter(lanes::lane.eq_any(free)))
-                .set((
-                    lanes::owner.eq(owner),
-                    lanes::claimed_until.eq(until),
-                    lanes::fence.eq(lanes::fence + 1),
-                ))
-                .returning((lanes::lane, lanes::fence))
-                .get_results(conn)
-                .await
-                .map_err(query_error)?;
-        held.extend(claimed.into_iter().map(|(number, fence)| Lane { number, fence }));
+        let free: Vec<i32> = skip_locked!(query).load(conn).await?;
+        let taken = diesel::update(lanes::table.filter(lanes::lane.eq_any(free)))
+            .set((
+                lanes::owner.eq(owner),
+                lanes::claimed_until.eq(until),
+                lanes::fence.eq(lanes::fence + 1),
+            ))
+            .returning((lanes::lane, lanes::fence))
+            .get_results(conn)
+            .await?;
+        held.extend(claimed(taken));
     }
     Ok(held)
 }
@@ -161,10 +160,10 @@ impl Outbox for Db {
 
     async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error> {
         let mut conn = self.writer().await?;
-        let lease = micros(lease);
-        let claimed: Result<Vec<Lane>, Stop<()>> =
-            transaction!(conn, async |conn| Ok(claim(conn, owner, lease).await?));
-        claimed.map_err(Stop::into_error)
+        let (now, lease) = (now(&mut conn).await?, micros(lease));
+        let claimed: QueryResult<Vec<Lane>> =
+            transaction!(conn, async |conn| claim(conn, owner, now, lease).await);
+        claimed.map_err(query_error)
     }
 
     async fn release_lanes(&self, owner: &str) -> Result<(), Error> {
@@ -183,9 +182,8 @@ impl Outbox for Db {
 
     async fn pending_events(&self, held: &[Lane], limit: i64) -> Result<Vec<PendingEvent>, Error> {
         let mut conn = self.reader().await?;
-        let numbers: Vec<i32> = held.iter().map(|lane| lane.number).collect();
         let rows: Vec<(i64, i32, String)> = outbox::table
-            .filter(outbox::state.eq(PENDING).and(outbox::lane.eq_any(numbers)))
+            .filter(outbox::state.eq(PENDING).and(outbox::lane.eq_any(numbers(held))))
             .select((outbox::seq, outbox::lane, outbox::event))
             .order(outbox::seq.asc())
             .limit(limit)
@@ -202,17 +200,16 @@ impl Outbox for Db {
         seqs: &[i64],
     ) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
-        let marked: Result<usize, Stop<()>> = transaction!(conn, async |conn| {
+        let delivered_at = now(&mut conn).await?;
+        let marked: QueryResult<usize> = transaction!(conn, async |conn| {
             let still = still_held(conn, owner, held).await?;
-            let delivered_at = now(conn).await?;
             let mine = outbox::seq.eq_any(seqs).and(outbox::lane.eq_any(still));
-            let marked = diesel::update(outbox::table.filter(mine.and(outbox::state.eq(PENDING))))
+            diesel::update(outbox::table.filter(mine.and(outbox::state.eq(PENDING))))
                 .set((outbox::state.eq(DELIVERED), outbox::delivered_at.eq(delivered_at)))
                 .execute(conn)
-                .await?;
-            Ok(marked)
+                .await
         });
-        marked.map_err(Stop::into_error)
+        marked.map_err(query_error)
     }
 
     async fn note_refusal(
@@ -224,7 +221,7 @@ impl Outbox for Db {
         most: i32,
     ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let noted: Result<bool, Stop<()>> = transaction!(conn, async |conn| {
+        let noted: QueryResult<bool> = transaction!(conn, async |conn| {
             if still_held(conn, owner, &[lane]).await?.is_empty() {
                 return Ok(false);
             }
@@ -247,7 +244,7 @@ impl Outbox for Db {
             }
             Ok(dead)
         });
-        noted.map_err(Stop::into_error)
+        noted.map_err(query_error)
     }
 
     async fn backlog(&self, most: i64) -> Result<Backlog, Error> {
