@@ -13,6 +13,7 @@ use crate::{
     manager::{ConnectionManager, Reloader},
     model::ids,
     services::{
+        acceptor::Acceptor,
         dead_letters::DeadLetters,
         event_stream::EventStreams,
         events::Events,
@@ -60,11 +61,14 @@ impl App {
             config.outbox.clone(),
             Arc::clone(&self.metrics),
         );
-        let events = Events::new(
+        let acceptor = Acceptor::new(
             self.manager.database.clone(),
-            self.manager.event_broker.clone(),
-            relay.clone(),
+            self.lifecycle.tasks.clone(),
+            config.outbox.linger,
+            config.idempotency.retention,
         );
+        let events =
+            Events::new(acceptor.clone(), self.manager.event_broker.clone(), relay.clone());
         let streams = EventStreams::new(
             self.manager.event_broker.clone(),
             config.event_stream.clone(),
@@ -73,6 +77,8 @@ impl App {
             self.lifecycle.stop_serving.clone(),
         );
         let parts = Parts {
+            owner: Arc::clone(&self.instance),
+            acceptor,
             database: self.manager.database.clone(),
             service: self.manager.execution_service.clone(),
             events: events.clone(),
@@ -85,7 +91,11 @@ impl App {
             manager: self.manager.clone(),
             reloader: Arc::clone(&self.reloader),
             events,
-            dead_letters: DeadLetters::new(self.manager.database.clone(), relay.clone()),
+            dead_letters: DeadLetters::new(
+                self.manager.database.clone(),
+                relay.clone(),
+                executions.clone(),
+            ),
             relay,
             streams,
             executions,
@@ -129,8 +139,8 @@ impl App {
             config.server.shutdown_grace,
         ));
         self.manager.start(&config);
-        let follower = state.executions.clone().follow(self.lifecycle.stop_work.clone());
-        let following = self.lifecycle.tasks.spawn(follower);
+        let executing = state.executions.clone().run(self.lifecycle.stop_work.clone());
+        let executing = self.lifecycle.tasks.spawn(executing);
         let relay = state.relay.clone().run(self.lifecycle.stop_work.clone());
         let relaying = self.lifecycle.tasks.spawn(relay);
 
@@ -170,7 +180,7 @@ impl App {
             () = refused => Exit::ConnectionUnavailable,
         };
         let working =
-            [("the follower of executions", following), ("the relay of events", relaying)];
+            [("the hand-over of executions", executing), ("the relay of events", relaying)];
         let stopping = self.stop(&state, serving, working);
         tokio::select! {
             clean = stopping => Ok(if clean { exit } else { Exit::CutOff }),

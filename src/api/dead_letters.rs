@@ -1,7 +1,7 @@
 //! `/v1/dead-letters`.
 
 use poem_openapi::{
-    ApiResponse, Object, OpenApi, Tags,
+    ApiResponse, Enum, Object, OpenApi, Tags,
     param::{Path, Query},
     payload::Json,
 };
@@ -11,12 +11,19 @@ use super::{
     State,
     error::{ApiError, bad_request},
     events::CloudEvent,
+    executions::Execution,
     types::{DateTime, Raw, cut_page},
 };
 use crate::{
-    backends::database,
+    backends::database::{self, RejectedExecution},
     error::{Error, ErrorKind},
+    services::dead_letters::LetterId,
 };
+
+/// What the ids of events begin with.
+const EVENT: &str = "event-";
+/// What the ids of executions begin with.
+const EXECUTION: &str = "execution-";
 
 #[derive(Tags)]
 pub(super) enum Tag {
@@ -24,16 +31,31 @@ pub(super) enum Tag {
     DeadLetters,
 }
 
-/// An accepted event that the broker refused for good.
+/// What refused the work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case")]
+enum Destination {
+    /// Events.
+    #[default]
+    EventBroker,
+    /// Executions.
+    ExecutionService,
+}
+
+/// Accepted work that was refused for good.
 #[derive(Debug, Object)]
 struct DeadLetter {
     /// Identifies it here.
     id: String,
     /// What refused it.
-    destination: String,
-    /// The event.
-    event: Raw<CloudEvent>,
-    /// How the broker refused it last.
+    destination: Destination,
+    /// The event, if it is one.
+    #[oai(skip_serializing_if_is_none)]
+    event: Option<Raw<CloudEvent>>,
+    /// The execution, if it is one; its status is `failed`.
+    #[oai(skip_serializing_if_is_none)]
+    execution: Option<Execution>,
+    /// How it was refused last.
     error: String,
     /// How often it was refused.
     refusals: i32,
@@ -41,7 +63,7 @@ struct DeadLetter {
     accepted_at: DateTime,
 }
 
-/// Dead letters, newest first.
+/// Dead letters of one destination.
 #[derive(Debug, Object)]
 struct DeadLetterList {
     /// This page.
@@ -69,29 +91,41 @@ pub(super) struct Api(pub(super) State);
 
 #[OpenApi(tag = "Tag::DeadLetters")]
 impl Api {
-    /// List dead letters, newest first
+    /// List dead letters
+    ///
+    /// Events come newest first, executions in the order of their ids.
     #[oai(path = "/v1/dead-letters", method = "get", operation_id = "listDeadLetters")]
     async fn list(
         &self,
+        /// What refused them, `event_broker` if not given.
+        destination: Query<Option<Destination>>,
         /// At most so many.
         #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<DeadLetterList>, poem::Error> {
-        let limit = limit.0.unwrap_or(50);
-        let before = cursor.0.as_deref().map(read_cursor).transpose()?;
-        let found = self.0.dead_letters.list(before, i64::from(limit) + 1).await;
-        let mut found = found.map_err(ApiError::from)?;
-        let has_more = cut_page(&mut found, limit);
-        let next_cursor = found.last().filter(|_| has_more).map(|last| last.seq.to_string());
-        let items = found.into_iter().map(dead_letter).collect();
-        Ok(Json(DeadLetterList { items, next_cursor }))
+        let (limit, cursor) = (limit.0.unwrap_or(50), cursor.0.as_deref());
+        let most = i64::from(limit) + 1;
+        let letters = &self.0.dead_letters;
+        let page = match destination.0.unwrap_or_default() {
+            Destination::EventBroker => {
+                let before = cursor.map(read_cursor).transpose()?;
+                let found = letters.events(before, most).await.map_err(ApiError::from)?;
+                page(found, limit, |last| last.seq.to_string(), event_letter)
+            }
+            Destination::ExecutionService => {
+                let found = letters.executions(cursor, most).await.map_err(ApiError::from)?;
+                page(found, limit, |last| last.execution.id.clone(), execution_letter)
+            }
+        };
+        Ok(Json(page))
     }
 
     /// Hand a dead letter over again
     ///
-    /// It comes after later events of its subject.
+    /// An event comes after later events of its subject. An execution is `accepted` again, as if it
+    /// had never been tried.
     #[oai(
         path = "/v1/dead-letters/:id/redrive",
         method = "post",
@@ -102,32 +136,59 @@ impl Api {
         /// The dead letter's id.
         id: Path<String>,
     ) -> Result<RedriveResponse, ApiError> {
-        self.0.dead_letters.redrive(read_id(&id.0)?).await?;
+        self.0.dead_letters.redrive(&read_id(&id.0)?).await?;
         tracing::info!(id = id.0, "a dead letter is handed over again by an operator");
         Ok(RedriveResponse::Accepted)
     }
 
     /// Remove a dead letter for good
+    ///
+    /// An execution stays `failed`.
     #[oai(path = "/v1/dead-letters/:id", method = "delete", operation_id = "discardDeadLetter")]
     async fn discard(
         &self,
         /// The dead letter's id.
         id: Path<String>,
     ) -> Result<DiscardResponse, ApiError> {
-        self.0.dead_letters.discard(read_id(&id.0)?).await?;
+        self.0.dead_letters.discard(&read_id(&id.0)?).await?;
         tracing::info!(id = id.0, "a dead letter was removed by an operator");
         Ok(DiscardResponse::Removed)
     }
 }
 
-fn dead_letter(letter: database::DeadLetter) -> DeadLetter {
+fn page<T>(
+    mut found: Vec<T>,
+    limit: u32,
+    cursor: impl Fn(&T) -> String,
+    letter: impl Fn(T) -> DeadLetter,
+) -> DeadLetterList {
+    let has_more = cut_page(&mut found, limit);
+    let next_cursor = found.last().filter(|_| has_more).map(cursor);
+    DeadLetterList { items: found.into_iter().map(letter).collect(), next_cursor }
+}
+
+fn event_letter(letter: database::DeadLetter) -> DeadLetter {
     DeadLetter {
-        id: letter.seq.to_string(),
-        destination: "event_broker".to_owned(),
-        event: Raw::new(json!(letter.event)),
+        id: format!("{EVENT}{}", letter.seq),
+        destination: Destination::EventBroker,
+        event: Some(Raw::new(json!(letter.event))),
+        execution: None,
         error: letter.error,
         refusals: letter.refusals,
         accepted_at: DateTime(letter.accepted_at),
+    }
+}
+
+fn execution_letter(letter: RejectedExecution) -> DeadLetter {
+    let execution = letter.execution;
+    DeadLetter {
+        id: format!("{EXECUTION}{}", execution.id),
+        destination: Destination::ExecutionService,
+        event: None,
+        error: execution.error.clone().unwrap_or_default(),
+        refusals: letter.refusals,
+        accepted_at: DateTime(execution.created_at),
+        execution: Some(Execution::new(&execution, false)),
     }
 }
 
@@ -136,7 +197,10 @@ fn read_cursor(text: &str) -> Result<i64, poem::Error> {
 }
 
 /// An unknown id is not found, whatever its form.
-fn read_id(text: &str) -> Result<i64, Error> {
-    let unknown = |_| Error::new(ErrorKind::NotFound, format!("there is no dead letter {text:?}"));
-    text.parse().map_err(unknown)
+fn read_id(text: &str) -> Result<LetterId, Error> {
+    let event = text.strip_prefix(EVENT).and_then(|seq| seq.parse().ok()).map(LetterId::Event);
+    let execution = || text.strip_prefix(EXECUTION).map(|id| LetterId::Execution(id.to_owned()));
+    event
+        .or_else(execution)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no dead letter {text:?}")))
 }

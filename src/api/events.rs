@@ -1,17 +1,20 @@
 //! `/v1/events`.
 
+use poem::web::Data;
 use poem_openapi::{
     ApiRequest, ApiResponse, Enum, Object, OpenApi, Tags,
     param::{Header, Query},
     payload::{Binary, Json},
-    types::Any,
+    types::{Any, ToJSON},
 };
 use serde_json::Value;
 
 use super::{
     State,
     body::Body,
+    edge::Caller,
     error::{ApiError, bad_request},
+    idempotency::{first_answer, request_key},
     problem::InvalidItem,
     types::Raw,
 };
@@ -20,6 +23,9 @@ use crate::{
     model::events::{Event, Position},
     services::event_stream::Filter,
 };
+
+/// Where events are published.
+const ROUTE: &str = "POST /v1/events";
 
 #[derive(Tags)]
 pub(super) enum Tag {
@@ -92,6 +98,19 @@ pub(super) enum Publish {
     Short(Body<ShortEvent>),
 }
 
+impl Publish {
+    /// What makes two requests the same: spaces and the order of members do not.
+    fn identity(&self) -> String {
+        match self {
+            Self::One(Body(event)) => format!("one {}", event.0),
+            Self::Batch(Body(batch)) => {
+                batch.iter().fold("batch".to_owned(), |text, event| format!("{text} {}", event.0))
+            }
+            Self::Short(Body(short)) => format!("short {}", short.to_json_string()),
+        }
+    }
+}
+
 /// The ids of what was published.
 #[derive(Debug, Object)]
 pub(super) struct Published {
@@ -101,6 +120,12 @@ pub(super) struct Published {
     /// The ids of the batch, in its order.
     #[oai(skip_serializing_if_is_none)]
     ids: Option<Vec<String>>,
+}
+
+impl Published {
+    fn new(mut ids: Vec<String>, is_batch: bool) -> Self {
+        if is_batch { Self { id: None, ids: Some(ids) } } else { Self { id: ids.pop(), ids: None } }
+    }
 }
 
 #[derive(ApiResponse)]
@@ -135,33 +160,38 @@ impl Api {
     #[oai(path = "/v1/events", method = "post", operation_id = "publishEvents")]
     async fn publish(
         &self,
+        caller: Data<&Caller>,
         /// `durable` (the default) or `direct`.
         delivery: Query<Option<Delivery>>,
+        /// Makes repetitions of this request harmless: they get the first answer. Only with
+        /// `durable`.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<Option<String>>,
         body: Publish,
-    ) -> Result<PublishResponse, ApiError> {
+    ) -> Result<PublishResponse, poem::Error> {
         let state = &self.0;
         let delivery = delivery.0.unwrap_or_default();
         if delivery == Delivery::Direct && !state.config.features.direct_delivery {
             let message = "direct delivery is switched off";
-            return Err(Error::new(ErrorKind::NotFound, message).into());
+            return Err(ApiError::from(Error::new(ErrorKind::NotFound, message)).into());
         }
+        if delivery == Delivery::Direct && key.0.is_some() {
+            return Err(bad_request("`Idempotency-Key` needs `delivery=durable`"));
+        }
+        let key = request_key(key.0, &caller, ROUTE, &body.identity())?;
         let is_batch = matches!(body, Publish::Batch(_));
         let events = read(body)?;
-        let mut ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
-        match delivery {
-            _ if events.is_empty() => {}
-            Delivery::Durable => state.events.accept(&events).await?,
-            Delivery::Direct => state.events.publish(events).await?,
+        let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+        let published = Published::new(ids, is_batch);
+        if delivery == Delivery::Direct {
+            state.events.publish(events).await.map_err(ApiError::from)?;
+            return Ok(PublishResponse::Delivered(Json(published)));
         }
-        let published = if is_batch {
-            Published { id: None, ids: Some(ids) }
-        } else {
-            Published { id: ids.pop(), ids: None }
-        };
-        Ok(match delivery {
-            Delivery::Direct => PublishResponse::Delivered(Json(published)),
-            Delivery::Durable => PublishResponse::Accepted(Json(published)),
-        })
+        let accepted = state.events.accept(&events, key, || published.to_json_string()).await;
+        Ok(PublishResponse::Accepted(Json(match accepted.map_err(ApiError::from)? {
+            Some(answer) => first_answer(&answer).map_err(ApiError::from)?,
+            None => published,
+        })))
     }
 
     /// Follow events

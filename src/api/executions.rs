@@ -7,30 +7,29 @@ use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi, Tags,
     param::{Header, Path, Query},
     payload::Json,
-    types::{Any, ParseFromJSON, ToJSON},
+    types::{Any, ToJSON},
 };
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{
     State,
     body::{Body, OptionalBody},
     edge::Caller,
     error::{ApiError, bad_request},
+    idempotency::{first_answer, request_key},
     types::{DateTime, cut_page},
 };
 use crate::{
     config::values::duration,
-    error::{Error, ErrorKind},
     model::{
         executions::{self as model, ListFilter, ListPlace},
         time::from_micros,
     },
-    services::executions::{NewExecution, RequestKey, Started},
+    services::executions::{NewExecution, Started},
 };
 
-/// The longest `Idempotency-Key`.
-const MAX_KEY: usize = 255;
+/// Where executions are started.
+const ROUTE: &str = "POST /v1/executions";
 
 #[derive(Tags)]
 pub(super) enum Tag {
@@ -117,7 +116,7 @@ pub(super) struct Execution {
 }
 
 impl Execution {
-    fn new(execution: &model::Execution, stale: bool) -> Self {
+    pub(super) fn new(execution: &model::Execution, stale: bool) -> Self {
         Self {
             id: execution.id.clone(),
             workflow: execution.workflow.clone(),
@@ -213,22 +212,15 @@ impl Api {
         body: Body<StartExecution>,
     ) -> Result<StartResponse, poem::Error> {
         let state = &self.0;
-        let key = request_key(key.0, caller.name(), &body.0)?;
+        // The parsed body: spaces and the order of members make no other request.
+        let key = request_key(key.0, &caller, ROUTE, &body.0.to_json_string())?;
         let request = new_execution(body.0)?;
         let render =
             |execution: &model::Execution| Execution::new(execution, false).to_json_string();
         let started = state.executions.start(request, key, render).await.map_err(ApiError::from)?;
         let execution = match started {
             Started::New(execution) => Execution::new(&execution, false),
-            Started::Before(answer) => {
-                Execution::parse_from_json_string(&answer).map_err(|error| {
-                    let message = "the stored answer cannot be read";
-                    ApiError::from(
-                        Error::new(ErrorKind::Incompatible, message)
-                            .with_source(std::io::Error::other(error.into_message())),
-                    )
-                })?
-            }
+            Started::Before(answer) => first_answer(&answer).map_err(ApiError::from)?,
         };
         let location = format!("/v1/executions/{}", execution.id);
         Ok(StartResponse::Accepted(Json(execution), location))
@@ -370,32 +362,6 @@ fn new_execution(body: StartExecution) -> Result<NewExecution, poem::Error> {
         id: body.id,
         timeout,
     })
-}
-
-/// The key as the draft standard writes it, a quoted string, or as most clients do, bare.
-fn request_key(
-    header: Option<String>,
-    principal: &str,
-    body: &StartExecution,
-) -> Result<Option<RequestKey>, poem::Error> {
-    let Some(header) = header else { return Ok(None) };
-    let bare = header.trim();
-    let key = bare.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(bare);
-    if key.is_empty()
-        || key.len() > MAX_KEY
-        || !key.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
-    {
-        return Err(bad_request(format!(
-            "`Idempotency-Key` must have 1 to {MAX_KEY} printable ASCII characters"
-        )));
-    }
-    // The parsed body: spaces and the order of members make no other request.
-    let hash = Sha256::digest(body.to_json_string());
-    Ok(Some(RequestKey {
-        scope: format!("{principal} POST /v1/executions"),
-        key: key.to_owned(),
-        body_hash: format!("{hash:x}"),
-    }))
 }
 
 fn read_duration(name: &str, text: &str) -> Result<Duration, poem::Error> {

@@ -11,6 +11,7 @@ mod events;
 mod executions;
 mod explain;
 mod health;
+mod idempotency;
 mod operator;
 mod pages;
 mod problem;
@@ -77,7 +78,11 @@ pub struct State {
 impl State {
     /// The status of the whole, by these reports.
     fn status(&self, reports: &[ConnectionReport]) -> crate::health::Status {
-        crate::health::status(reports, self.draining.is_on(), self.relay.is_late())
+        crate::health::status(
+            reports,
+            self.draining.is_on(),
+            self.relay.is_late() || self.executions.are_late(),
+        )
     }
 }
 

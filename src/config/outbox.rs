@@ -11,8 +11,8 @@ use super::{problem::Problems, values::duration};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outbox {
-    /// Events that may wait; while there are as many, further ones are answered 503 with
-    /// `Retry-After`.
+    /// Events that may wait for the broker, and executions for the execution service; while there
+    /// are as many for one of them, further ones are answered 503 with `Retry-After`.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_rows: i64,
     /// Events handed to the broker at once.
@@ -28,11 +28,15 @@ pub struct Outbox {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
     pub lease: Duration,
-    /// An event that the broker itself refused so often is a dead letter. Outages, timeouts and an
+    /// While requests come side by side, a commit waits for so long that more of them share it.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "100ms"))]
+    pub linger: Duration,
+    /// An event or execution that its backend itself refused so often is a dead letter. Outages, timeouts and an
     /// open circuit breaker do not count.
     #[schemars(range(min = 1, max = 1000))]
     pub max_refusals: i32,
-    /// While the oldest event has waited for longer, the service is degraded.
+    /// While the oldest of them has waited for longer, the service is degraded.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "1d"))]
     pub degraded_after: Duration,
@@ -50,6 +54,7 @@ impl Default for Outbox {
             batch: 500,
             poll_interval: Duration::from_millis(250),
             lease: Duration::from_secs(10),
+            linger: Duration::from_millis(1),
             max_refusals: 5,
             degraded_after: Duration::from_mins(1),
             replay_window: Duration::from_hours(1),

@@ -17,7 +17,8 @@ pub async fn within<F: Future>(deadline: Instant, future: F) -> F::Output {
 }
 
 /// The deadline of whoever waits for the current task, if there is one.
-pub(super) fn deadline() -> Option<Instant> {
+#[must_use]
+pub fn deadline() -> Option<Instant> {
     DEADLINE.try_with(|deadline| *deadline).ok()
 }
 

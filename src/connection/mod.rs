@@ -30,7 +30,7 @@ use async_trait::async_trait;
 pub use self::{
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     check::Checked,
-    context::{current_operation, within},
+    context::{current_operation, deadline, within},
     guard::{Operation, Policies},
     live::Lease,
     managed::{Managed, Settings},

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::time::Timestamp;
+use super::time::{self, Timestamp};
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -177,6 +177,23 @@ pub struct Execution {
     pub traceparent: Option<String>,
 }
 
+impl Execution {
+    /// The record after a change.
+    #[must_use]
+    pub fn after(&self, outcome: &Outcome) -> Self {
+        Self {
+            status: outcome.status,
+            result: outcome.result.clone(),
+            error: outcome.error.clone(),
+            // The start that was stored first stands; clocks of backends differ from ours.
+            started_at: self.started_at.or(outcome.started_at),
+            finished_at: outcome.finished_at,
+            confirmed_at: Some(time::now()),
+            ..self.clone()
+        }
+    }
+}
+
 /// A change of an execution's status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -214,6 +231,30 @@ impl Outcome {
             error: Some(error.into()),
             started_at: None,
             finished_at: Some(finished_at),
+        }
+    }
+}
+
+/// How a client wishes an execution to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It may clean up, and take its time.
+    Cancel,
+    /// By force.
+    Terminate {
+        /// For people who look at it later.
+        reason: String,
+    },
+}
+
+impl Ending {
+    /// What an execution that never began has come to.
+    #[must_use]
+    pub fn before_start(&self, at: Timestamp) -> Outcome {
+        match self {
+            Self::Cancel => Outcome::ended(Status::Cancelled, "cancelled before it began", at),
+            Self::Terminate { reason } => Outcome::ended(Status::Terminated, reason, at),
         }
     }
 }

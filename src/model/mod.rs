@@ -1,5 +1,6 @@
 //! What the program speaks about: plain types without I/O.
 
+pub mod backlog;
 pub mod events;
 pub mod executions;
 pub mod ids;

@@ -2,10 +2,13 @@
 
 use sha2::{Digest, Sha256};
 
-use super::relay::Relay;
+use super::{
+    acceptor::{Acceptor, RequestKey},
+    relay::Relay,
+};
 use crate::{
     backends::{
-        database::{Database, NewEvent},
+        database::{Acceptance, Admission, NewEvent, Work},
         event_broker::EventBroker,
     },
     connection::{Managed, Operation},
@@ -16,62 +19,62 @@ use crate::{
 
 // A repeated event keeps its id, and consumers drop repeats by it; so publishing may be repeated.
 pub(super) const PUBLISH: Operation = Operation::idempotent("publish");
-// An event that is stored already stays as it is; so storing may be repeated.
-const STORE: Operation = Operation::idempotent("store_events");
-
 /// Publishes events.
 #[derive(Clone, Debug)]
 pub struct Events {
-    database: Managed<dyn Database>,
+    acceptor: Acceptor,
     broker: Managed<dyn EventBroker>,
     relay: Relay,
 }
 
 impl Events {
-    /// Accepts events into `database`, from where `relay` hands them over to `broker`.
+    /// Accepts events by `acceptor`; `relay` hands them over to `broker`.
     #[must_use]
-    pub fn new(
-        database: Managed<dyn Database>,
-        broker: Managed<dyn EventBroker>,
-        relay: Relay,
-    ) -> Self {
+    pub fn new(acceptor: Acceptor, broker: Managed<dyn EventBroker>, relay: Relay) -> Self {
         broker.declare(&[PUBLISH]);
-        database.declare(&[STORE]);
-        Self { database, broker, relay }
+        Self { acceptor, broker, relay }
     }
 
     /// Accepts the events in order, all or none: once this returns they are committed, and will be
-    /// delivered. Events that name no trace are part of the one that the caller serves.
+    /// delivered. Events that name no trace are part of the one that the caller serves. `answer` is
+    /// what the client gets, now and, if it gave a key, whenever it repeats the request. Gives the
+    /// answer to the first request with the key if this is not the first.
     ///
     /// # Errors
-    /// `AlreadyExists` when another event has the source and id of one of them; `Overloaded` when
-    /// too many wait; `OutcomeUnknown` when the answer to the commit was lost; or why the database
-    /// cannot be asked.
-    pub async fn accept(&self, events: &[Event]) -> Result<(), Error> {
-        self.relay.admit()?;
-        let new: Vec<NewEvent> = events.iter().map(new_event).collect();
-        let new = &new;
-        let stored = self
-            .database
-            .call(STORE, |database| async move { database.store_events(new).await })
-            .await;
-        let taken = match stored {
-            Ok(taken) => taken,
-            Err(error) if error.outcome_unknown() => {
-                let message = "it is not known whether the events were accepted";
-                return Err(Error::new(ErrorKind::OutcomeUnknown, message).with_source(error));
-            }
-            Err(error) => return Err(error),
-        };
-        if let Some(&first) = taken.first() {
-            let Event { id, source, .. } = &events[first];
-            let message = format!(
-                "another event of the source {source:?} has the id {id:?}; nothing was stored"
-            );
-            return Err(Error::new(ErrorKind::AlreadyExists, message));
+    /// `AlreadyExists` when another event has the source and id of one of them; `Conflict` and
+    /// `KeyReused` by the key; `Overloaded` when too many wait; `OutcomeUnknown` when the answer to
+    /// the commit was lost; or why the database cannot be asked.
+    pub async fn accept(
+        &self,
+        events: &[Event],
+        key: Option<RequestKey>,
+        answer: impl FnOnce() -> String,
+    ) -> Result<Option<String>, Error> {
+        if events.is_empty() {
+            return Ok(None);
         }
-        self.relay.accepted(events.len());
-        Ok(())
+        self.relay.admit()?;
+        let key = key.map(|key| self.acceptor.key_use(key, answer()));
+        let work = Work::Events(events.iter().map(new_event).collect());
+        match self.acceptor.accept(Admission { work, key }).await? {
+            Acceptance::EventTaken(place) => {
+                let Event { id, source, .. } = &events[place];
+                let message = format!(
+                    "another event of the source {source:?} has the id {id:?}; nothing was stored"
+                );
+                Err(Error::new(ErrorKind::AlreadyExists, message))
+            }
+            Acceptance::Answered(answer) => Ok(Some(answer)),
+            _ => {
+                self.stored(events.len());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells that so many events were stored and wait to be handed over.
+    pub(super) fn stored(&self, events: usize) {
+        self.relay.accepted(events);
     }
 
     /// Publishes the events in order, all or none, and returns once the broker has them. Events
@@ -80,13 +83,16 @@ impl Events {
     /// # Errors
     /// When the broker does not acknowledge; `outcome_unknown()` tells whether it may have them.
     pub async fn publish(&self, events: Vec<Event>) -> Result<(), Error> {
+        if events.is_empty() {
+            return Ok(());
+        }
         let events: Vec<Event> = events.into_iter().map(within_trace).collect();
         let events = &events;
         self.broker.call(PUBLISH, |broker| async move { broker.publish(events).await }).await
     }
 }
 
-fn new_event(event: &Event) -> NewEvent {
+pub(super) fn new_event(event: &Event) -> NewEvent {
     let content_hash = format!("{:x}", Sha256::digest(event.to_json()));
     NewEvent { event: within_trace(event.clone()), content_hash }
 }

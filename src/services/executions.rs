@@ -2,46 +2,45 @@
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::broadcast,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    events::Events,
+    acceptor::{Acceptor, RequestKey},
+    endings,
+    events::{Events, new_event},
     follower,
-    records::{self, Shared, has_ended},
+    hand_over::{self, Queue},
+    records::{self, Shared, has_ended, lifecycle_event},
 };
 use crate::{
     backends::{
-        database::{Acceptance, Database, KeyUse},
+        database::{Acceptance, Admission, Claim, Database, Ended, NewRecord, Work},
         execution_service::ExecutionService,
     },
     config,
     connection::{Managed, Operation},
     error::{Error, ErrorKind},
     model::{
-        executions::{Execution, ListFilter, Status},
+        executions::{Ending, Execution, ListFilter, Status},
         time,
     },
     telemetry::metrics::Metrics,
 };
 
-const ANSWER: Operation = Operation::idempotent("answer");
 const LIST: Operation = Operation::idempotent("executions");
 const SIGNAL: Operation = Operation::once("signal");
 // A worker answers, so its silence says nothing of the service.
 const QUERY: Operation = Operation::passed_on("query");
-const CANCEL: Operation = Operation::idempotent("cancel");
-const TERMINATE: Operation = Operation::idempotent("terminate");
 
 /// How often a waiting caller looks into the database while the backend cannot be asked.
 const DATABASE_POLL: Duration = Duration::from_millis(500);
 
-/// Changes of status that wait to be published; further ones are not announced.
-const ANNOUNCEMENTS: usize = 10_000;
+/// How long a signal or query waits for its execution to be handed over.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(2);
 
 /// Changes that a waiting caller may lag behind before it looks again.
 const CHANGES: usize = 1024;
@@ -57,17 +56,6 @@ pub struct NewExecution {
     pub id: Option<String>,
     /// Time it may take in all.
     pub timeout: Option<Duration>,
-}
-
-/// An `Idempotency-Key` as it came with a request.
-#[derive(Clone, Debug)]
-pub struct RequestKey {
-    /// Principal, method and route.
-    pub scope: String,
-    /// The key.
-    pub key: String,
-    /// Hash of the request body.
-    pub body_hash: String,
 }
 
 /// The answer to a request that starts an execution.
@@ -86,6 +74,10 @@ pub struct Executions(pub(super) Arc<Shared>);
 /// What [`Executions`] is made of.
 #[derive(Debug)]
 pub struct Parts {
+    /// Identifies this process among the replicas.
+    pub owner: Arc<str>,
+    /// Accepts them.
+    pub acceptor: Acceptor,
     /// Keeps the records.
     pub database: Managed<dyn Database>,
     /// Runs them.
@@ -102,86 +94,75 @@ impl Executions {
     pub fn new(parts: Parts, config: &config::Config) -> Self {
         let workflows =
             config.workflows.iter().map(|(name, w)| (name.clone(), w.definition())).collect();
-        let (announcements, announced) = mpsc::channel(ANNOUNCEMENTS);
         for workflow in config.workflows.keys() {
             for status in Status::ALL {
                 parts.metrics.declare_execution(workflow, status.as_str());
             }
         }
-        parts.database.declare(&[ANSWER, LIST]);
+        parts.database.declare(&[LIST]);
         parts.database.declare(&records::DATABASE_OPERATIONS);
+        parts.database.declare(&endings::DATABASE_OPERATIONS);
+        parts.database.declare(&hand_over::DATABASE_OPERATIONS);
         parts.database.declare(&follower::DATABASE_OPERATIONS);
-        parts.service.declare(&[SIGNAL, QUERY, CANCEL, TERMINATE]);
+        parts.service.declare(&[SIGNAL, QUERY]);
         parts.service.declare(&records::SERVICE_OPERATIONS);
+        parts.service.declare(&endings::SERVICE_OPERATIONS);
+        parts.service.declare(&hand_over::SERVICE_OPERATIONS);
         parts.service.declare(&follower::SERVICE_OPERATIONS);
         Self(Arc::new(Shared {
+            owner: parts.owner,
+            acceptor: parts.acceptor,
+            queue: Queue::new(&config.outbox),
             database: parts.database,
             service: parts.service,
             events: parts.events,
             backend: config.execution_service.backend.clone(),
             workflows,
             config: config.executions.clone(),
-            keep_answers: config.idempotency.retention,
-            request_timeout: config.server.request_timeout,
+            max_refusals: config.outbox.max_refusals,
             metrics: parts.metrics,
-            changed: broadcast::Sender::new(CHANGES),
-            announcements,
-            announced: Mutex::new(Some(announced)),
+            changes: broadcast::Sender::new(CHANGES),
         }))
     }
 
-    /// Accepts an execution and hands it over.
+    /// Accepts an execution, which is handed over in the background.
     ///
     /// `render` writes the answer that repetitions of the request get.
     ///
     /// # Errors
     /// `InvalidInput` for an unknown workflow or a bad id, `AlreadyExists` for a taken id,
-    /// `KeyReused` and `Conflict` by the idempotency key, or why nothing was accepted.
+    /// `KeyReused` and `Conflict` by the idempotency key, `Overloaded` while too many wait,
+    /// `OutcomeUnknown` when the answer to the commit was lost, or why nothing was accepted.
     pub async fn start(
         &self,
         request: NewExecution,
         key: Option<RequestKey>,
-        render: impl Fn(&Execution) -> String,
+        render: impl FnOnce(&Execution) -> String,
     ) -> Result<Started, Error> {
         let shared = &self.0;
         let execution = shared.record(request)?;
-        let key = key.map(|key| KeyUse {
-            scope: key.scope,
-            key: key.key,
-            body_hash: key.body_hash,
-            busy_for: shared.request_timeout,
-            keep_for: shared.keep_answers,
-        });
-        let execution = match shared.accept(&execution, key.as_ref()).await? {
-            Acceptance::Stored => shared.hand_over_or_withdraw(execution, key.as_ref()).await?,
-            Acceptance::Unanswered(stored) => shared.hand_over_again(*stored).await,
-            Acceptance::Answered(answer) => return Ok(Started::Before(answer)),
+        shared.queue.depth.admit()?;
+        let place = shared.queue.place();
+        let claim = place
+            .is_some()
+            .then(|| Claim { owner: shared.owner.to_string(), lease: shared.config.lease });
+        let announcement = new_event(&lifecycle_event(&execution, Status::Accepted));
+        let key = key.map(|key| shared.acceptor.key_use(key, render(&execution)));
+        let record = NewRecord { execution: execution.clone(), announcement, claim };
+        let work = Work::Execution(Box::new(record));
+        match shared.acceptor.accept(Admission { work, key }).await? {
             Acceptance::IdTaken => {
                 let message = format!("the id {:?} is taken", execution.id);
                 return Err(Error::new(ErrorKind::AlreadyExists, message));
             }
-            Acceptance::KeyReused => {
-                let message = "the Idempotency-Key was used for another request";
-                return Err(Error::new(ErrorKind::KeyReused, message));
-            }
-            Acceptance::Busy => {
-                let message = "the first request with this Idempotency-Key is not answered yet";
-                return Err(Error::new(ErrorKind::Conflict, message));
-            }
-        };
-        if let Some(key) = &key {
-            let answer = render(&execution);
-            let kept = shared
-                .database
-                .call(ANSWER, |database| {
-                    let answer = &answer;
-                    async move { database.answer(key, answer).await }
-                })
-                .await;
-            // The execution stands; a repetition finds it by the key and answers from it.
-            if let Err(error) = kept {
-                tracing::warn!(%error, execution.id = execution.id, "the answer cannot be kept");
-            }
+            Acceptance::Answered(answer) => return Ok(Started::Before(answer)),
+            _ => {}
+        }
+        shared.queue.depth.accepted(1);
+        shared.changed(&execution, 1);
+        match place {
+            Some(place) => place.fill(execution.clone()),
+            None => shared.queue.wake(),
         }
         Ok(Started::New(Box::new(execution)))
     }
@@ -199,7 +180,7 @@ impl Executions {
     pub fn is_stale(&self, execution: &Execution) -> bool {
         let confirmed = execution.confirmed_at.unwrap_or(execution.created_at);
         let age = time::now().duration_since(confirmed);
-        execution.status == Status::Running && age.unsigned_abs() > self.0.config.confirm_within
+        !execution.status.is_terminal() && age.unsigned_abs() > self.0.config.confirm_within
     }
 
     /// Executions, newest first.
@@ -219,7 +200,7 @@ impl Executions {
     /// As [`Executions::get`].
     pub async fn wait(&self, id: &str, wait: Duration) -> Result<Execution, Error> {
         let deadline = Instant::now() + wait.min(self.0.config.max_wait);
-        let mut changed = self.0.changed.subscribe();
+        let mut changed = self.0.changes.subscribe();
         loop {
             let execution = self.0.get(id).await?;
             let now = Instant::now();
@@ -239,18 +220,26 @@ impl Executions {
         }
     }
 
+    /// Whether an execution has waited for so long that the service is degraded.
+    #[must_use]
+    pub fn are_late(&self) -> bool {
+        self.0.queue.depth.is_late()
+    }
+
+    /// Tells that a dead letter is to be handed over again.
+    pub(super) fn redriven(&self, id: &str) {
+        self.0.queue.depth.accepted(1);
+        self.0.queue.wake();
+        // Nobody may be waiting.
+        let _heard = self.0.changes.send(id.to_owned()).is_ok();
+    }
+
     /// Asks an execution to end.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` when it has ended; or why the backend cannot be asked.
     pub async fn cancel(&self, id: &str) -> Result<Execution, Error> {
-        let execution = self.0.steerable(id).await?;
-        self.0
-            .service
-            .call(CANCEL, |service| async move { service.cancel(id).await })
-            .await
-            .map_err(|error| ended_meanwhile(error, id))?;
-        self.0.refresh(execution).await
+        self.end(id, &Ending::Cancel).await
     }
 
     /// Ends an execution by force.
@@ -258,13 +247,38 @@ impl Executions {
     /// # Errors
     /// As [`Executions::cancel`].
     pub async fn terminate(&self, id: &str, reason: &str) -> Result<Execution, Error> {
-        let execution = self.0.steerable(id).await?;
-        self.0
-            .service
-            .call(TERMINATE, |service| async move { service.terminate(id, reason).await })
-            .await
-            .map_err(|error| ended_meanwhile(error, id))?;
-        self.0.refresh(execution).await
+        self.end(id, &Ending::Terminate { reason: reason.to_owned() }).await
+    }
+
+    /// What no backend has seen ends at once; what one may have seen ends when it is known to run.
+    async fn end(&self, id: &str, ending: &Ending) -> Result<Execution, Error> {
+        let shared = &self.0;
+        let mut execution = shared.steerable(id).await?;
+        if execution.status == Status::Accepted {
+            match shared.end_accepted(&execution, ending).await? {
+                Ended::Now | Ended::Later => return shared.get(id).await,
+                Ended::NotAccepted => execution = shared.steerable(id).await?,
+            }
+        }
+        shared.send_ending(id, ending).await.map_err(|error| ended_meanwhile(error, id))?;
+        shared.refresh(execution).await
+    }
+
+    /// Waits a moment for an execution that was accepted just now to be handed over.
+    async fn handed_over(&self, id: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + HAND_OVER_WAIT;
+        let mut changes = self.0.changes.subscribe();
+        while self.0.steerable(id).await?.status == Status::Accepted {
+            if self.0.queue.is_failing() || Instant::now() >= deadline {
+                let message = "the execution has not been handed over yet";
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+            tokio::select! {
+                () = told_of(&mut changes, id) => {}
+                () = sleep(DATABASE_POLL) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sends a signal.
@@ -272,7 +286,7 @@ impl Executions {
     /// # Errors
     /// As [`Executions::cancel`]; `Unsupported` when the backend has no signals.
     pub async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error> {
-        self.0.steerable(id).await?;
+        self.handed_over(id).await?;
         self.0
             .service
             .call(SIGNAL, |service| async move { service.signal(id, name, input).await })
@@ -284,10 +298,13 @@ impl Executions {
     ///
     /// # Errors
     /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, or why the backend cannot
-    /// be asked.
+    /// be asked, or has not been given it yet.
     pub async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error> {
         let execution = self.0.get(id).await?;
         self.0.served_here(&execution)?;
+        if !execution.status.is_terminal() {
+            self.handed_over(id).await?;
+        }
         self.0
             .service
             .call(QUERY, |service| async move { service.query(id, name, input).await })

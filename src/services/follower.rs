@@ -1,12 +1,9 @@
-//! Follows executions on their backend, and repeats hand-overs whose outcome is unknown.
+//! Follows executions on their backend, and removes those that ended long ago.
 
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{executions::Executions, records::Shared};
@@ -15,95 +12,132 @@ use crate::{
     connection::Operation,
     error::{Error, ErrorKind},
     model::{
-        events::Event,
         executions::{Execution, Outcome, Status},
         time::{self, Timestamp},
     },
 };
 
+const TAKE_ROLE: Operation = Operation::idempotent("take_role");
+const GIVE_ROLES_BACK: Operation = Operation::idempotent("give_roles_back");
 const UNCONFIRMED: Operation = Operation::idempotent("unconfirmed");
 const OPEN: Operation = Operation::idempotent("open_among");
 const CONFIRM: Operation = Operation::idempotent("confirm");
-const NOT_HANDED_OVER: Operation = Operation::idempotent("not_handed_over");
 const FORGET_KEYS: Operation = Operation::idempotent("forget_keys");
+const REMOVE_ENDED: Operation = Operation::idempotent("remove_ended");
 const LIST: Operation = Operation::idempotent("list");
 const DESCRIBE: Operation = Operation::idempotent("describe");
-pub(super) const DATABASE_OPERATIONS: [Operation; 5] =
-    [UNCONFIRMED, OPEN, CONFIRM, NOT_HANDED_OVER, FORGET_KEYS];
+pub(super) const DATABASE_OPERATIONS: [Operation; 7] =
+    [TAKE_ROLE, GIVE_ROLES_BACK, UNCONFIRMED, OPEN, CONFIRM, FORGET_KEYS, REMOVE_ENDED];
 pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [LIST, DESCRIBE];
 
+/// The role of the process that follows.
+const FOLLOWER: &str = "follower";
 /// Executions asked for in one round.
 const BATCH: i64 = 200;
 /// Ended executions in one answer of the backend.
 const PAGE: usize = 500;
-/// Changes of status that are published together.
-const ANNOUNCED_AT_ONCE: usize = 100;
 /// Executions asked for at once.
 const PARALLEL: usize = 16;
 /// The backend's list of ended executions may lag behind by as much.
 const OVERLAP: Duration = Duration::from_secs(3);
-/// A hand-over that is younger may still be under way.
-const HAND_OVER_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How often what is kept no longer is removed.
+const CLEAN_EVERY: Duration = Duration::from_mins(1);
+/// Executions that are removed at once.
+const REMOVED_AT_ONCE: i64 = 500;
+
+/// What the process that follows remembers.
+struct Follower {
+    followed_until: Timestamp,
+    cleaned: Option<Instant>,
+}
+
+impl Default for Follower {
+    fn default() -> Self {
+        Self { followed_until: time::now(), cleaned: None }
+    }
+}
 
 impl Executions {
-    /// Follows executions and repeats hand-overs until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
+    /// Hands accepted executions over and follows them until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
         let shared = &*self.0;
-        let announced = shared.announced.lock().take();
+        let beside = async {
+            tokio::join!(shared.follow_in_turn(), shared.keep_count());
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = shared.follow_running() => {}
-            () = shared.sweep_accepted() => {}
-            () = shared.publish_announcements(announced) => {}
+            () = shared.hand_over_accepted(&stop) => {}
+            () = beside => {}
+        }
+        let owner = &*shared.owner;
+        let given_back = shared
+            .database
+            .call(GIVE_ROLES_BACK, |database| async move { database.give_roles_back(owner).await })
+            .await;
+        if let Err(error) = given_back {
+            tracing::debug!(%error, "the follower's place cannot be given back, it expires");
         }
     }
 }
 
 impl Shared {
-    async fn follow_running(&self) {
-        let mut followed_until = time::now();
+    /// One process follows for all that share the database.
+    async fn follow_in_turn(&self) {
+        // It must outlast the pause between two rounds.
+        let lease = self.config.lease.max(self.config.follow_interval * 3);
+        let owner = &*self.owner;
+        let mut follower = None;
         loop {
-            let begun = time::now();
-            // Outages are logged by the probes of the connection that is out. What ends during
-            // one is looked up after it.
-            match self.follow_once(followed_until - OVERLAP).await {
-                Ok(()) => followed_until = begun,
-                Err(error) => tracing::debug!(%error, "running executions cannot be followed"),
+            let taken = self
+                .database
+                .call(TAKE_ROLE, |database| async move {
+                    database.take_role(FOLLOWER, owner, lease).await
+                })
+                .await;
+            match taken {
+                Ok(true) => self.follow(follower.get_or_insert_with(Follower::default)).await,
+                Ok(false) => follower = None,
+                Err(error) => tracing::debug!(%error, "executions cannot be followed"),
             }
             sleep(self.config.follow_interval).await;
         }
     }
 
-    /// Accepts the events of changes of status in the order in which they were made. What the
-    /// database cannot take now is not announced.
-    async fn publish_announcements(&self, queue: Option<mpsc::Receiver<Event>>) {
-        let Some(mut queue) = queue else { return std::future::pending().await };
-        let mut batch = Vec::new();
-        let mut failing = false;
-        while queue.recv_many(&mut batch, ANNOUNCED_AT_ONCE).await > 0 {
-            let published = self.accept_announcements(&batch).await;
-            if let (false, Err(error)) = (failing, &published) {
-                tracing::warn!(%error, "changes of status cannot be announced");
+    /// One round. Outages are logged by the probes of the connection that is out.
+    async fn follow(&self, follower: &mut Follower) {
+        let begun = time::now();
+        // What ends during an outage is looked up after it.
+        match self.follow_once(follower.followed_until - OVERLAP).await {
+            Ok(()) => follower.followed_until = begun,
+            Err(error) => tracing::debug!(%error, "running executions cannot be followed"),
+        }
+        if let Err(error) = self.send_wished_endings().await {
+            tracing::debug!(%error, "executions cannot be ended yet");
+        }
+        if follower.cleaned.is_none_or(|at| at.elapsed() > CLEAN_EVERY) {
+            match self.clean().await {
+                Ok(()) => follower.cleaned = Some(Instant::now()),
+                Err(error) => tracing::debug!(%error, "old executions cannot be removed"),
             }
-            failing = published.is_err();
-            batch.clear();
         }
     }
 
-    async fn accept_announcements(&self, batch: &[Event]) -> Result<(), Error> {
-        let announced_before = |error: &Error| error.kind() == ErrorKind::AlreadyExists;
-        match self.events.accept(batch).await {
-            // Another replica announced one of the changes, at another time by its clock.
-            Err(error) if announced_before(&error) => {}
-            accepted => return accepted,
-        }
-        for event in batch {
-            match self.events.accept(std::slice::from_ref(event)).await {
-                Err(error) if announced_before(&error) => {}
-                accepted => accepted?,
+    /// Removes what is kept no longer, in small batches.
+    async fn clean(&self) -> Result<(), Error> {
+        self.database
+            .call(FORGET_KEYS, |database| async move { database.forget_keys().await })
+            .await?;
+        let retention = self.config.retention;
+        loop {
+            let removed = self
+                .database
+                .call(REMOVE_ENDED, |database| async move {
+                    database.remove_ended(retention, REMOVED_AT_ONCE).await
+                })
+                .await?;
+            if i64::try_from(removed).is_ok_and(|removed| removed < REMOVED_AT_ONCE) {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Takes over what ended lately, then asks for those that were not confirmed for long.
@@ -189,63 +223,5 @@ impl Shared {
         }
         self.apply(&mut execution, &outcome).await?;
         Ok(None)
-    }
-
-    /// At start and from time to time: what was accepted and not acknowledged is handed over again,
-    /// with the same request id.
-    async fn sweep_accepted(&self) {
-        let mut older_than = None;
-        let mut last_cleaned: Option<Instant> = None;
-        loop {
-            let swept = match older_than {
-                Some(older_than) => self.sweep_once(older_than).await,
-                None => self.sweep_first().await,
-            };
-            if swept.is_ok() {
-                older_than = Some(HAND_OVER_AGAIN_AFTER);
-            }
-            if last_cleaned.is_none_or(|at| at.elapsed() > Duration::from_mins(10)) {
-                let cleaned = self
-                    .database
-                    .call(FORGET_KEYS, |database| async move { database.forget_keys().await })
-                    .await;
-                last_cleaned = cleaned.is_ok().then(Instant::now);
-            }
-            let pause = if swept.is_ok() {
-                self.config.sweep_interval
-            } else {
-                self.config.follow_interval
-            };
-            sleep(pause).await;
-        }
-    }
-
-    /// In a database of our own, whatever is not handed over was left by a process that died; in a
-    /// shared one, it may be under way in another replica.
-    async fn sweep_first(&self) -> Result<(), Error> {
-        let alone = self
-            .database
-            .call(NOT_HANDED_OVER, |database| async move { Ok(database.serves_one_process()) })
-            .await?;
-        self.sweep_once(if alone { Duration::ZERO } else { HAND_OVER_AGAIN_AFTER }).await
-    }
-
-    async fn sweep_once(&self, older_than: Duration) -> Result<(), Error> {
-        let backend = &self.backend;
-        let accepted = self
-            .database
-            .call(NOT_HANDED_OVER, |database| async move {
-                database.not_handed_over(backend, older_than, BATCH).await
-            })
-            .await?;
-        for mut execution in accepted {
-            if let Err(error) = self.hand_over(&mut execution).await
-                && !error.kind().is_outage()
-            {
-                let refused = Outcome::ended(Status::Failed, error.message(), time::now());
-                self.apply(&mut execution, &refused).await?;
-            }
-        }
-        Ok(())
     }
 }

@@ -5,32 +5,24 @@
 //! delivered twice, with the same id, but never after a later one of its subject. Marks carry the
 //! fencing number of the claim: a process that lost a lane, as one that was paused, marks nothing.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::events::PUBLISH;
+use super::{depth::Depth, events::PUBLISH};
 use crate::{
     backends::{
-        database::{Backlog, Database, Lane, PendingEvent},
+        database::{Database, Lane, PendingEvent},
         event_broker::EventBroker,
     },
     config,
     connection::{Managed, Operation},
-    error::{Error, ErrorKind},
-    telemetry::metrics::Metrics,
+    error::Error,
+    telemetry::metrics::{Destination, Metrics},
 };
 
 const CLAIM: Operation = Operation::idempotent("claim_lanes");
@@ -64,15 +56,7 @@ struct Shared {
     config: config::Outbox,
     metrics: Arc<Metrics>,
     wake: Notify,
-    counted: Mutex<Counted>,
-    /// Accepted here since the outbox was counted.
-    accepted: AtomicI64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Counted {
-    backlog: Backlog,
-    at: Instant,
+    depth: Depth,
 }
 
 /// The lanes this process holds, and until when it may believe so.
@@ -93,9 +77,8 @@ impl Relay {
         metrics: Arc<Metrics>,
     ) -> Self {
         database.declare(&[CLAIM, RELEASE, PENDING, MARK, REFUSED, BACKLOG, REMOVE]);
-        let counted = Mutex::new(Counted { backlog: Backlog::default(), at: Instant::now() });
-        let (wake, accepted) = (Notify::new(), AtomicI64::new(0));
-        Self(Arc::new(Shared { owner, database, broker, config, metrics, wake, counted, accepted }))
+        let (wake, depth) = (Notify::new(), Depth::new("event broker", &config));
+        Self(Arc::new(Shared { owner, database, broker, config, metrics, wake, depth }))
     }
 
     /// Refuses further events while too many wait.
@@ -103,34 +86,19 @@ impl Relay {
     /// # Errors
     /// `Overloaded`.
     pub fn admit(&self) -> Result<(), Error> {
-        let shared = &self.0;
-        let waiting = shared.counted.lock().backlog.rows + shared.accepted.load(Ordering::Relaxed);
-        if waiting < shared.config.max_rows {
-            return Ok(());
-        }
-        let message = "as many events wait for the broker as outbox.max_rows allows";
-        Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(5)))
+        self.0.depth.admit()
     }
 
     /// Tells that so many events were accepted.
     pub fn accepted(&self, events: usize) {
-        let events = i64::try_from(events).unwrap_or(i64::MAX);
-        self.0.accepted.fetch_add(events, Ordering::Relaxed);
+        self.0.depth.accepted(events);
         self.0.wake.notify_one();
-    }
-
-    /// What waits, as it was counted last.
-    #[must_use]
-    pub fn backlog(&self) -> Backlog {
-        let counted = *self.0.counted.lock();
-        let oldest = counted.backlog.oldest.map(|oldest| oldest + counted.at.elapsed());
-        Backlog { oldest, ..counted.backlog }
     }
 
     /// Whether an event has waited for so long that the service is degraded.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        self.backlog().oldest.is_some_and(|oldest| oldest > self.0.config.degraded_after)
+        self.0.depth.is_late()
     }
 
     /// Hands over until `stop`, then gives the lanes to others.
@@ -245,7 +213,7 @@ impl Shared {
             .database
             .call(MARK, |database| async move { database.mark_delivered(owner, held, seqs).await })
             .await?;
-        self.metrics.outbox_delivered(marked);
+        self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
     }
 
@@ -306,17 +274,13 @@ impl Shared {
     async fn keep_count(&self) {
         loop {
             let begun = Instant::now();
-            // What is accepted while the database counts may be counted twice, never missed.
-            let before = self.accepted.load(Ordering::Relaxed);
-            let most = self.config.max_rows;
-            let counted = self
-                .database
-                .call(BACKLOG, |database| async move { database.backlog(most).await })
-                .await;
-            if let Ok(backlog) = counted {
-                self.accepted.fetch_sub(before, Ordering::Relaxed);
-                *self.counted.lock() = Counted { backlog, at: Instant::now() };
-                self.metrics.show_outbox(backlog.rows, backlog.oldest, backlog.dead);
+            let count = async |most| {
+                self.database
+                    .call(BACKLOG, |database| async move { database.backlog(most).await })
+                    .await
+            };
+            if let Some(backlog) = self.depth.count(count).await {
+                self.metrics.show_outbox(Destination::EventBroker, &backlog);
             }
             let window = self.config.replay_window;
             let removed = self

@@ -3,6 +3,8 @@
 //! Labels come from closed sets, and the series of connections exist from the start, so that a
 //! rate is never missing its first value.
 
+mod outbox;
+
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
@@ -13,7 +15,9 @@ use prometheus_client::{
 };
 use std::sync::atomic::AtomicU64;
 
-use crate::error::ErrorKind;
+pub use self::outbox::Destination;
+use self::outbox::OutboxMetrics;
+use crate::{error::ErrorKind, model::backlog::Backlog};
 
 /// Upper bounds in seconds: half a millisecond to ten seconds.
 const SECONDS: [f64; 14] =
@@ -187,50 +191,6 @@ struct ConnectionFamilies {
 }
 
 /// What accepted events wait for.
-const BROKER: &str = "event_broker";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByDestination {
-    destination: &'static str,
-}
-
-#[derive(Clone, Debug, Default)]
-struct OutboxMetrics {
-    rows: Family<ByDestination, Gauge>,
-    oldest: Family<ByDestination, Seconds>,
-    delivered: Family<ByDestination, Counter>,
-    dead_letters: Family<ByDestination, Gauge>,
-}
-
-impl OutboxMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let outbox = Self::default();
-        registry.register("outbox_rows", "Accepted work that waits", outbox.rows.clone());
-        registry.register_with_unit(
-            "outbox_oldest",
-            "How long the oldest accepted work has waited",
-            Unit::Seconds,
-            outbox.oldest.clone(),
-        );
-        registry.register(
-            "outbox_delivered",
-            "Accepted work handed over",
-            outbox.delivered.clone(),
-        );
-        registry.register(
-            "dead_letters",
-            "Accepted work that was refused for good",
-            outbox.dead_letters.clone(),
-        );
-        let broker = ByDestination { destination: BROKER };
-        drop(outbox.rows.get_or_create(&broker));
-        drop(outbox.oldest.get_or_create(&broker));
-        drop(outbox.delivered.get_or_create(&broker));
-        drop(outbox.dead_letters.get_or_create(&broker));
-        outbox
-    }
-}
-
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
@@ -282,19 +242,15 @@ impl Metrics {
         self.connections.handles(name)
     }
 
-    /// Shows how many events wait for the broker, since when, and how many it refused for good.
-    pub fn show_outbox(&self, rows: i64, oldest: Option<Duration>, dead: i64) {
-        let broker = ByDestination { destination: BROKER };
-        self.outbox.rows.get_or_create(&broker).set(rows);
-        let oldest = oldest.unwrap_or_default().as_secs_f64();
-        self.outbox.oldest.get_or_create(&broker).set(oldest);
-        self.outbox.dead_letters.get_or_create(&broker).set(dead);
+    /// Shows how much accepted work waits for `destination`, since when, and how much of it was
+    /// refused for good.
+    pub fn show_outbox(&self, destination: Destination, backlog: &Backlog) {
+        self.outbox.show(destination, backlog);
     }
 
-    /// Counts events that the broker has acknowledged.
-    pub fn outbox_delivered(&self, events: usize) {
-        let events = u64::try_from(events).unwrap_or(u64::MAX);
-        self.outbox.delivered.get_or_create(&ByDestination { destination: BROKER }).inc_by(events);
+    /// Counts work that `destination` has acknowledged.
+    pub fn outbox_delivered(&self, destination: Destination, rows: usize) {
+        self.outbox.delivered(destination, rows);
     }
 
     /// Makes the series of a workflow's executions that reach `status`.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{DEADLINE, Database, Redis, Setup, eventually, server};
+use crate::support::{DEADLINE, Database, Link, Passing, Redis, Setup, answer, eventually, server};
 
 fn fleet(redis: &Redis, database: &Database, queue: &str) -> Setup {
     Setup::new()
@@ -71,21 +71,45 @@ async fn api_and_worker_do_the_same_on_redis_temporal_and_postgres() {
 }
 
 #[tokio::test]
-async fn an_unreachable_execution_service_stores_nothing() {
+async fn what_is_accepted_during_an_outage_of_temporal_runs_once_after_it() {
     let redis = Redis::start().await;
     let database = Database::create().await;
-    let port = crate::support::free_port();
-    let service = fleet(&redis, &database, "nobody")
-        .variable("TEMPORAL_ADDRESS", &format!("127.0.0.1:{port}"))
-        .start()
-        .await;
+    let link = Link::to(&server("TEST_TEMPORAL_ADDRESS")).await;
+    let queue = format!("it-{}", uuid::Uuid::now_v7());
+    let (mut worker, _log) = fleet(&redis, &database, &queue).argument("worker").spawn();
+    let setup = fleet(&redis, &database, &queue)
+        .variable("TEMPORAL_ADDRESS", &link.address)
+        .set("executions.confirm_within", "\"1s\"");
+    let service = setup.start().await;
+    service.healthy().await;
+    link.set(Passing::Cut);
     service.health("the outage shows", |health| health["status"] == "degraded").await;
     let begin = std::time::Instant::now();
-    let (status, problem) = service.send("/v1/executions", &json!({"workflow": "echo"})).await;
+    let waiting = service.execute(&json!({"workflow": "echo", "input": 7})).await;
+    let unwanted = service.execute(&json!({"workflow": "echo"})).await;
+    assert!(begin.elapsed() < DEADLINE, "an outage holds nobody up");
+    let cancelled = service.post(&format!("/v1/executions/{unwanted}/cancel")).send().await;
+    assert_eq!(cancelled.unwrap().status(), 202);
+    let looked_at = eventually("nothing confirms it", async || {
+        let execution = service.json(&format!("/v1/executions/{waiting}")).await;
+        (execution["stale"] == true).then_some(execution)
+    })
+    .await;
+    assert_eq!(looked_at["status"], "accepted");
+    let (status, problem) =
+        answer(service.post(&format!("/v1/executions/{waiting}/signals/x"))).await;
     assert_eq!(status, 503, "{problem}");
-    assert!(begin.elapsed() < DEADLINE, "it fails fast");
-    assert!(!problem.to_string().contains("127.0.0.1"), "{problem}");
-    assert_eq!(service.json("/v1/executions").await["items"], json!([]));
+
+    // It outlives the process too.
+    let service = service.kill().start().await;
+    link.set(Passing::Open);
+    let ended = service.result(&waiting).await;
+    assert_eq!((&ended["status"], &ended["result"]), (&json!("completed"), &json!(7)));
+    assert_eq!(service.result(&unwanted).await["status"], "cancelled");
+    let letters = service.json("/v1/dead-letters?destination=execution_service").await;
+    assert_eq!(letters["items"], json!([]), "an outage makes no dead letters");
+    crate::support::signal(&worker, "-TERM");
+    eventually("the worker ends", async || worker.try_wait().unwrap()).await;
     drop(service);
     database.drop().await;
 }

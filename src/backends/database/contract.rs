@@ -5,13 +5,17 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Acceptance, Database, KeyUse, Lane, NewEvent};
+use super::{
+    Acceptance, Admission, Claim, Database, Ended, KeyUse, Lane, NewEvent, NewRecord, Work,
+};
 use crate::{
     config::{Pool, Section},
     connection::{BuildContext, Factory},
     model::{
         events::{Event, LANES},
-        executions::{Execution, ListFilter, ListPlace, Outcome, StartRequest, Status, Workflow},
+        executions::{
+            Ending, Execution, ListFilter, ListPlace, Outcome, StartRequest, Status, Workflow,
+        },
         ids, time,
     },
     telemetry::metrics::Metrics,
@@ -33,7 +37,11 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     database.probe().await.expect("the probe of a working database is good");
     an_execution_is_stored_with_its_key_or_not_at_all(database).await;
     a_key_gives_the_first_answer_again(database).await;
-    a_withdrawn_request_can_be_repeated(database).await;
+    one_bad_admission_leaves_its_neighbours_alone(database).await;
+    a_hand_over_is_claimed_by_one_process(database).await;
+    a_refused_execution_is_a_dead_letter_until_it_is_redriven(database).await;
+    what_was_never_tried_ends_at_once(database).await;
+    a_role_has_one_holder(database).await;
     a_status_only_moves_forward(database).await;
     lists_are_newest_first_and_paged(database).await;
     unconfirmed_executions_come_longest_unconfirmed_first(database).await;
@@ -81,14 +89,24 @@ fn execution(workflow: &str) -> Execution {
     }
 }
 
-fn key(name: &str, body: &str, busy_for: Duration) -> KeyUse {
+fn key(name: &str, body: &str) -> KeyUse {
     KeyUse {
         scope: "contract".to_owned(),
         key: name.to_owned(),
         body_hash: body.to_owned(),
-        busy_for,
+        answer: format!("the answer to {body}"),
         keep_for: MINUTE,
     }
+}
+
+fn claim_by(owner: &str) -> Claim {
+    Claim { owner: owner.to_owned(), lease: MINUTE }
+}
+
+fn admission(execution: &Execution, key: Option<&KeyUse>, claim: Option<Claim>) -> Admission {
+    let announcement = new_event(&execution.id);
+    let record = NewRecord { execution: execution.clone(), announcement, claim };
+    Admission { work: Work::Execution(Box::new(record)), key: key.cloned() }
 }
 
 async fn accept(
@@ -96,7 +114,12 @@ async fn accept(
     execution: &Execution,
     key: Option<&KeyUse>,
 ) -> Acceptance {
-    database.accept(execution, key).await.expect("the database answers")
+    admit(database, &admission(execution, key, None)).await
+}
+
+async fn admit(database: &dyn Database, admission: &Admission) -> Acceptance {
+    let mut accepted = database.accept(&[admission]).await.expect("the database answers");
+    accepted.pop().expect("one answer for one admission")
 }
 
 async fn an_execution_is_stored_with_its_key_or_not_at_all(database: &dyn Database) {
@@ -104,8 +127,9 @@ async fn an_execution_is_stored_with_its_key_or_not_at_all(database: &dyn Databa
     assert_eq!(accept(database, &first, None).await, Acceptance::Stored);
     let stored = database.execution(&first.id).await.expect("it is readable");
     assert_eq!(stored.as_ref(), Some(&first));
+    assert_eq!(accept(database, &first, None).await, Acceptance::Stored, "it is the same one");
 
-    let key = key("taken-id", "body", MINUTE);
+    let key = key("taken-id", "body");
     let same_id = Execution { id: first.id.clone(), ..execution("b") };
     assert_eq!(accept(database, &same_id, Some(&key)).await, Acceptance::IdTaken);
     // The key was rolled back together with the execution.
@@ -113,44 +137,163 @@ async fn an_execution_is_stored_with_its_key_or_not_at_all(database: &dyn Databa
 }
 
 async fn a_key_gives_the_first_answer_again(database: &dyn Database) {
-    let first = execution("a");
-    let used = key("answered", "body", MINUTE);
-    assert_eq!(accept(database, &first, Some(&used)).await, Acceptance::Stored);
-    assert_eq!(accept(database, &execution("a"), Some(&used)).await, Acceptance::Busy);
-    database.answer(&used, "the answer").await.expect("the answer is kept");
-    let again = accept(database, &execution("a"), Some(&used)).await;
-    assert_eq!(again, Acceptance::Answered("the answer".to_owned()));
-    let other_body = key("answered", "other", MINUTE);
+    let used = key("answered", "body");
+    assert_eq!(accept(database, &execution("a"), Some(&used)).await, Acceptance::Stored);
+    let again = KeyUse { answer: "another answer".to_owned(), ..used.clone() };
+    let again = accept(database, &execution("a"), Some(&again)).await;
+    assert_eq!(again, Acceptance::Answered(used.answer));
+    let other_body = key("answered", "other");
     assert_eq!(accept(database, &execution("a"), Some(&other_body)).await, Acceptance::KeyReused);
 
-    let ended = key("unanswered", "body", Duration::ZERO);
-    let second = execution("a");
-    assert_eq!(accept(database, &second, Some(&ended)).await, Acceptance::Stored);
-    let again = accept(database, &execution("a"), Some(&ended)).await;
-    assert_eq!(again, Acceptance::Unanswered(Box::new(second)));
-
-    let expired = KeyUse { keep_for: Duration::ZERO, ..key("expired", "body", MINUTE) };
+    let expired = KeyUse { keep_for: Duration::ZERO, ..key("expired", "body") };
     assert_eq!(accept(database, &execution("a"), Some(&expired)).await, Acceptance::Stored);
     assert_eq!(accept(database, &execution("a"), Some(&expired)).await, Acceptance::Stored);
     assert_eq!(database.forget_keys().await.expect("keys expire"), 1);
 }
 
-async fn a_withdrawn_request_can_be_repeated(database: &dyn Database) {
-    let withdrawn = execution("a");
-    let used = key("withdrawn", "body", MINUTE);
-    assert_eq!(accept(database, &withdrawn, Some(&used)).await, Acceptance::Stored);
-    assert!(database.withdraw(&withdrawn.id, Some(&used)).await.expect("it is withdrawn"));
-    let again = database.withdraw(&withdrawn.id, Some(&used)).await;
-    assert!(!again.expect("the database answers"), "withdrawn twice");
-    assert_eq!(database.execution(&withdrawn.id).await.expect("the database answers"), None);
-    assert_eq!(accept(database, &withdrawn, Some(&used)).await, Acceptance::Stored);
+async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) {
+    let stored = execution("a");
+    accept(database, &stored, None).await;
+    let taken = Execution { request_id: ids::new_id(), ..stored };
+    let (good, event, used) = (execution("a"), new_event("a"), key("neighbour", "body"));
+    let first = NewEvent { content_hash: ids::new_id(), ..event.clone() };
+    let batch = [
+        admission(&taken, Some(&used), None),
+        Admission { work: Work::Events(vec![event]), key: None },
+        Admission { work: Work::Events(vec![new_event("a"), first]), key: None },
+        admission(&good, Some(&used), None),
+        admission(&execution("a"), Some(&used), None),
+    ];
+    let batch: Vec<&Admission> = batch.iter().collect();
+    let expected = [
+        Acceptance::IdTaken,
+        Acceptance::Stored,
+        Acceptance::EventTaken(1),
+        Acceptance::Stored,
+        Acceptance::Answered(used.answer.clone()),
+    ];
+    assert_eq!(database.accept(&batch).await.expect("the database answers"), expected);
+    assert!(database.execution(&good.id).await.expect("it is readable").is_some());
+}
+
+async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {
+    let backend = ids::new_id();
+    let fresh = || Execution { backend: backend.clone(), ..execution("a") };
+    let claim = async |owner: &str, lease: Duration| {
+        database.claim_executions(&backend, owner, lease, 10).await.expect("no error")
+    };
+    let (held, free) = (fresh(), fresh());
+    admit(database, &admission(&held, None, Some(claim_by("one")))).await;
+    accept(database, &free, None).await;
+    // A lease of no time ends at once.
+    let lost = claim("one", Duration::ZERO).await;
+    assert_eq!(lost.len(), 1, "what was claimed when it was accepted is not free");
+    assert_eq!((&lost[0].execution, lost[0].first_tried), (&free, None));
+    let taken = claim("one", MINUTE).await;
+    assert_eq!(taken.len(), 1);
+    assert!(taken[0].first_tried.is_some(), "the lost claim may have tried");
+    assert!(claim("one", MINUTE).await.is_empty());
+
+    let release = async |fence, untried| {
+        database.release_execution(&free.id, fence, untried).await.expect("no error");
+    };
+    release(lost[0].fence, true).await;
+    assert!(claim("one", MINUTE).await.is_empty(), "who lost it cannot give it back");
+    release(taken[0].fence, true).await;
+    let again = claim("one", MINUTE).await;
+    assert_eq!(again[0].first_tried, None, "no try has reached anything");
+    let left = claim("two", MINUTE).await.len();
+    let expected = if database.serves_one_process() { 2 } else { 0 };
+    assert_eq!(left, expected, "a database of our own holds claims of the dead only");
+    for execution in [&held, &free] {
+        database.change(&execution.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+    }
+    assert!(claim("two", Duration::ZERO).await.is_empty(), "what runs is not handed over");
+}
+
+async fn a_refused_execution_is_a_dead_letter_until_it_is_redriven(database: &dyn Database) {
+    let refused = Execution { backend: ids::new_id(), ..execution("a") };
+    accept(database, &refused, None).await;
+    let claim = async || {
+        let claimed = database.claim_executions(&refused.backend, "one", MINUTE, 10).await;
+        claimed.expect("no error").pop()
+    };
+    let claimed = claim().await.expect("it is free");
+    let (id, fence) = (refused.id.as_str(), claimed.fence);
+    let count = async |fence| database.count_refusal(id, fence, MINUTE).await.expect("no error");
+    assert_eq!(count(fence).await, Some(1));
+    assert_eq!(count(fence + 1).await, None);
+    assert_eq!(claim().await, None, "it rests for a while");
+    let outcome = Outcome::ended(Status::Failed, "too\0long", time::now());
+    let reject = async |fence| {
+        let event = new_event("a");
+        database.reject_execution(id, fence, &outcome, &event).await.expect("no error")
+    };
+    assert!(!reject(fence + 1).await, "who lost the claim has no say");
+    assert!(reject(fence).await);
+    assert!(!reject(fence).await, "it is rejected once");
+    let dead = database.waiting_executions(10).await.expect("it is counted").dead;
+    assert_eq!(dead, 1);
+    let removed = database.remove_ended(Duration::ZERO, 1000).await;
+    removed.expect("old executions are removed");
+    let letters = database.rejected_executions(None, 10).await.expect("they are listed");
+    assert_eq!((letters.len(), letters[0].refusals), (1, 1));
+    assert_eq!(letters[0].execution.error.as_deref(), Some("toolong"));
+    assert!(database.redrive_execution(id).await.expect("no error"));
+    assert!(!database.redrive_execution(id).await.expect("no error"), "redriven twice");
+    let claimed = claim().await.expect("it is free again");
+    assert_eq!((&claimed.execution.status, claimed.first_tried), (&Status::Accepted, None));
+    assert!(reject(claimed.fence).await);
+    assert!(database.discard_execution(id).await.expect("no error"));
+    assert!(database.rejected_executions(None, 10).await.expect("they are listed").is_empty());
+    database.remove_ended(Duration::ZERO, 1000).await.expect("old executions are removed");
+    assert_eq!(database.execution(id).await.expect("it is readable"), None);
+}
+
+async fn what_was_never_tried_ends_at_once(database: &dyn Database) {
+    let end = async |execution: &Execution| {
+        let outcome = Ending::Cancel.before_start(time::now());
+        let event = new_event(&execution.id);
+        let ended = database.end_accepted(&execution.id, &Ending::Cancel, &outcome, &event).await;
+        ended.expect("no error")
+    };
+    let untried = execution("a");
+    accept(database, &untried, None).await;
+    assert_eq!(end(&untried).await, Ended::Now);
+    assert_eq!(end(&untried).await, Ended::NotAccepted);
+    let stored = database.execution(&untried.id).await.expect("no error").expect("it exists");
+    assert_eq!(stored.status, Status::Cancelled);
+
+    let backend = ids::new_id();
+    let tried = Execution { backend: backend.clone(), ..execution("a") };
+    admit(database, &admission(&tried, None, Some(claim_by("one")))).await;
+    assert_eq!(end(&tried).await, Ended::Later);
+    let wished = async || database.wished_endings(&backend, 10).await.expect("no error");
+    assert!(wished().await.is_empty(), "it is due when the execution runs");
+    database.change(&tried.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+    let due = wished().await;
+    assert_eq!((due.len(), &due[0].0.id, &due[0].1), (1, &tried.id, &Ending::Cancel));
+    database.forget_wish(&tried.id).await.expect("it is forgotten");
+    assert!(wished().await.is_empty());
+}
+
+async fn a_role_has_one_holder(database: &dyn Database) {
+    let take = async |owner, lease| {
+        database.take_role("contract", owner, lease).await.expect("the database answers")
+    };
+    assert!(take("one", MINUTE).await);
+    assert!(take("one", MINUTE).await, "its holder keeps it");
+    assert_eq!(take("two", MINUTE).await, database.serves_one_process());
+    database.give_roles_back("one").await.expect("it is given back");
+    assert!(take("two", Duration::ZERO).await);
+    assert!(take("one", MINUTE).await, "it expires");
 }
 
 async fn a_status_only_moves_forward(database: &dyn Database) {
     let execution = execution("a");
     accept(database, &execution, None).await;
     let change = async |outcome: &Outcome| {
-        database.change(&execution.id, outcome).await.expect("the database answers")
+        database.change(&execution.id, outcome, &[]).await.expect("the database answers")
     };
     let started_at = time::now();
     assert!(change(&Outcome::running(started_at)).await);
@@ -169,7 +312,7 @@ async fn a_status_only_moves_forward(database: &dyn Database) {
     assert_eq!(stored.status, Status::Completed);
     assert_eq!(stored.result, completed.result);
     assert_eq!(stored.started_at, Some(started_at), "the start stands");
-    assert!(!database.change("unknown", &completed).await.expect("the database answers"));
+    assert!(!database.change("unknown", &completed, &[]).await.expect("the database answers"));
 }
 
 async fn lists_are_newest_first_and_paged(database: &dyn Database) {
@@ -201,7 +344,10 @@ async fn unconfirmed_executions_come_longest_unconfirmed_first(database: &dyn Da
         execution.backend.clone_from(&backend);
         accept(database, execution, None).await;
         assert!(
-            database.change(&execution.id, &Outcome::running(time::now())).await.expect("runs")
+            database
+                .change(&execution.id, &Outcome::running(time::now()), &[])
+                .await
+                .expect("it runs")
         );
     }
     let ids = async || -> Vec<String> {
@@ -217,12 +363,6 @@ async fn unconfirmed_executions_come_longest_unconfirmed_first(database: &dyn Da
     let asked = [waiting.id.clone(), "unknown".to_owned()];
     let open = database.open_among(&asked).await.expect("the database answers");
     assert_eq!(open, std::slice::from_ref(&waiting));
-    let old = database.not_handed_over("embedded", Duration::ZERO, 1000).await;
-    let old = old.expect("the database answers");
-    assert!(old.iter().any(|execution| execution.id == waiting.id));
-    let old = database.not_handed_over("embedded", MINUTE, 1000).await;
-    let old = old.expect("the database answers");
-    assert!(old.iter().all(|execution| execution.id != waiting.id));
 }
 
 /// A run that nobody has stored yet.
@@ -344,7 +484,8 @@ async fn callers_that_go_away_hold_nobody_up(database: &dyn Database) {
     for step in 0..100 {
         let leaving = execution("a");
         let patience = Duration::from_micros(step * 30);
-        let left = tokio::time::timeout(patience, database.accept(&leaving, None)).await;
+        let leaving = admission(&leaving, None, None);
+        let left = tokio::time::timeout(patience, database.accept(&[&leaving])).await;
         // Sooner or later one is stored before its caller leaves; either is fine.
         assert!(!matches!(left, Ok(Err(_))), "{left:?}");
         let next = execution("a");
@@ -358,8 +499,8 @@ fn new_event(subject: &str) -> NewEvent {
     NewEvent { event, content_hash: ids::new_id() }
 }
 
-async fn store(database: &dyn Database, events: &[NewEvent]) -> Vec<usize> {
-    database.store_events(events).await.expect("the database answers")
+async fn store(database: &dyn Database, events: &[NewEvent]) -> Acceptance {
+    admit(database, &Admission { work: Work::Events(events.to_vec()), key: None }).await
 }
 
 /// What waits in `held`, as the ids of events.
@@ -373,14 +514,22 @@ async fn claim(database: &dyn Database, owner: &str, lease: Duration) -> Vec<Lan
 }
 
 async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
+    // What the suite has announced so far is of no interest here.
+    let held = claim(database, "one", MINUTE).await;
+    let pending = database.pending_events(&held, 1000).await.expect("the database answers");
+    let seqs: Vec<i64> = pending.iter().map(|pending| pending.seq).collect();
+    database.mark_delivered("one", &held, &seqs).await.expect("they are marked");
+    database.remove_delivered(Duration::ZERO, 1000).await.expect("they are removed");
+    database.release_lanes("one").await.expect("they are given back");
+
     let (first, second) = (new_event("a"), new_event("b"));
     let batch = [first.clone(), second.clone()];
-    assert!(store(database, &batch).await.is_empty());
-    assert!(store(database, &batch).await.is_empty(), "the same events again are no conflict");
+    assert_eq!(store(database, &batch).await, Acceptance::Stored);
+    assert_eq!(store(database, &batch).await, Acceptance::Stored, "they are the same events");
 
     let changed = NewEvent { content_hash: ids::new_id(), ..second.clone() };
     let fresh = new_event("a");
-    assert_eq!(store(database, &[fresh.clone(), changed]).await, [1]);
+    assert_eq!(store(database, &[fresh.clone(), changed]).await, Acceptance::EventTaken(1));
 
     let held = claim(database, "one", MINUTE).await;
     assert_eq!(waiting(database, &held).await, [first.event.id, second.event.id]);

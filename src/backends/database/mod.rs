@@ -3,7 +3,9 @@
 //! A [`Database`] is a few small traits of use-case size. Each method is one transaction. Times
 //! that are compared between processes (claims, leases) come from the database's own clock.
 
+mod acceptance;
 mod errors;
+mod executions;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rows;
@@ -20,6 +22,10 @@ mod pool_tests;
 
 use std::time::Duration;
 
+pub use self::{
+    acceptance::{Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work},
+    executions::{ClaimedExecution, Ended, ExecutionQueue, ExecutionStore},
+};
 use async_trait::async_trait;
 
 use crate::{
@@ -27,8 +33,9 @@ use crate::{
     connection::{Backend, Registry},
     error::Error,
     model::{
+        backlog::Backlog,
         events::Event,
-        executions::{Execution, ListFilter, Outcome, StartRequest, Workflow},
+        executions::{Execution, Outcome, StartRequest, Workflow},
         time::Timestamp,
     },
 };
@@ -40,127 +47,11 @@ compile_error!("agentarea-api needs a database: enable the feature `sqlite` or `
 pub const FAMILY: &str = "database";
 
 /// Keeps accepted work, idempotency keys and embedded runs.
-pub trait Database: Backend + ExecutionStore + RunStore + Outbox + DeadLetters {
+pub trait Database:
+    Backend + Accept + ExecutionStore + ExecutionQueue + RunStore + Outbox + DeadLetters + Roles
+{
     /// True when no other process can use it: whatever another one has claimed, it died holding.
     fn serves_one_process(&self) -> bool;
-}
-
-/// The use of an `Idempotency-Key`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyUse {
-    /// Principal, method and route; keys of different scopes do not meet.
-    pub scope: String,
-    /// The key.
-    pub key: String,
-    /// Hash of the request body.
-    pub body_hash: String,
-    /// How long the first request may take; after that it no longer counts as unanswered.
-    pub busy_for: Duration,
-    /// How long the answer is kept.
-    pub keep_for: Duration,
-}
-
-/// What became of an execution that was to be accepted.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Acceptance {
-    /// It is stored.
-    Stored,
-    /// Its id is taken.
-    IdTaken,
-    /// The key was used for the same request: this was the answer.
-    Answered(String),
-    /// The key was used for the same request, which is not answered yet.
-    Busy,
-    /// The key was used for the same request, which ended without an answer; this is what it
-    /// stored.
-    Unanswered(Box<Execution>),
-    /// The key was used for another request.
-    KeyReused,
-}
-
-/// Executions and the idempotency keys they were accepted with.
-#[async_trait]
-pub trait ExecutionStore {
-    /// Stores an execution together with its idempotency key.
-    ///
-    /// # Errors
-    /// `outcome_unknown()` when the answer to the commit was lost.
-    ///
-    /// # Cancel safety
-    /// A dropped call may have stored both; it never stores one of them.
-    async fn accept(
-        &self,
-        execution: &Execution,
-        key: Option<&KeyUse>,
-    ) -> Result<Acceptance, Error>;
-
-    /// Keeps the answer for repetitions of the request.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn answer(&self, key: &KeyUse, answer: &str) -> Result<(), Error>;
-
-    /// Removes an execution that no backend has, and its key, so that the request can be repeated.
-    /// False when it is not `accepted` any more, and stays.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn withdraw(&self, id: &str, key: Option<&KeyUse>) -> Result<bool, Error>;
-
-    /// One execution.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn execution(&self, id: &str) -> Result<Option<Execution>, Error>;
-
-    /// Executions, newest first.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn executions(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error>;
-
-    /// Changes the status, if the change leads forward: a final status never changes, and
-    /// `running` follows `accepted` only. True when this call changed it.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn change(&self, id: &str, outcome: &Outcome) -> Result<bool, Error>;
-
-    /// Remembers that the backend has confirmed the status of these executions.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn confirm(&self, ids: &[String]) -> Result<(), Error>;
-
-    /// Running executions of `backend`, the longest unconfirmed first.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<Execution>, Error>;
-
-    /// Those of `ids` that have not ended.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn open_among(&self, ids: &[String]) -> Result<Vec<Execution>, Error>;
-
-    /// Executions for `backend` that have been `accepted` for longer than `older_than`, oldest
-    /// first.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn not_handed_over(
-        &self,
-        backend: &str,
-        older_than: Duration,
-        limit: i64,
-    ) -> Result<Vec<Execution>, Error>;
-
-    /// Removes idempotency keys that are kept no longer. Gives their number.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn forget_keys(&self) -> Result<usize, Error>;
 }
 
 /// A run of the embedded execution service, as the database keeps it.
@@ -288,15 +179,6 @@ pub trait RunStore {
     async fn release_runs_of_others(&self, instance: &str) -> Result<(), Error>;
 }
 
-/// An event to be accepted.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewEvent {
-    /// The event as it will be delivered.
-    pub event: Event,
-    /// Hash of the event as the client sent it, by which a repetition is recognised.
-    pub content_hash: String,
-}
-
 /// A lane that this process has claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
@@ -317,31 +199,10 @@ pub struct PendingEvent {
     pub event: Event,
 }
 
-/// Accepted events that are not delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Those that wait.
-    pub rows: i64,
-    /// How long the first of them has waited.
-    pub oldest: Option<Duration>,
-    /// Those that the broker refused for good.
-    pub dead: i64,
-}
-
 /// Accepted events, in lanes. A lane is claimed by one process at a time; a claim that is not
 /// renewed ends by itself.
 #[async_trait]
 pub trait Outbox {
-    /// Stores all events or none. An event that is stored already, with the same content, stays as
-    /// it is. Gives the places of those whose source and id another event has; then none is stored.
-    ///
-    /// # Errors
-    /// `outcome_unknown()` when the answer to the commit was lost.
-    ///
-    /// # Cancel safety
-    /// A dropped call may have stored all; it never stores a part.
-    async fn store_events(&self, events: &[NewEvent]) -> Result<Vec<usize>, Error>;
-
     /// Renews the claims of `owner`, and changes them towards its fair share of the lanes. Gives
     /// those it holds now.
     ///
@@ -414,27 +275,75 @@ pub struct DeadLetter {
     pub accepted_at: Timestamp,
 }
 
-/// Events that the broker refused for good.
+/// Accepted work that was refused for good.
 #[async_trait]
 pub trait DeadLetters {
-    /// Those before `before` in the database's sequence, newest first.
+    /// Events before `before` in the database's sequence, newest first.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn dead_letters(&self, before: Option<i64>, limit: i64)
     -> Result<Vec<DeadLetter>, Error>;
 
-    /// Lets one be handed over again. False when there is none.
+    /// Lets an event be handed over again. False when there is none.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn redrive(&self, seq: i64) -> Result<bool, Error>;
 
-    /// Removes one. False when there is none.
+    /// Removes an event. False when there is none.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn discard(&self, seq: i64) -> Result<bool, Error>;
+
+    /// Executions whose ids come after `after`, in the order of ids.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn rejected_executions(
+        &self,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<RejectedExecution>, Error>;
+
+    /// Makes an execution `accepted` again, as if it had never been tried. False when there is
+    /// none.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn redrive_execution(&self, id: &str) -> Result<bool, Error>;
+
+    /// Leaves an execution failed for good. False when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn discard_execution(&self, id: &str) -> Result<bool, Error>;
+}
+
+/// An execution that the backend refused for good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RejectedExecution {
+    /// Its record, which is `failed`.
+    pub execution: Execution,
+    /// How often it was refused.
+    pub refusals: i32,
+}
+
+/// Work that one process does for all that share the database.
+#[async_trait]
+pub trait Roles {
+    /// Takes a role, or keeps it for another `lease`. False while another process holds it.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn take_role(&self, role: &str, owner: &str, lease: Duration) -> Result<bool, Error>;
+
+    /// Gives all roles of `owner` back.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn give_roles_back(&self, owner: &str) -> Result<(), Error>;
 }
 
 /// How long connecting and migrating may take; connecting alone is bounded by

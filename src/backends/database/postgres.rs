@@ -399,6 +399,10 @@ impl Db {
     async fn writer(&self) -> Result<Checkout<Connector>, Error> {
         self.pool.get().await
     }
+
+    async fn first_writer(&self) -> Result<Checkout<Connector>, Error> {
+        self.pool.get().await
+    }
 }
 
 /// Whether whatever another process has claimed, it died holding.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use diesel::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ClaimedRun, DeadLetter, KeyUse, NewEvent, PendingEvent, Run, schema};
+use super::{
+    Claim, ClaimedExecution, ClaimedRun, DeadLetter, KeyUse, NewEvent, PendingEvent,
+    RejectedExecution, Run, schema,
+};
 use crate::{
     error::{Error, ErrorKind},
     model::{
@@ -76,27 +79,69 @@ impl ExecutionRow {
     }
 }
 
+/// How the hand-over of an execution stands.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::executions, treat_none_as_default_value = false)]
+pub(super) struct HandOverRow {
+    owner: Option<String>,
+    claimed_until: i64,
+    fence: i64,
+    tried_at: Option<i64>,
+    refusals: i32,
+}
+
+impl HandOverRow {
+    /// Of an execution that is accepted at `now`.
+    pub(super) fn new(claim: Option<&Claim>, now: i64) -> Self {
+        Self {
+            owner: claim.map(|claim| claim.owner.clone()),
+            claimed_until: claim.map_or(0, |claim| now.saturating_add(micros(claim.lease))),
+            fence: claim.map_or(0, |_| Claim::FIRST_FENCE),
+            tried_at: claim.map(|_| now),
+            refusals: 0,
+        }
+    }
+
+    /// The claim that was made at `now`.
+    pub(super) fn claimed(
+        self,
+        execution: ExecutionRow,
+        now: i64,
+    ) -> Result<ClaimedExecution, Error> {
+        // The claim itself counts as a try. What another version accepted may have been tried as
+        // soon as it was there.
+        let earlier = self.tried_at.filter(|at| *at != now);
+        let first_tried = earlier.map(|at| from_micros_span(now - at.max(execution.created_at)));
+        Ok(ClaimedExecution { fence: self.fence, first_tried, execution: execution.read()? })
+    }
+
+    pub(super) fn rejected(self, execution: ExecutionRow) -> Result<RejectedExecution, Error> {
+        Ok(RejectedExecution { execution: execution.read()?, refusals: self.refusals })
+    }
+}
+
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = schema::idempotency_keys)]
 pub(super) struct KeyRow {
-    pub(super) scope: String,
-    pub(super) idempotency_key: String,
+    scope: String,
+    idempotency_key: String,
     pub(super) body_hash: String,
-    pub(super) execution_id: String,
+    execution_id: String,
     pub(super) answer: Option<String>,
-    pub(super) busy_until: i64,
-    pub(super) expires_at: i64,
+    busy_until: i64,
+    expires_at: i64,
 }
 
 impl KeyRow {
-    pub(super) fn new(key: &KeyUse, execution: &str, now: i64) -> Self {
+    pub(super) fn new(key: &KeyUse, now: i64) -> Self {
         Self {
             scope: key.scope.clone(),
             idempotency_key: key.key.clone(),
             body_hash: key.body_hash.clone(),
-            execution_id: execution.to_owned(),
-            answer: None,
-            busy_until: now.saturating_add(micros(key.busy_for)),
+            // What the program before this one needs beside the answer.
+            execution_id: String::new(),
+            answer: Some(key.answer.clone()),
+            busy_until: 0,
             expires_at: now.saturating_add(micros(key.keep_for)),
         }
     }
@@ -259,7 +304,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Error> {
         .map_err(|error| Error::new(ErrorKind::Internal, "not JSON").with_source(error))
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|error| {
         Error::new(ErrorKind::Incompatible, "a stored value cannot be read").with_source(error)
     })

@@ -31,6 +31,13 @@ diesel::table! {
         timeout_ms -> Nullable<BigInt>,
         definition -> Text,
         traceparent -> Nullable<Text>,
+        owner -> Nullable<Text>,
+        claimed_until -> BigInt,
+        fence -> BigInt,
+        tried_at -> Nullable<BigInt>,
+        refusals -> Integer,
+        ending -> Nullable<Text>,
+        rejected_at -> Nullable<BigInt>,
     }
 }
 
@@ -97,5 +104,13 @@ diesel::table! {
     relays (owner) {
         owner -> Text,
         seen_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    roles (name) {
+        name -> Text,
+        owner -> Text,
+        claimed_until -> BigInt,
     }
 }

@@ -225,6 +225,8 @@ struct FileLock {
     /// Whose turn it is to write. `SQLite` has one writer at a time, and one that finds the file
     /// locked sleeps and looks again, blocking a thread; here writers wait in line.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Which of those that work in the background asks for it.
+    background: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn unusable(what: &str, database: &Path, error: std::io::Error) -> Error {
@@ -261,7 +263,12 @@ impl FileLock {
             .open(Self::path(database))
             .map_err(|error| unusable("the lock file", error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { database: database.to_owned(), _file: file, turn: Arc::default() }),
+            Ok(()) => Ok(Self {
+                database: database.to_owned(),
+                _file: file,
+                turn: Arc::default(),
+                background: Arc::default(),
+            }),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorKind::Unavailable,
                 format!(
@@ -326,14 +333,21 @@ impl Db {
         self.pool.get().await
     }
 
+    /// For work in the background: of all that waits, one at a time asks for its turn.
     async fn writer(&self) -> Result<Writer, Error> {
-        let turn = self.turn().await?;
-        Ok(Writer { conn: self.pool.get().await?, _turn: turn })
+        let place = self.wait(&self.lock.background).await?;
+        Ok(Writer { _place: Some(place), ..self.first_writer().await? })
     }
 
-    async fn turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
-        let turn = Arc::clone(&self.lock.turn).lock_owned();
-        timeout(self.patience, turn).await.map_err(|_| {
+    /// For clients that wait to have their work accepted: however much is to be done in the
+    /// background, they wait for one of it at most.
+    async fn first_writer(&self) -> Result<Writer, Error> {
+        let turn = self.wait(&self.lock.turn).await?;
+        Ok(Writer { conn: self.pool.get().await?, _turn: turn, _place: None })
+    }
+
+    async fn wait(&self, lock: &Arc<tokio::sync::Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
+        timeout(self.patience, Arc::clone(lock).lock_owned()).await.map_err(|_| {
             Error::new(ErrorKind::Overloaded, "other writers took longer than pool.acquire_timeout")
         })
     }
@@ -344,6 +358,7 @@ struct Writer {
     // Fields are dropped in this order: a transaction that was left open ends before the next turn.
     conn: Checkout<Connector>,
     _turn: OwnedMutexGuard<()>,
+    _place: Option<OwnedMutexGuard<()>>,
 }
 
 impl Deref for Writer {
@@ -373,7 +388,7 @@ impl Database for Db {
 impl Backend for Db {
     async fn probe(&self) -> Result<(), Error> {
         let mut conn = self.probe.lock().await;
-        let _turn = self.turn().await?;
+        let _turn = self.wait(&self.lock.turn).await?;
         queries::touch_instance(&mut conn, &self.instance).await
     }
 

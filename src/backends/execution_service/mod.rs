@@ -64,6 +64,12 @@ pub trait ExecutionService: Backend {
     /// A dropped call may have started it; hand it over again with the same request id.
     async fn start(&self, request: &StartRequest) -> Result<(), Error>;
 
+    /// How long it remembers a request id after the execution has ended; for ever if it does not
+    /// say.
+    fn remembers_for(&self) -> Option<Duration> {
+        None
+    }
+
     /// Where an execution stands.
     ///
     /// # Errors

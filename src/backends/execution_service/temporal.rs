@@ -12,6 +12,7 @@ mod start;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::Value;
 use temporalio_client::{
     Connection, RetryOptions,
@@ -86,7 +87,8 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         let (login, identity) = (config.login()?, Arc::clone(&context.instance));
         let retries = RetryOptions::no_retries();
         let connection = connect(&config, &login, &identity, &limits, retries).await?;
-        Ok(Arc::new(Temporal { connection, login, config, identity }))
+        let retention = Mutex::default();
+        Ok(Arc::new(Temporal { connection, login, config, identity, retention }))
     }
 }
 
@@ -97,6 +99,8 @@ struct Temporal {
     login: Login<ApiKey>,
     config: Config,
     identity: Arc<str>,
+    /// For so long the namespace remembers what has ended, as it told the last probe.
+    retention: Mutex<Option<Duration>>,
 }
 
 impl std::fmt::Debug for Temporal {
@@ -157,7 +161,10 @@ impl Temporal {
             Err(answer) if answer.code() == Code::Unimplemented => {}
             Err(answer) => return Err(translate(&answer)),
         }
-        connect::describe_namespace(&self.connection, key, &self.config.namespace).await
+        let namespace = &self.config.namespace;
+        let retention = connect::describe_namespace(&self.connection, key, namespace).await?;
+        *self.retention.lock() = retention;
+        Ok(())
     }
 
     fn workflow_id(&self, id: &str) -> String {
@@ -280,6 +287,10 @@ impl ExecutionService for Temporal {
             }
             Err(answer) => Err(translate(&answer)),
         }
+    }
+
+    fn remembers_for(&self) -> Option<Duration> {
+        *self.retention.lock()
     }
 
     async fn describe(&self, id: &str) -> Result<Description, Error> {

@@ -218,7 +218,7 @@ impl Supervisor {
             // The SDK's own calls carry the key of the connection, which may have been renewed.
             connection.set_api_key(self.login.current().value());
             match asked {
-                Ok(()) if !reached => tracing::info!("the worker has reached Temporal again"),
+                Ok(_) if !reached => tracing::info!("the worker has reached Temporal again"),
                 Err(error) if reached => tracing::warn!(
                     error = %error, error.class = error.kind().as_str(),
                     "the worker has lost Temporal, and polls on"

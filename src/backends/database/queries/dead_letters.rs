@@ -1,4 +1,4 @@
-//! Events that the broker refused for good.
+//! Accepted work that was refused for good.
 
 use async_trait::async_trait;
 use diesel::prelude::*;
@@ -6,14 +6,14 @@ use diesel_async::RunQueryDsl;
 
 use super::super::{
     super::{
-        DeadLetter, DeadLetters,
+        DeadLetter, DeadLetters, RejectedExecution,
         errors::query_error,
-        rows::{DEAD, DeadRow, PENDING},
-        schema::outbox,
+        rows::{DEAD, DeadRow, ExecutionRow, HandOverRow, PENDING},
+        schema::{executions, outbox},
     },
     Db,
 };
-use crate::error::Error;
+use crate::{error::Error, model::executions::Status};
 
 #[async_trait]
 impl DeadLetters for Db {
@@ -51,6 +51,54 @@ impl DeadLetters for Db {
             .execute(&mut conn)
             .await
             .map(|removed| removed == 1)
+            .map_err(query_error)
+    }
+
+    async fn rejected_executions(
+        &self,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<RejectedExecution>, Error> {
+        let mut conn = self.reader().await?;
+        let rows: Vec<(ExecutionRow, HandOverRow)> = executions::table
+            .filter(executions::rejected_at.is_not_null())
+            .filter(executions::id.gt(after.unwrap_or_default()))
+            .select((ExecutionRow::as_select(), HandOverRow::as_select()))
+            .order(executions::id.asc())
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        rows.into_iter().map(|(row, hand_over)| hand_over.rejected(row)).collect()
+    }
+
+    async fn redrive_execution(&self, id: &str) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let rejected = executions::rejected_at.is_not_null();
+        diesel::update(executions::table.find(id).filter(rejected))
+            .set((
+                executions::status.eq(Status::Accepted.as_str()),
+                executions::error.eq(None::<String>),
+                executions::finished_at.eq(None::<i64>),
+                executions::rejected_at.eq(None::<i64>),
+                executions::tried_at.eq(None::<i64>),
+                executions::claimed_until.eq(0),
+                executions::refusals.eq(0),
+            ))
+            .execute(&mut conn)
+            .await
+            .map(|changed| changed == 1)
+            .map_err(query_error)
+    }
+
+    async fn discard_execution(&self, id: &str) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let rejected = executions::rejected_at.is_not_null();
+        diesel::update(executions::table.find(id).filter(rejected))
+            .set(executions::rejected_at.eq(None::<i64>))
+            .execute(&mut conn)
+            .await
+            .map(|changed| changed == 1)
             .map_err(query_error)
     }
 }

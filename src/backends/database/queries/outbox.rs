@@ -9,43 +9,19 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         super::{
-            Backlog, Lane, NewEvent, Outbox, PendingEvent,
+            Lane, Outbox, PendingEvent,
             errors::query_error,
-            rows::{DEAD, DELIVERED, OutboxRow, PENDING, micros, pending_event},
+            rows::{DEAD, DELIVERED, PENDING, micros, pending_event},
             schema::{lanes, outbox, relays},
         },
         Conn, Db, SERVES_ONE_PROCESS, now,
     },
-    Stop, without_nul,
+    count_up_to, without_nul,
 };
-use crate::{error::Error, model::events::LANES};
-
-/// Stores the events that are new. Gives the places of those whose id another event has.
-async fn store(conn: &mut Conn, events: &[NewEvent]) -> Result<Vec<usize>, Stop<Vec<usize>>> {
-    let created_at = now(conn).await?;
-    let mut taken = Vec::new();
-    for (index, new) in events.iter().enumerate() {
-        let inserted = diesel::insert_into(outbox::table)
-            .values(OutboxRow::new(new, created_at))
-            .on_conflict_do_nothing()
-            .execute(conn)
-            .await?;
-        if inserted == 1 {
-            continue;
-        }
-        let (source, id) = (&new.event.source, &new.event.id);
-        let earlier: Option<String> = outbox::table
-            .filter(outbox::source.eq(source).and(outbox::event_id.eq(id)))
-            .select(outbox::content_hash)
-            .first(conn)
-            .await
-            .optional()?;
-        if earlier.is_some_and(|earlier| earlier != new.content_hash) {
-            taken.push(index);
-        }
-    }
-    if taken.is_empty() { Ok(taken) } else { Err(Stop::With(taken)) }
-}
+use crate::{
+    error::Error,
+    model::{backlog::Backlog, events::LANES},
+};
 
 fn numbers(lanes: &[Lane]) -> Vec<i32> {
     lanes.iter().map(|lane| lane.number).collect()
@@ -128,36 +104,8 @@ async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResul
     Ok(held)
 }
 
-/// Counting costs time for every row, and nobody needs to know how far beyond the bound they are.
-async fn count_up_to(conn: &mut Conn, state: &'static str, most: i64) -> Result<i64, Error> {
-    use diesel::sql_types::BigInt;
-
-    #[derive(QueryableByName)]
-    struct Count {
-        #[diesel(sql_type = BigInt)]
-        rows: i64,
-    }
-    let bound = most.saturating_add(1);
-    let text = format!(
-        "SELECT count(*) AS rows FROM (SELECT 1 FROM outbox WHERE state = '{state}' LIMIT {bound}) \
-         AS bounded"
-    );
-    let count: Count = diesel::sql_query(text).get_result(conn).await.map_err(query_error)?;
-    Ok(count.rows)
-}
-
 #[async_trait]
 impl Outbox for Db {
-    async fn store_events(&self, events: &[NewEvent]) -> Result<Vec<usize>, Error> {
-        let mut conn = self.writer().await?;
-        let stored: Result<Vec<usize>, Stop<Vec<usize>>> =
-            transaction!(conn, async |conn| store(conn, events).await);
-        match stored {
-            Ok(taken) | Err(Stop::With(taken)) => Ok(taken),
-            Err(Stop::Failed(error)) => Err(error),
-        }
-    }
-
     async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error> {
         let mut conn = self.writer().await?;
         let (now, lease) = (now(&mut conn).await?, micros(lease));
@@ -259,9 +207,9 @@ impl Outbox for Db {
             .optional()
             .map_err(query_error)?;
         Ok(Backlog {
-            rows: count_up_to(&mut conn, PENDING, most).await?,
+            rows: count_up_to(&mut conn, "outbox WHERE state = 'pending'", most).await?,
             oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),
-            dead: count_up_to(&mut conn, DEAD, most).await?,
+            dead: count_up_to(&mut conn, "outbox WHERE state = 'dead'", most).await?,
         })
     }
 

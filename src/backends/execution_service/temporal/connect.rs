@@ -355,17 +355,23 @@ pub(in super::super) async fn connect(
     })
 }
 
-/// Makes sure that the namespace exists.
+/// Makes sure that the namespace exists. Gives the time for which it remembers ended workflows.
 pub(in super::super) async fn describe_namespace(
     connection: &Connection,
     key: &Key,
     namespace: &str,
-) -> Result<(), Error> {
+) -> Result<Option<Duration>, Error> {
     let message =
         DescribeNamespaceRequest { namespace: namespace.to_owned(), ..Default::default() };
     let request = key.request(message, RPC_TIMEOUT);
     match connection.workflow_service().describe_namespace(request).await {
-        Ok(_) => Ok(()),
+        Ok(answer) => {
+            let config = answer.into_inner().config;
+            let retention = config.and_then(|config| config.workflow_execution_retention_ttl);
+            // A retention of nothing is one that the server does not tell.
+            let seconds = retention.and_then(|time| u64::try_from(time.seconds).ok());
+            Ok(seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs))
+        }
         Err(status) if status.code() == Code::NotFound => Err(Error::new(
             ErrorKind::Missing,
             format!(

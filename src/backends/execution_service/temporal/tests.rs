@@ -53,7 +53,8 @@ fn section(config: &Config) -> Section {
 async fn connected(config: &Config) -> Result<Temporal, Error> {
     let (limits, login) = (Limits::of(&Pool::default()), config.login()?);
     let connection = connect(config, &login, "test", &limits, RetryOptions::no_retries()).await?;
-    Ok(Temporal { connection, login, config: config.clone(), identity: "test".into() })
+    let retention = Mutex::default();
+    Ok(Temporal { connection, login, config: config.clone(), identity: "test".into(), retention })
 }
 
 async fn refusal(config: &Config) -> Error {

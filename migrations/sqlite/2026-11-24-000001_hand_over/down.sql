@@ -1,0 +1,12 @@
+DROP TABLE roles;
+DROP INDEX executions_ended;
+DROP INDEX executions_rejected;
+DROP INDEX executions_ending;
+DROP INDEX executions_waiting;
+ALTER TABLE executions DROP COLUMN rejected_at;
+ALTER TABLE executions DROP COLUMN ending;
+ALTER TABLE executions DROP COLUMN refusals;
+ALTER TABLE executions DROP COLUMN tried_at;
+ALTER TABLE executions DROP COLUMN fence;
+ALTER TABLE executions DROP COLUMN claimed_until;
+ALTER TABLE executions DROP COLUMN owner;

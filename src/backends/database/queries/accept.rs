@@ -1,0 +1,181 @@
+//! Accepted work: records, events and idempotency keys.
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        super::{
+            Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work,
+            errors::query_error,
+            rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
+            schema::{executions, idempotency_keys, outbox},
+        },
+        Conn, Db, now,
+    },
+    Stop,
+};
+use crate::{error::Error, model::executions::Execution};
+
+/// Stores events, those that are stored already excepted.
+pub(super) async fn announce(conn: &mut Conn, events: &[NewEvent], now: i64) -> Result<(), Error> {
+    for event in events {
+        insert_event(conn, event, now).await?;
+    }
+    Ok(())
+}
+
+/// The new row's place in the sequence, unless its source and id are taken.
+async fn insert_event(conn: &mut Conn, new: &NewEvent, now: i64) -> Result<Option<i64>, Error> {
+    diesel::insert_into(outbox::table)
+        .values(OutboxRow::new(new, now))
+        .on_conflict_do_nothing()
+        .returning(outbox::seq)
+        .get_result(conn)
+        .await
+        .optional()
+        .map_err(query_error)
+}
+
+/// Stores the key, or says what became of it earlier.
+async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Acceptance>, Error> {
+    let row = idempotency_keys::table.find((&key.scope, &key.key));
+    diesel::delete(row.filter(idempotency_keys::expires_at.le(now)))
+        .execute(conn)
+        .await
+        .map_err(query_error)?;
+    // Waits for a transaction that uses the key just now.
+    let inserted = diesel::insert_into(idempotency_keys::table)
+        .values(KeyRow::new(key, now))
+        .on_conflict_do_nothing()
+        .execute(conn)
+        .await
+        .map_err(query_error)?;
+    if inserted == 1 {
+        return Ok(None);
+    }
+    let first: Option<KeyRow> = idempotency_keys::table
+        .find((&key.scope, &key.key))
+        .select(KeyRow::as_select())
+        .first(conn)
+        .await
+        .optional()
+        .map_err(query_error)?;
+    Ok(Some(match first {
+        Some(first) if first.body_hash != key.body_hash => Acceptance::KeyReused,
+        Some(KeyRow { answer: Some(answer), .. }) => Acceptance::Answered(answer),
+        _ => Acceptance::Busy,
+    }))
+}
+
+/// False when another execution has the id. One that was stored by an earlier try stays.
+async fn insert_execution(
+    conn: &mut Conn,
+    execution: &Execution,
+    claim: Option<&Claim>,
+    now: i64,
+) -> Result<bool, Error> {
+    let inserted = diesel::insert_into(executions::table)
+        .values((ExecutionRow::new(execution)?, HandOverRow::new(claim, now)))
+        .on_conflict_do_nothing()
+        .execute(conn)
+        .await
+        .map_err(query_error)?;
+    if inserted == 1 {
+        return Ok(true);
+    }
+    let holder: Option<String> = executions::table
+        .find(&execution.id)
+        .select(executions::request_id)
+        .first(conn)
+        .await
+        .optional()
+        .map_err(query_error)?;
+    Ok(holder.as_ref() == Some(&execution.request_id))
+}
+
+/// Stores the events that are new, unless the source and id of one are those of another event.
+async fn insert_events(
+    conn: &mut Conn,
+    events: &[NewEvent],
+    now: i64,
+) -> Result<Acceptance, Error> {
+    let mut inserted = Vec::with_capacity(events.len());
+    for (place, new) in events.iter().enumerate() {
+        if let Some(seq) = insert_event(conn, new, now).await? {
+            inserted.push(seq);
+            continue;
+        }
+        let taken = outbox::source.eq(&new.event.source).and(outbox::event_id.eq(&new.event.id));
+        let earlier: Option<String> = outbox::table
+            .filter(taken)
+            .select(outbox::content_hash)
+            .first(conn)
+            .await
+            .optional()
+            .map_err(query_error)?;
+        if earlier.is_some_and(|earlier| earlier != new.content_hash) {
+            diesel::delete(outbox::table.filter(outbox::seq.eq_any(inserted)))
+                .execute(conn)
+                .await
+                .map_err(query_error)?;
+            return Ok(Acceptance::EventTaken(place));
+        }
+    }
+    Ok(Acceptance::Stored)
+}
+
+async fn admit(conn: &mut Conn, admission: &Admission, now: i64) -> Result<Acceptance, Error> {
+    if let Some(key) = &admission.key
+        && let Some(earlier) = use_key(conn, key, now).await?
+    {
+        return Ok(earlier);
+    }
+    let acceptance = match &admission.work {
+        Work::Events(events) => insert_events(conn, events, now).await?,
+        Work::Execution(new) => {
+            let NewRecord { execution, announcement, claim } = &**new;
+            if insert_execution(conn, execution, claim.as_ref(), now).await? {
+                announce(conn, std::slice::from_ref(announcement), now).await?;
+                Acceptance::Stored
+            } else {
+                Acceptance::IdTaken
+            }
+        }
+    };
+    // A request that was refused may be repeated with another id.
+    if let (Some(key), false) = (&admission.key, acceptance == Acceptance::Stored) {
+        diesel::delete(idempotency_keys::table.find((&key.scope, &key.key)))
+            .execute(conn)
+            .await
+            .map_err(query_error)?;
+    }
+    Ok(acceptance)
+}
+
+#[async_trait]
+impl Accept for Db {
+    async fn accept(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
+        let mut conn = self.first_writer().await?;
+        let now = now(&mut conn).await?;
+        let accepted: Result<Vec<Acceptance>, Stop> = transaction!(conn, async |conn| {
+            let mut accepted = Vec::with_capacity(batch.len());
+            for admission in batch {
+                accepted.push(admit(conn, admission, now).await?);
+            }
+            Ok(accepted)
+        });
+        accepted.map_err(Stop::into_error)
+    }
+
+    async fn forget_keys(&self) -> Result<usize, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let expired = idempotency_keys::expires_at.le(now);
+        diesel::delete(idempotency_keys::table.filter(expired))
+            .execute(&mut conn)
+            .await
+            .map_err(query_error)
+    }
+}

@@ -1,0 +1,179 @@
+//! The records of executions.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        super::{
+            ExecutionStore, NewEvent,
+            errors::query_error,
+            rows::{ExecutionRow, json, micros},
+            schema::{executions, runs},
+        },
+        Conn, Db, now,
+    },
+    ACCEPTED, RUNNING, Stop,
+    accept::announce,
+    without_nul,
+};
+use crate::{
+    error::Error,
+    model::{
+        executions::{Execution, ListFilter, Outcome, Status},
+        time::Timestamp,
+    },
+};
+
+/// Changes the status of an execution that has one of those in `before`.
+pub(super) async fn change_status(
+    conn: &mut Conn,
+    id: &str,
+    before: &[&str],
+    outcome: &Outcome,
+    now: i64,
+) -> Result<bool, Error> {
+    let result = outcome.result.as_ref().map(json).transpose()?;
+    let started_at = outcome.started_at.map(Timestamp::as_microsecond);
+    let row = executions::table.find(id).filter(executions::status.eq_any(before));
+    diesel::update(row)
+        .set((
+            executions::status.eq(outcome.status.as_str()),
+            executions::result.eq(result),
+            executions::error.eq(outcome.error.as_deref().map(without_nul)),
+            started_at.map(|at| executions::started_at.eq(at)),
+            executions::finished_at.eq(outcome.finished_at.map(Timestamp::as_microsecond)),
+            executions::confirmed_at.eq(now),
+        ))
+        .execute(conn)
+        .await
+        .map(|changed| changed == 1)
+        .map_err(query_error)
+}
+
+fn read_all(rows: Vec<ExecutionRow>) -> Result<Vec<Execution>, Error> {
+    rows.into_iter().map(ExecutionRow::read).collect()
+}
+
+#[async_trait]
+impl ExecutionStore for Db {
+    async fn execution(&self, id: &str) -> Result<Option<Execution>, Error> {
+        let mut conn = self.reader().await?;
+        let row: Option<ExecutionRow> = executions::table
+            .find(id)
+            .select(ExecutionRow::as_select())
+            .first(&mut conn)
+            .await
+            .optional()
+            .map_err(query_error)?;
+        row.map(ExecutionRow::read).transpose()
+    }
+
+    async fn executions(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error> {
+        let mut conn = self.reader().await?;
+        let mut query = executions::table
+            .select(ExecutionRow::as_select())
+            .order((executions::created_at.desc(), executions::id.desc()))
+            .limit(filter.limit)
+            .into_boxed();
+        if let Some(status) = filter.status {
+            query = query.filter(executions::status.eq(status.as_str()));
+        }
+        if let Some(workflow) = &filter.workflow {
+            query = query.filter(executions::workflow.eq(workflow));
+        }
+        if let Some(place) = &filter.before {
+            let at = place.created_at.as_microsecond();
+            query = query.filter(
+                executions::created_at
+                    .lt(at)
+                    .or(executions::created_at.eq(at).and(executions::id.lt(&place.id))),
+            );
+        }
+        read_all(query.load(&mut conn).await.map_err(query_error)?)
+    }
+
+    async fn change(
+        &self,
+        id: &str,
+        outcome: &Outcome,
+        announcements: &[NewEvent],
+    ) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let before: &[&str] =
+            if outcome.status == Status::Running { &[ACCEPTED] } else { &[ACCEPTED, RUNNING] };
+        let changed: Result<bool, Stop> = transaction!(conn, async |conn| {
+            let changed = change_status(conn, id, before, outcome, now).await?;
+            if changed {
+                announce(conn, announcements, now).await?;
+            }
+            Ok(changed)
+        });
+        changed.map_err(Stop::into_error)
+    }
+
+    async fn confirm(&self, ids: &[String]) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let confirmed_at = now(&mut conn).await?;
+        diesel::update(executions::table.filter(executions::id.eq_any(ids)))
+            .set(executions::confirmed_at.eq(confirmed_at))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+
+    async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<Execution>, Error> {
+        let mut conn = self.reader().await?;
+        let rows = executions::table
+            .filter(executions::status.eq(RUNNING).and(executions::backend.eq(backend)))
+            .select(ExecutionRow::as_select())
+            .order(executions::confirmed_at.asc())
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        read_all(rows)
+    }
+
+    async fn open_among(&self, ids: &[String]) -> Result<Vec<Execution>, Error> {
+        let mut conn = self.reader().await?;
+        let open = executions::status.eq_any([ACCEPTED, RUNNING]);
+        let rows = executions::table
+            .filter(executions::id.eq_any(ids).and(open))
+            .select(ExecutionRow::as_select())
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        read_all(rows)
+    }
+
+    async fn remove_ended(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {
+        let mut conn = self.reader().await?;
+        let before = now(&mut conn).await?.saturating_sub(micros(older_than));
+        let old: Vec<String> = executions::table
+            .filter(executions::finished_at.le(before).and(executions::rejected_at.is_null()))
+            .select(executions::id)
+            .order(executions::finished_at.asc())
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        drop(conn);
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let mut conn = self.writer().await?;
+        let removed: QueryResult<usize> = transaction!(conn, async |conn| {
+            diesel::delete(runs::table.filter(runs::id.eq_any(&old))).execute(conn).await?;
+            diesel::delete(executions::table.filter(executions::id.eq_any(&old)))
+                .execute(conn)
+                .await
+        });
+        removed.map_err(query_error)
+    }
+}

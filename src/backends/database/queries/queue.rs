@@ -1,0 +1,232 @@
+//! Accepted executions that wait for their hand-over.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        super::{
+            ClaimedExecution, Ended, ExecutionQueue, NewEvent,
+            errors::query_error,
+            rows::{ExecutionRow, HandOverRow, json, micros, parse},
+            schema::executions,
+        },
+        Conn, Db, SERVES_ONE_PROCESS, now,
+    },
+    ACCEPTED, RUNNING, Stop,
+    accept::announce,
+    count_up_to,
+    executions::change_status,
+};
+use crate::{
+    error::Error,
+    model::{
+        backlog::Backlog,
+        executions::{Ending, Execution, Outcome},
+    },
+};
+
+async fn claim(
+    conn: &mut Conn,
+    backend: &str,
+    owner: &str,
+    (now, lease): (i64, i64),
+    limit: i64,
+) -> QueryResult<Vec<(ExecutionRow, HandOverRow)>> {
+    let expired = executions::claimed_until.le(now);
+    // Whatever another process claimed in a database of ours, it died holding.
+    let left =
+        executions::owner.ne(owner).and(SERVES_ONE_PROCESS.into_sql::<diesel::sql_types::Bool>());
+    let query = executions::table
+        .filter(executions::status.eq(ACCEPTED).and(executions::backend.eq(backend)))
+        .filter(expired.or(left))
+        .select(executions::id)
+        .order(executions::created_at.asc())
+        .limit(limit);
+    let ids: Vec<String> = skip_locked!(query).load(conn).await?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    diesel::update(executions::table.filter(executions::id.eq_any(&ids)))
+        .set((
+            executions::owner.eq(owner),
+            executions::claimed_until.eq(now.saturating_add(lease)),
+            executions::fence.eq(executions::fence + 1),
+        ))
+        .execute(conn)
+        .await?;
+    let untried = executions::id.eq_any(&ids).and(executions::tried_at.is_null());
+    diesel::update(executions::table.filter(untried))
+        .set(executions::tried_at.eq(now))
+        .execute(conn)
+        .await?;
+    executions::table
+        .filter(executions::id.eq_any(&ids))
+        .select((ExecutionRow::as_select(), HandOverRow::as_select()))
+        .order(executions::created_at.asc())
+        .load(conn)
+        .await
+}
+
+#[async_trait]
+impl ExecutionQueue for Db {
+    async fn claim_executions(
+        &self,
+        backend: &str,
+        owner: &str,
+        lease: Duration,
+        limit: i64,
+    ) -> Result<Vec<ClaimedExecution>, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let lease = micros(lease);
+        let claimed: QueryResult<Vec<(ExecutionRow, HandOverRow)>> =
+            transaction!(conn, async |conn| claim(conn, backend, owner, (now, lease), limit).await);
+        let claimed = claimed.map_err(query_error)?;
+        // A row that this version cannot read is left to its lease, and to another version.
+        let read = |(row, hand_over): (ExecutionRow, HandOverRow)| hand_over.claimed(row, now).ok();
+        Ok(claimed.into_iter().filter_map(read).collect())
+    }
+
+    async fn release_execution(&self, id: &str, fence: i64, untried: bool) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
+        let forget_try = untried.then_some(executions::tried_at.eq(None::<i64>));
+        diesel::update(executions::table.find(id).filter(claimed))
+            .set((executions::claimed_until.eq(0), forget_try))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+
+    async fn count_refusal(
+        &self,
+        id: &str,
+        fence: i64,
+        pause: Duration,
+    ) -> Result<Option<i32>, Error> {
+        let mut conn = self.writer().await?;
+        let until = now(&mut conn).await?.saturating_add(micros(pause));
+        let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
+        diesel::update(executions::table.find(id).filter(claimed))
+            .set((
+                executions::refusals.eq(executions::refusals + 1),
+                executions::claimed_until.eq(until),
+            ))
+            .returning(executions::refusals)
+            .get_result(&mut conn)
+            .await
+            .optional()
+            .map_err(query_error)
+    }
+
+    async fn reject_execution(
+        &self,
+        id: &str,
+        fence: i64,
+        outcome: &Outcome,
+        announcement: &NewEvent,
+    ) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let rejected: Result<bool, Stop> = transaction!(conn, async |conn| {
+            let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
+            let marked = diesel::update(executions::table.find(id).filter(claimed))
+                .set(executions::rejected_at.eq(now))
+                .execute(conn)
+                .await?;
+            if marked == 1 {
+                change_status(conn, id, &[ACCEPTED], outcome, now).await?;
+                announce(conn, std::slice::from_ref(announcement), now).await?;
+            }
+            Ok(marked == 1)
+        });
+        rejected.map_err(Stop::into_error)
+    }
+
+    async fn end_accepted(
+        &self,
+        id: &str,
+        ending: &Ending,
+        outcome: &Outcome,
+        announcement: &NewEvent,
+    ) -> Result<Ended, Error> {
+        let mut conn = self.first_writer().await?;
+        let now = now(&mut conn).await?;
+        let wish = json(ending)?;
+        let ended: Result<Ended, Stop> = transaction!(conn, async |conn| {
+            let accepted = executions::table.find(id).filter(executions::status.eq(ACCEPTED));
+            // Keeps claims away until it is decided.
+            let query = accepted.select(executions::tried_at);
+            let found: Option<Option<i64>> = locked!(query).first(conn).await.optional()?;
+            match found {
+                None => Ok(Ended::NotAccepted),
+                Some(None) => {
+                    change_status(conn, id, &[ACCEPTED], outcome, now).await?;
+                    announce(conn, std::slice::from_ref(announcement), now).await?;
+                    Ok(Ended::Now)
+                }
+                Some(Some(_tried)) => {
+                    diesel::update(executions::table.find(id))
+                        .set(executions::ending.eq(wish))
+                        .execute(conn)
+                        .await?;
+                    Ok(Ended::Later)
+                }
+            }
+        });
+        ended.map_err(Stop::into_error)
+    }
+
+    async fn wished_endings(
+        &self,
+        backend: &str,
+        limit: i64,
+    ) -> Result<Vec<(Execution, Ending)>, Error> {
+        let mut conn = self.reader().await?;
+        let due = executions::status.eq(RUNNING).and(executions::backend.eq(backend));
+        let rows: Vec<(ExecutionRow, Option<String>)> = executions::table
+            .filter(due.and(executions::ending.is_not_null()))
+            .select((ExecutionRow::as_select(), executions::ending))
+            .order(executions::id.asc())
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        rows.into_iter()
+            .map(|(row, ending)| Ok((row.read()?, parse(&ending.unwrap_or_default())?)))
+            .collect()
+    }
+
+    async fn forget_wish(&self, id: &str) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        diesel::update(executions::table.find(id))
+            .set(executions::ending.eq(None::<String>))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+
+    async fn waiting_executions(&self, most: i64) -> Result<Backlog, Error> {
+        let mut conn = self.reader().await?;
+        let now = now(&mut conn).await?;
+        let oldest: Option<i64> = executions::table
+            .filter(executions::status.eq(ACCEPTED))
+            .select(executions::created_at)
+            .order(executions::created_at.asc())
+            .first(&mut conn)
+            .await
+            .optional()
+            .map_err(query_error)?;
+        Ok(Backlog {
+            rows: count_up_to(&mut conn, "executions WHERE status = 'accepted'", most).await?,
+            oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),
+            dead: count_up_to(&mut conn, "executions WHERE rejected_at IS NOT NULL", most).await?,
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! Work that one process does for all.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::super::{
+    super::{Roles, errors::query_error, rows::micros, schema::roles},
+    Db, SERVES_ONE_PROCESS, now,
+};
+use crate::error::Error;
+
+#[async_trait]
+impl Roles for Db {
+    async fn take_role(&self, role: &str, owner: &str, lease: Duration) -> Result<bool, Error> {
+        if SERVES_ONE_PROCESS {
+            return Ok(true);
+        }
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let until = now.saturating_add(micros(lease));
+        let free = roles::claimed_until.le(now).or(roles::owner.eq(owner));
+        let taken = diesel::update(roles::table.find(role).filter(free))
+            .set((roles::owner.eq(owner), roles::claimed_until.eq(until)))
+            .execute(&mut conn)
+            .await
+            .map_err(query_error)?;
+        if taken == 1 {
+            return Ok(true);
+        }
+        let new = (roles::name.eq(role), roles::owner.eq(owner), roles::claimed_until.eq(until));
+        diesel::insert_into(roles::table)
+            .values(new)
+            .on_conflict_do_nothing()
+            .execute(&mut conn)
+            .await
+            .map(|inserted| inserted == 1)
+            .map_err(query_error)
+    }
+
+    async fn give_roles_back(&self, owner: &str) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        diesel::update(roles::table.filter(roles::owner.eq(owner)))
+            .set(roles::claimed_until.eq(0))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+}

@@ -1,0 +1,215 @@
+//! Runs of the embedded execution service.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        super::{
+            ClaimedRun, Run, RunStore,
+            errors::query_error,
+            rows::{RunRow, json, micros},
+            schema::runs,
+        },
+        Db, now,
+    },
+    RUNNING, without_nul,
+};
+use crate::{
+    error::Error,
+    model::{
+        executions::{Outcome, StartRequest, Status},
+        time::Timestamp,
+    },
+};
+
+#[async_trait]
+impl RunStore for Db {
+    async fn insert_run(&self, request: &StartRequest) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        diesel::insert_into(runs::table)
+            .values(RunRow::new(request, now)?)
+            .on_conflict_do_nothing()
+            .execute(&mut conn)
+            .await
+            .map(|inserted| inserted == 1)
+            .map_err(query_error)
+    }
+
+    async fn run(&self, id: &str) -> Result<Option<Run>, Error> {
+        let mut conn = self.reader().await?;
+        let row: Option<RunRow> = runs::table
+            .find(id)
+            .select(RunRow::as_select())
+            .first(&mut conn)
+            .await
+            .optional()
+            .map_err(query_error)?;
+        row.map(RunRow::read).transpose()
+    }
+
+    async fn ended_runs(&self, since: Timestamp, limit: i64) -> Result<Vec<Run>, Error> {
+        let mut conn = self.reader().await?;
+        let rows: Vec<RunRow> = runs::table
+            .filter(runs::finished_at.ge(since.as_microsecond()))
+            .select(RunRow::as_select())
+            .order((runs::finished_at.asc(), runs::id.asc()))
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        rows.into_iter().map(RunRow::read).collect()
+    }
+
+    async fn claim_runs(
+        &self,
+        owner: &str,
+        lease: Duration,
+        limit: i64,
+    ) -> Result<Vec<ClaimedRun>, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let rows: Result<Vec<RunRow>, diesel::result::Error> = transaction!(conn, async |conn| {
+            let free = runs::status.eq(RUNNING).and(runs::claimed_until.le(now));
+            let query = runs::table
+                .filter(free)
+                .select(runs::id)
+                .order(runs::created_at.asc())
+                .limit(limit);
+            let ids: Vec<String> = skip_locked!(query).load(conn).await?;
+            // Each claim has a number of its own, so that a holder who lost it is recognised.
+            diesel::update(runs::table.filter(runs::id.eq_any(ids)))
+                .set((
+                    runs::owner.eq(owner),
+                    runs::claimed_until.eq(now.saturating_add(micros(lease))),
+                    runs::fence.eq(runs::fence + 1),
+                ))
+                .returning(RunRow::as_returning())
+                .get_results(conn)
+                .await
+        });
+        let rows = rows.map_err(query_error)?;
+        // A row that this version cannot read is left to its lease, and to another version.
+        Ok(rows.into_iter().filter_map(|row| row.claimed(now).ok()).collect())
+    }
+
+    async fn renew_runs(
+        &self,
+        owner: &str,
+        ids: &[String],
+        lease: Duration,
+    ) -> Result<Vec<(String, bool)>, Error> {
+        let mut conn = self.writer().await?;
+        let until = now(&mut conn).await?.saturating_add(micros(lease));
+        let mine = runs::status.eq(RUNNING).and(runs::owner.eq(owner)).and(runs::id.eq_any(ids));
+        diesel::update(runs::table.filter(mine))
+            .set(runs::claimed_until.eq(until))
+            .returning((runs::id, runs::cancel_requested))
+            .get_results(&mut conn)
+            .await
+            .map_err(query_error)
+    }
+
+    async fn note_try(
+        &self,
+        id: &str,
+        fence: i64,
+        tries: u32,
+        pause: Duration,
+    ) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let next_try_at = now(&mut conn).await?.saturating_add(micros(pause));
+        let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
+        diesel::update(runs::table.find(id).filter(claimed))
+            .set((
+                runs::tries.eq(i32::try_from(tries).unwrap_or(i32::MAX)),
+                runs::next_try_at.eq(next_try_at),
+            ))
+            .execute(&mut conn)
+            .await
+            .map(|changed| changed == 1)
+            .map_err(query_error)
+    }
+
+    async fn finish_run(&self, id: &str, fence: i64, outcome: &Outcome) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
+        let result = outcome.result.as_ref().map(json).transpose()?;
+        let finished_at = now(&mut conn).await?;
+        diesel::update(runs::table.find(id).filter(claimed))
+            .set((
+                runs::status.eq(outcome.status.as_str()),
+                runs::result.eq(result),
+                runs::error.eq(outcome.error.as_deref().map(without_nul)),
+                runs::finished_at.eq(finished_at),
+            ))
+            .execute(&mut conn)
+            .await
+            .map(|changed| changed == 1)
+            .map_err(query_error)
+    }
+
+    async fn cancel_run(&self, id: &str) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let now = now(&mut conn).await?;
+        let changed: Result<usize, diesel::result::Error> = transaction!(conn, async |conn| {
+            let running = runs::table.find(id).filter(runs::status.eq(RUNNING));
+            let unclaimed = running.filter(runs::claimed_until.le(now));
+            let cancelled = diesel::update(unclaimed)
+                .set((
+                    runs::status.eq(Status::Cancelled.as_str()),
+                    runs::error.eq("cancelled before it began"),
+                    runs::finished_at.eq(now),
+                ))
+                .execute(conn)
+                .await?;
+            if cancelled == 1 {
+                return Ok(1);
+            }
+            let running = runs::table.find(id).filter(runs::status.eq(RUNNING));
+            diesel::update(running).set(runs::cancel_requested.eq(true)).execute(conn).await
+        });
+        changed.map(|changed| changed == 1).map_err(query_error)
+    }
+
+    async fn terminate_run(&self, id: &str, reason: &str) -> Result<bool, Error> {
+        let mut conn = self.writer().await?;
+        let finished_at = now(&mut conn).await?;
+        diesel::update(runs::table.find(id).filter(runs::status.eq(RUNNING)))
+            .set((
+                runs::status.eq(Status::Terminated.as_str()),
+                runs::error.eq(without_nul(reason)),
+                runs::finished_at.eq(finished_at),
+            ))
+            .execute(&mut conn)
+            .await
+            .map(|changed| changed == 1)
+            .map_err(query_error)
+    }
+
+    async fn release_runs(&self, owner: &str) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let mine = runs::status.eq(RUNNING).and(runs::owner.eq(owner));
+        diesel::update(runs::table.filter(mine))
+            .set(runs::claimed_until.eq(0))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+
+    async fn release_runs_of_others(&self, instance: &str) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let others = runs::status.eq(RUNNING).and(runs::owner.not_like(format!("{instance}%")));
+        diesel::update(runs::table.filter(others))
+            .set(runs::claimed_until.eq(0))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+}

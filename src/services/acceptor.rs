@@ -1,0 +1,193 @@
+//! Accepts work: requests that arrive while a commit is under way share the next one.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::{
+    backends::database::{Acceptance, Admission, Database, KeyUse, Work},
+    connection::{self, Managed, Operation},
+    error::{Error, ErrorKind},
+    telemetry::traces::TraceContext,
+};
+
+// What an earlier try has stored is recognised and stays as it is.
+const ACCEPT: Operation = Operation::idempotent("accept");
+
+/// Rows that one commit stores, except that one request is never divided.
+const MOST_ROWS: usize = 500;
+
+/// An `Idempotency-Key` as it came with a request.
+#[derive(Clone, Debug)]
+pub struct RequestKey {
+    /// Principal, method and route.
+    pub scope: String,
+    /// The key.
+    pub key: String,
+    /// Hash of the request body.
+    pub body_hash: String,
+}
+
+/// Accepts work into the database.
+#[derive(Clone, Debug)]
+pub struct Acceptor(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    database: Managed<dyn Database>,
+    tasks: TaskTracker,
+    linger: Duration,
+    keep_answers: Duration,
+    waiting: Mutex<Vec<Request>>,
+    /// One commit at a time. Says whether requests shared the last one.
+    turn: tokio::sync::Mutex<bool>,
+}
+
+#[derive(Debug)]
+struct Request {
+    admission: Admission,
+    answer: oneshot::Sender<Result<Acceptance, Error>>,
+}
+
+impl Request {
+    fn rows(&self) -> usize {
+        match &self.admission.work {
+            Work::Events(events) => events.len(),
+            Work::Execution(_) => 1,
+        }
+    }
+}
+
+impl Acceptor {
+    /// Accepts into `database`. While requests come side by side, a commit waits for `linger` so
+    /// that more of them share it.
+    #[must_use]
+    pub fn new(
+        database: Managed<dyn Database>,
+        tasks: TaskTracker,
+        linger: Duration,
+        keep_answers: Duration,
+    ) -> Self {
+        database.declare(&[ACCEPT]);
+        let (waiting, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Shared { database, tasks, linger, keep_answers, waiting, turn }))
+    }
+
+    /// The use of a key by a request that will be answered with `answer`.
+    pub(super) fn key_use(&self, key: RequestKey, answer: String) -> KeyUse {
+        let RequestKey { scope, key, body_hash } = key;
+        KeyUse { scope, key, body_hash, answer, keep_for: self.0.keep_answers }
+    }
+
+    /// Once this says `Stored`, the work is committed, or was by an earlier try. A caller who does
+    /// not wait for the answer may find it stored.
+    ///
+    /// # Errors
+    /// `Conflict` and `KeyReused` by the idempotency key; `OutcomeUnknown` when the answer to the
+    /// commit was lost or did not come in time; or why the database cannot be asked.
+    pub(super) async fn accept(&self, admission: Admission) -> Result<Acceptance, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.0.waiting.lock().push(Request { admission, answer });
+        // A task of its own, because the caller may go while others share its commit.
+        let committing = Arc::clone(&self.0).commit_next().in_current_span();
+        match TraceContext::current() {
+            Some(trace) => self.0.tasks.spawn(trace.scope(committing)),
+            None => self.0.tasks.spawn(committing),
+        };
+        let answered = match connection::deadline() {
+            Some(deadline) => timeout_at(deadline, answered).await.ok(),
+            None => Some(answered.await),
+        };
+        match answered {
+            Some(Ok(Err(error))) if error.outcome_unknown() => Err(unknown().with_source(error)),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Ok(Ok(acceptance))) => allowed_by_key(acceptance),
+            Some(Err(_)) | None => Err(unknown()),
+        }
+    }
+}
+
+impl Shared {
+    /// Commits what waits, unless the commits that came first have left nothing.
+    async fn commit_next(self: Arc<Self>) {
+        let mut side_by_side = self.turn.lock().await;
+        if *side_by_side && !self.linger.is_zero() && !self.waiting.lock().is_empty() {
+            sleep(self.linger).await;
+        }
+        let batch = self.next_batch();
+        if !batch.is_empty() {
+            *side_by_side = batch.len() > 1;
+            self.commit(batch).await;
+        }
+    }
+
+    fn next_batch(&self) -> Vec<Request> {
+        let mut waiting = self.waiting.lock();
+        let mut rows = 0;
+        let fitting = waiting.iter().take_while(|request| {
+            let fits = rows == 0 || rows + request.rows() <= MOST_ROWS;
+            rows += request.rows();
+            fits
+        });
+        let count = fitting.count();
+        waiting.drain(..count).collect()
+    }
+
+    async fn commit(&self, batch: Vec<Request>) {
+        let admissions: Vec<&Admission> = batch.iter().map(|request| &request.admission).collect();
+        let stored = self.store(&admissions).await;
+        match stored {
+            Ok(acceptances) => {
+                for (request, acceptance) in batch.into_iter().zip(acceptances) {
+                    reply(request, Ok(acceptance));
+                }
+            }
+            // Something in one of them is not to the database's liking; the others are not to
+            // suffer for it.
+            Err(error) if batch.len() > 1 && !error.kind().is_outage() => {
+                for request in batch {
+                    let stored = self.store(&[&request.admission]).await;
+                    reply(request, stored.map(|mut acceptances| acceptances.remove(0)));
+                }
+            }
+            Err(error) => {
+                for request in batch {
+                    reply(request, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn store(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
+        self.database.call(ACCEPT, |database| async move { database.accept(batch).await }).await
+    }
+}
+
+fn reply(request: Request, answer: Result<Acceptance, Error>) {
+    // Its caller may have gone.
+    let _heard = request.answer.send(answer).is_ok();
+}
+
+fn unknown() -> Error {
+    Error::new(ErrorKind::OutcomeUnknown, "it is not known whether the request was accepted")
+}
+
+fn allowed_by_key(acceptance: Acceptance) -> Result<Acceptance, Error> {
+    match acceptance {
+        Acceptance::KeyReused => {
+            let message = "the Idempotency-Key was used for another request";
+            Err(Error::new(ErrorKind::KeyReused, message))
+        }
+        Acceptance::Busy => {
+            let message = "the first request with this Idempotency-Key is not answered yet";
+            Err(Error::new(ErrorKind::Conflict, message))
+        }
+        other => Ok(other),
+    }
+}

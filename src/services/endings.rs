@@ -1,0 +1,84 @@
+//! Ending executions before their time.
+
+use super::{
+    events::new_event,
+    records::{Shared, lifecycle_event},
+};
+use crate::{
+    backends::database::Ended,
+    connection::Operation,
+    error::{Error, ErrorKind},
+    model::{
+        executions::{Ending, Execution},
+        time,
+    },
+};
+
+// Its answer tells whether this very call did it, so it is made once.
+const END_ACCEPTED: Operation = Operation::once("end_accepted");
+const WISHED: Operation = Operation::idempotent("wished_endings");
+const FORGET_WISH: Operation = Operation::idempotent("forget_wish");
+const CANCEL: Operation = Operation::idempotent("cancel");
+const TERMINATE: Operation = Operation::idempotent("terminate");
+pub(super) const DATABASE_OPERATIONS: [Operation; 3] = [END_ACCEPTED, WISHED, FORGET_WISH];
+pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [CANCEL, TERMINATE];
+
+/// Wishes that are sent in one round.
+const BATCH: i64 = 200;
+
+impl Shared {
+    /// Ends an execution that no backend has seen, or stores the wish.
+    pub(super) async fn end_accepted(
+        &self,
+        execution: &Execution,
+        ending: &Ending,
+    ) -> Result<Ended, Error> {
+        let (id, outcome) = (&execution.id, &ending.before_start(time::now()));
+        let after = execution.after(outcome);
+        let announcement = &new_event(&lifecycle_event(&after, after.status));
+        let ended = self
+            .database
+            .call(END_ACCEPTED, |database| async move {
+                database.end_accepted(id, ending, outcome, announcement).await
+            })
+            .await?;
+        if ended == Ended::Now {
+            self.changed(&after, 1);
+        }
+        Ok(ended)
+    }
+
+    pub(super) async fn send_ending(&self, id: &str, ending: &Ending) -> Result<(), Error> {
+        match ending {
+            Ending::Cancel => {
+                self.service.call(CANCEL, |service| async move { service.cancel(id).await }).await
+            }
+            Ending::Terminate { reason } => {
+                self.service
+                    .call(TERMINATE, |service| async move { service.terminate(id, reason).await })
+                    .await
+            }
+        }
+    }
+
+    /// Sends the wishes that were stored before their executions ran.
+    pub(super) async fn send_wished_endings(&self) -> Result<(), Error> {
+        let backend = &self.backend;
+        let wished = self
+            .database
+            .call(WISHED, |database| async move { database.wished_endings(backend, BATCH).await })
+            .await?;
+        for (execution, ending) in wished {
+            let id = &execution.id;
+            match self.send_ending(id, &ending).await {
+                // It has ended by itself; the follower finds out how.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                sent => sent?,
+            }
+            self.database
+                .call(FORGET_WISH, |database| async move { database.forget_wish(id).await })
+                .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! Metrics of accepted work.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use super::Seconds;
+use crate::model::backlog::Backlog;
+
+/// Where accepted work is handed over to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Events.
+    EventBroker,
+    /// Executions.
+    ExecutionService,
+}
+
+impl Destination {
+    const ALL: [Self; 2] = [Self::EventBroker, Self::ExecutionService];
+
+    /// Its name, which is that of the connection.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EventBroker => "event_broker",
+            Self::ExecutionService => "execution_service",
+        }
+    }
+
+    const fn label(self) -> ByDestination {
+        ByDestination { destination: self.as_str() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDestination {
+    destination: &'static str,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct OutboxMetrics {
+    rows: Family<ByDestination, Gauge>,
+    oldest: Family<ByDestination, Seconds>,
+    delivered: Family<ByDestination, Counter>,
+    dead_letters: Family<ByDestination, Gauge>,
+}
+
+impl OutboxMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let outbox = Self::default();
+        registry.register("outbox_rows", "Accepted work that waits", outbox.rows.clone());
+        registry.register_with_unit(
+            "outbox_oldest",
+            "How long the oldest accepted work has waited",
+            Unit::Seconds,
+            outbox.oldest.clone(),
+        );
+        registry.register(
+            "outbox_delivered",
+            "Accepted work handed over",
+            outbox.delivered.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Accepted work that was refused for good",
+            outbox.dead_letters.clone(),
+        );
+        for destination in Destination::ALL {
+            outbox.show(destination, &Backlog::default());
+            outbox.delivered(destination, 0);
+        }
+        outbox
+    }
+
+    pub(super) fn show(&self, destination: Destination, backlog: &Backlog) {
+        let label = destination.label();
+        self.rows.get_or_create(&label).set(backlog.rows);
+        let oldest = backlog.oldest.unwrap_or_default().as_secs_f64();
+        self.oldest.get_or_create(&label).set(oldest);
+        self.dead_letters.get_or_create(&label).set(backlog.dead);
+    }
+
+    pub(super) fn delivered(&self, destination: Destination, rows: usize) {
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+        self.delivered.get_or_create(&destination.label()).inc_by(rows);
+    }
+}
