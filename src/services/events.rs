@@ -88,7 +88,10 @@ impl Events {
         }
         let events: Vec<Event> = events.into_iter().map(within_trace).collect();
         let events = &events;
-        self.broker.call(PUBLISH, |broker| async move { broker.publish(events).await }).await
+        self.broker
+            .call(PUBLISH, |broker| async move { broker.publish(events).await })
+            .await
+            .map(drop)
     }
 }
 

@@ -5,6 +5,8 @@
 //! delivered twice, with the same id, but never after a later one of its subject. Marks carry the
 //! fencing number of the claim: a process that lost a lane, as one that was paused, marks nothing.
 
+mod loss;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
@@ -22,13 +24,17 @@ use crate::{
     config,
     connection::{Managed, Operation},
     error::Error,
+    model::events::Position,
     telemetry::metrics::{Destination, Metrics},
 };
 
+// Called once: a batch that failed is tried again here, after a look for what the broker has lost.
+const HAND_OVER: Operation = PUBLISH.as_part();
 const CLAIM: Operation = Operation::idempotent("claim_lanes");
 const RELEASE: Operation = Operation::idempotent("release_lanes");
 const PENDING: Operation = Operation::idempotent("pending_events");
 const MARK: Operation = Operation::idempotent("mark_delivered");
+const PLACES: Operation = Operation::idempotent("newest_places");
 const REFUSED: Operation = Operation::once("note_refusal");
 const BACKLOG: Operation = Operation::idempotent("backlog");
 const REMOVE: Operation = Operation::idempotent("remove_delivered");
@@ -64,6 +70,10 @@ struct Shared {
 struct Claims {
     lanes: Vec<Lane>,
     made: Option<Instant>,
+    /// Places of events that were delivered in them, by which a loss is noticed.
+    places: Vec<Position>,
+    /// When they were last looked for.
+    looked: Option<Instant>,
 }
 
 impl Relay {
@@ -77,6 +87,9 @@ impl Relay {
         metrics: Arc<Metrics>,
     ) -> Self {
         database.declare(&[CLAIM, RELEASE, PENDING, MARK, REFUSED, BACKLOG, REMOVE]);
+        database.declare(&[PLACES]);
+        database.declare(&loss::DATABASE_OPERATIONS);
+        broker.declare(&loss::BROKER_OPERATIONS);
         let (wake, depth) = (Notify::new(), Depth::new("event broker", &config));
         Self(Arc::new(Shared { owner, database, broker, config, metrics, wake, depth }))
     }
@@ -137,6 +150,7 @@ impl Shared {
                 // Outages are logged by the probes of the connection that is out.
                 Err(error) => {
                     tracing::debug!(%error, "accepted events cannot be handed over");
+                    claims.looked = None;
                     failures += 1;
                     FIRST_PAUSE
                         .saturating_mul(2_u32.saturating_pow(failures - 1))
@@ -158,7 +172,8 @@ impl Shared {
         }
     }
 
-    /// Hands over what waits longest. Gives the number of events that were dealt with.
+    /// Hands over what waits longest. Gives the number of events that were dealt with, or are to be
+    /// looked at again.
     async fn hand_over_batch(&self, claims: &mut Claims) -> Result<usize, Error> {
         self.claim(claims).await?;
         if claims.lanes.is_empty() {
@@ -170,10 +185,18 @@ impl Shared {
             .call(PENDING, |database| async move { database.pending_events(held, most).await })
             .await?;
         if batch.is_empty() {
-            return Ok(0);
+            return self.look_for_loss(claims, None).await.map(usize::from);
+        }
+        // After a failure: what was lost comes before what is new.
+        if claims.looked.is_none() && self.look_for_loss(claims, None).await? {
+            return Ok(batch.len());
         }
         match self.publish(&batch).await {
-            Ok(()) => self.mark(&claims.lanes, &batch).await,
+            Ok(places) => {
+                let marked = self.mark(&claims.lanes, &batch, &places).await?;
+                self.look_for_loss(claims, places.last().copied()).await?;
+                Ok(marked)
+            }
             Err(error) if error.kind().is_outage() => Err(error),
             // One of them is refused for what it is; the others must not wait for it.
             Err(_) => self.hand_over_one_by_one(&claims.lanes, &batch).await,
@@ -190,28 +213,45 @@ impl Shared {
         // The time begins before the database counts it from.
         let made = Instant::now();
         let (owner, lease) = (&*self.owner, self.config.lease);
-        *claims = Claims::default();
+        let before = std::mem::take(claims);
         claims.lanes = self
             .database
             .call(CLAIM, |database| async move { database.claim_lanes(owner, lease).await })
             .await?;
+        claims.places = if claims.lanes == before.lanes {
+            before.places
+        } else {
+            let held = &claims.lanes;
+            self.database
+                .call(PLACES, |database| async move { database.newest_places(held).await })
+                .await?
+        };
         claims.made = Some(made);
         Ok(())
     }
 
-    async fn publish(&self, batch: &[PendingEvent]) -> Result<(), Error> {
+    async fn publish(&self, batch: &[PendingEvent]) -> Result<Vec<Position>, Error> {
         let events: Vec<_> = batch.iter().map(|pending| pending.event.clone()).collect();
         let events = &events;
-        self.broker.call(PUBLISH, |broker| async move { broker.publish(events).await }).await
+        self.broker.call(HAND_OVER, |broker| async move { broker.publish(events).await }).await
     }
 
-    async fn mark(&self, held: &[Lane], batch: &[PendingEvent]) -> Result<usize, Error> {
+    async fn mark(
+        &self,
+        held: &[Lane],
+        batch: &[PendingEvent],
+        places: &[Position],
+    ) -> Result<usize, Error> {
         let owner = &*self.owner;
-        let seqs: Vec<i64> = batch.iter().map(|pending| pending.seq).collect();
-        let seqs = &seqs;
+        let seqs = batch.iter().map(|pending| pending.seq);
+        let events: Vec<(i64, Position)> = seqs.zip(places.iter().copied()).collect();
+        let events = &events;
         let marked = self
             .database
-            .call(MARK, |database| async move { database.mark_delivered(owner, held, seqs).await })
+            .call(
+                MARK,
+                |database| async move { database.mark_delivered(owner, held, events).await },
+            )
             .await?;
         self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
@@ -231,7 +271,7 @@ impl Shared {
             }
             let one = std::slice::from_ref(pending);
             match self.publish(one).await {
-                Ok(()) => done += self.mark(held, one).await?,
+                Ok(places) => done += self.mark(held, one, &places).await?,
                 Err(error) if error.kind().is_outage() => return Err(error),
                 Err(error) => {
                     let dead = self.refused(held, pending, &error).await?;

@@ -47,6 +47,63 @@ async fn a_repeated_event_is_stored_once_and_another_with_its_id_is_refused() {
     .await;
 }
 
+#[tokio::test]
+async fn a_follower_resumes_over_a_restart_of_the_embedded_service() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("", None).await;
+    for n in 0..5 {
+        assert_eq!(send_cloud_event(&service, &cloud_event("a", n)).await.0, 202);
+    }
+    let seen = events.next().await;
+    events.ids(4).await;
+    eventually("all are marked", async || {
+        (metric(&service, "agentarea_outbox_delivered_total").await >= 5.0).then_some(())
+    })
+    .await;
+
+    let service = service.kill().start().await;
+    service.healthy().await;
+    let mut resumed = service.follow("", seen.id.as_deref()).await;
+    assert_eq!(resumed.ids(4).await, ["a-1", "a-2", "a-3", "a-4"]);
+    assert_eq!(send_cloud_event(&service, &cloud_event("a", 5)).await.0, 202);
+    assert_eq!(resumed.ids(1).await, ["a-5"]);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_publishes_once() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("", None).await;
+    let publish = async |path: &str, key: &'static str, body: Value| {
+        let request = service.post(path).header("Idempotency-Key", key).json(&body);
+        crate::support::answer(request).await
+    };
+    let event = || json!({"type": "t", "subject": "a", "data": 1});
+    let (status, first) = publish("/v1/events", "e-1", event()).await;
+    assert_eq!(status, 202, "{first}");
+    for _ in 0..3 {
+        assert_eq!(publish("/v1/events", "e-1", event()).await, (status, first.clone()));
+    }
+    let (status, problem) = publish("/v1/events", "e-1", json!({"type": "u"})).await;
+    assert_eq!(status, 422, "{problem}");
+    let (status, problem) = publish("/v1/events?delivery=direct", "e-2", event()).await;
+    assert_eq!(status, 400, "{problem}");
+    // The keys of executions are others.
+    let (status, _) = publish("/v1/executions", "e-1", json!({"workflow": "echo"})).await;
+    assert_eq!(status, 202);
+    let (status, last) = publish("/v1/events", "e-3", event()).await;
+    assert_eq!(status, 202);
+    let of_the_key = async |events: &mut crate::support::Events| loop {
+        let event = events.next().await.data;
+        if event["type"] == "t" {
+            break event["id"].clone();
+        }
+    };
+    assert_eq!(of_the_key(&mut events).await, first["id"]);
+    assert_eq!(of_the_key(&mut events).await, last["id"]);
+}
+
 #[cfg(feature = "redis")]
 mod with_redis {
     use std::{
@@ -172,6 +229,38 @@ mod with_redis {
                 *expected = (*expected).max(n + 1);
             }
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_redis_acknowledged_and_lost_is_delivered_again() {
+        let mut redis = Redis::start_with("--appendonly no").await;
+        let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
+        service.healthy().await;
+        let ledger = Ledger::new(&[&service]);
+        let faults = async {
+            for _ in 0..3 {
+                ledger.more(200).await;
+                redis.down();
+                ledger.more(50).await;
+                redis.up().await;
+            }
+            ledger.more(200).await;
+        };
+        ledger.under_load(faults).await;
+        // A service that has not followed the stream so far sees what it holds now.
+        let service = service.kill().start().await;
+        ledger.check(&service).await;
+
+        // While nothing comes, a loss is noticed too.
+        redis.down();
+        redis.up().await;
+        eventually("all is delivered again", async || {
+            let delivered = metric(&service, "agentarea_outbox_delivered_total").await;
+            (delivered >= f64::from(u32::try_from(ledger.total()).unwrap())).then_some(())
+        })
+        .await;
+        let service = service.kill().start().await;
+        ledger.check(&service).await;
     }
 
     #[tokio::test]

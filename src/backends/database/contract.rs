@@ -6,13 +6,14 @@ use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Acceptance, Admission, Claim, Database, Ended, KeyUse, Lane, NewEvent, NewRecord, Work,
+    Acceptance, Admission, Claim, Database, Ended, KeyUse, Lane, NewEvent, NewRecord, PendingEvent,
+    Work,
 };
 use crate::{
     config::{Pool, Section},
     connection::{BuildContext, Factory},
     model::{
-        events::{Event, LANES},
+        events::{Event, LANES, Position},
         executions::{
             Ending, Execution, ListFilter, ListPlace, Outcome, StartRequest, Status, Workflow,
         },
@@ -509,6 +510,12 @@ async fn waiting(database: &dyn Database, held: &[Lane]) -> Vec<String> {
     pending.into_iter().map(|pending| pending.event.id).collect()
 }
 
+/// Where the broker may have put them.
+fn placed(pending: &[PendingEvent]) -> Vec<(i64, Position)> {
+    let place = |number| Position { millis: 1_795_445_533_304, number };
+    (0..).zip(pending).map(|(number, pending)| (pending.seq, place(number))).collect()
+}
+
 async fn claim(database: &dyn Database, owner: &str, lease: Duration) -> Vec<Lane> {
     database.claim_lanes(owner, lease).await.expect("the database answers")
 }
@@ -517,8 +524,8 @@ async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
     // What the suite has announced so far is of no interest here.
     let held = claim(database, "one", MINUTE).await;
     let pending = database.pending_events(&held, 1000).await.expect("the database answers");
-    let seqs: Vec<i64> = pending.iter().map(|pending| pending.seq).collect();
-    database.mark_delivered("one", &held, &seqs).await.expect("they are marked");
+    let places = placed(&pending);
+    database.mark_delivered("one", &held, &places).await.expect("they are marked");
     database.remove_delivered(Duration::ZERO, 1000).await.expect("they are removed");
     database.release_lanes("one").await.expect("they are given back");
 
@@ -552,7 +559,7 @@ async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) 
     assert_eq!(held.len(), all, "who is alone again holds every lane");
     assert!(taken.iter().all(|lane| held.contains(lane)), "a renewed claim stays what it is");
     let pending = database.pending_events(&held, 1000).await.expect("the database answers");
-    let seqs: Vec<i64> = pending.iter().map(|pending| pending.seq).collect();
+    let seqs = placed(&pending);
     assert!(!seqs.is_empty());
     let marked = database.mark_delivered("one", &lost, &seqs).await.expect("no error");
     assert_eq!(marked, 0, "its lanes were claimed by another");
@@ -561,6 +568,20 @@ async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) 
     let marked = database.mark_delivered("two", &held, &seqs).await.expect("they are marked");
     assert_eq!(marked, seqs.len());
     assert!(waiting(database, &held).await.is_empty());
+
+    let delivered = database.delivered_events(None, 1000).await.expect("they are read");
+    let places: Vec<(i64, Option<Position>)> =
+        delivered.iter().map(|event| (event.seq, event.position)).collect();
+    let newest_first: Vec<_> = seqs.iter().rev().map(|(seq, at)| (*seq, Some(*at))).collect();
+    assert_eq!(places, newest_first);
+    let newest = database.newest_places(&held).await.expect("they are read");
+    assert!(newest.contains(&seqs[seqs.len() - 1].1));
+    let elsewhere = [(seqs[0].0, Position { millis: 1, number: 1 })];
+    let again = database.send_again(&elsewhere).await.expect("the database answers");
+    assert_eq!(again, 0, "it was handed over again by somebody else");
+    assert_eq!(database.send_again(&seqs[..1]).await.expect("the database answers"), 1);
+    assert_eq!(waiting(database, &held).await.len(), 1);
+    database.mark_delivered("two", &held, &seqs).await.expect("it is marked");
 
     if !database.serves_one_process() {
         assert!(claim(database, "three", MINUTE).await.is_empty(), "nothing is free yet");

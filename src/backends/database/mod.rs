@@ -34,7 +34,7 @@ use crate::{
     error::Error,
     model::{
         backlog::Backlog,
-        events::Event,
+        events::{Event, Position},
         executions::{Execution, Outcome, StartRequest, Workflow},
         time::Timestamp,
     },
@@ -199,6 +199,17 @@ pub struct PendingEvent {
     pub event: Event,
 }
 
+/// An accepted event that the broker has acknowledged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveredEvent {
+    /// Its place in the database's sequence.
+    pub seq: i64,
+    /// Its place in the broker, which the version before this one did not store.
+    pub position: Option<Position>,
+    /// The event as it was delivered.
+    pub json: String,
+}
+
 /// Accepted events, in lanes. A lane is claimed by one process at a time; a claim that is not
 /// renewed ends by itself.
 #[async_trait]
@@ -222,7 +233,8 @@ pub trait Outbox {
     /// When the database cannot be asked.
     async fn pending_events(&self, held: &[Lane], limit: i64) -> Result<Vec<PendingEvent>, Error>;
 
-    /// Marks events as delivered, those in lanes that `owner` still holds. Gives their number.
+    /// Marks events as delivered, those in lanes that `owner` still holds, each with its place in
+    /// the broker. Gives their number.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -230,8 +242,30 @@ pub trait Outbox {
         &self,
         owner: &str,
         held: &[Lane],
-        seqs: &[i64],
+        events: &[(i64, Position)],
     ) -> Result<usize, Error>;
+
+    /// Delivered events before `before` in the database's sequence, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn delivered_events(
+        &self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<DeliveredEvent>, Error>;
+
+    /// The place of the newest delivered event of each of these lanes.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error>;
+
+    /// Lets delivered events be handed over again, unless they were meanwhile. Gives their number.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn send_again(&self, events: &[(i64, Position)]) -> Result<usize, Error>;
 
     /// Counts that the broker refused this very event. True when it was refused `most` times and
     /// is tried no more.

@@ -88,6 +88,7 @@ diesel::table! {
         delivered_at -> Nullable<BigInt>,
         refusals -> Integer,
         error -> Nullable<Text>,
+        position -> Nullable<Text>,
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) async fn suite(broker: Arc<dyn EventBroker>) {
     a_reader_at_the_end_waits_for_the_next_event(&broker).await;
     waiting_ends_when_its_time_is_up(&*broker).await;
     the_range_covers_what_was_published(&*broker).await;
+    a_place_that_holds_nothing_is_lost(&*broker).await;
     a_place_from_the_future_cannot_be_resumed(&*broker).await;
     broker.close().await;
 }
@@ -34,6 +35,17 @@ fn ids(events: &[StoredEvent]) -> Vec<String> {
         Event::from_json(value).expect("stored events are valid").id
     };
     events.iter().map(id).collect()
+}
+
+async fn a_place_that_holds_nothing_is_lost(broker: &dyn EventBroker) {
+    let places = broker.publish(&[event(1), event(2)]).await.expect("publishing works");
+    assert_eq!(places.len(), 2);
+    assert_eq!(broker.lost(&places).await.expect("places are looked at"), []);
+    let later = Position { millis: places[1].millis + 1_000_000, number: 0 };
+    let lost = broker.lost(&[places[0], later]).await.expect("places are looked at");
+    assert_eq!(lost, [later]);
+    let read = broker.read(places[0].before(), 1).await.expect("reading works");
+    assert_eq!(read[0].position, places[0], "an event is where it was said to be");
 }
 
 async fn end(broker: &dyn EventBroker) -> Position {

@@ -1,4 +1,5 @@
-//! The stream in this process's memory. It serves one process, and what it holds ends with it.
+//! The stream in this process's memory, for one process. What was accepted durably comes back from
+//! the database after a restart, at its place.
 
 use std::{
     collections::VecDeque,
@@ -14,8 +15,9 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{EventBroker, FAMILY};
 use crate::{
+    backends::database::Database,
     config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Size, Table},
-    connection::{Backend, BuildContext, Factory as BackendFactory},
+    connection::{Backend, BuildContext, Factory as BackendFactory, Managed, Operation},
     error::Error,
     model::{
         events::{Event, Position, Range, StoredEvent},
@@ -23,7 +25,13 @@ use crate::{
     },
 };
 
-/// The stream in this process's memory: for one instance, and lost when it ends.
+const DELIVERED: Operation = Operation::idempotent("delivered_events");
+
+/// Events that are read from the database at once.
+const PAGE: i64 = 1000;
+
+/// The stream in this process's memory: for one instance. After a restart it holds what was accepted
+/// durably within `outbox.replay_window`; what was delivered directly is lost.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -48,7 +56,39 @@ impl BackendConfig for Config {
     }
 }
 
-pub(super) struct Factory;
+pub(super) struct Factory {
+    database: Managed<dyn Database>,
+}
+
+impl Factory {
+    pub(super) fn new(database: Managed<dyn Database>) -> Self {
+        Self { database }
+    }
+
+    /// What an earlier stream held, oldest first, at most `most` events.
+    async fn earlier(&self, most: usize) -> Result<Vec<StoredEvent>, Error> {
+        let mut earlier: Vec<StoredEvent> = Vec::new();
+        let mut before = None;
+        while earlier.len() < most {
+            let page =
+                self.database
+                    .call(DELIVERED, |database| async move {
+                        database.delivered_events(before, PAGE).await
+                    })
+                    .await?;
+            before = page.last().map(|event| event.seq);
+            let ended = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+            earlier.extend(page.into_iter().filter_map(|event| {
+                Some(StoredEvent { position: event.position?, json: event.json.into() })
+            }));
+            if ended {
+                break;
+            }
+        }
+        earlier.sort_unstable_by_key(|event| event.position);
+        Ok(earlier)
+    }
+}
 
 #[async_trait]
 impl BackendFactory<dyn EventBroker> for Factory {
@@ -68,7 +108,10 @@ impl BackendFactory<dyn EventBroker> for Factory {
         section: &Section,
         _context: &BuildContext,
     ) -> Result<Arc<dyn EventBroker>, Error> {
-        Ok(Arc::new(MemoryBroker::new(section.read()?)))
+        let config: Config = section.read()?;
+        self.database.declare(&[DELIVERED]);
+        let earlier = self.earlier(config.max_events).await?;
+        Ok(Arc::new(MemoryBroker::new(config, earlier)))
     }
 }
 
@@ -90,19 +133,24 @@ struct Ring {
 }
 
 impl MemoryBroker {
-    fn new(config: Config) -> Self {
-        // The stream begins now: a place that an earlier process gave out lies before it, so that
-        // its reader is told of the gap.
-        let begin = next_position(Position::START);
-        Self {
-            config,
-            ring: Mutex::new(Ring {
-                events: VecDeque::new(),
-                bytes: 0,
-                complete_after: begin,
-                newest: begin,
-            }),
-            newest: watch::Sender::new(begin),
+    fn new(config: Config, earlier: Vec<StoredEvent>) -> Self {
+        // A place before the first of them, which an earlier process may have given out, cannot be
+        // resumed from: its reader is told of the gap.
+        let newest = next_position(earlier.last().map_or(Position::START, |last| last.position));
+        let complete_after = earlier.first().map_or(newest, |first| first.position.before());
+        let bytes = earlier.iter().map(|event| event.json.len()).sum();
+        let mut ring = Ring { events: earlier.into(), bytes, complete_after, newest };
+        ring.trim(&config);
+        Self { config, ring: Mutex::new(ring), newest: watch::Sender::new(newest) }
+    }
+}
+
+impl Ring {
+    fn trim(&mut self, config: &Config) {
+        while self.events.len() > config.max_events || self.bytes > config.max_bytes.0 {
+            let Some(dropped) = self.events.pop_front() else { break };
+            self.bytes -= dropped.json.len();
+            self.complete_after = dropped.position;
         }
     }
 }
@@ -129,23 +177,30 @@ impl Backend for MemoryBroker {
 
 #[async_trait]
 impl EventBroker for MemoryBroker {
-    async fn publish(&self, events: &[Event]) -> Result<(), Error> {
+    async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error> {
         let mut ring = self.ring.lock();
+        let mut places = Vec::with_capacity(events.len());
         for event in events {
             let json: Arc<str> = event.to_json().into();
             ring.newest = next_position(ring.newest);
             ring.bytes += json.len();
             let position = ring.newest;
             ring.events.push_back(StoredEvent { position, json });
+            places.push(position);
         }
-        while ring.events.len() > self.config.max_events || ring.bytes > self.config.max_bytes.0 {
-            let Some(dropped) = ring.events.pop_front() else { break };
-            ring.bytes -= dropped.json.len();
-            ring.complete_after = dropped.position;
-        }
+        ring.trim(&self.config);
         // Told under the lock, so that readers see places in order.
         self.newest.send_replace(ring.newest);
-        Ok(())
+        Ok(places)
+    }
+
+    async fn lost(&self, places: &[Position]) -> Result<Vec<Position>, Error> {
+        let ring = self.ring.lock();
+        let lost = |place: &&Position| {
+            let at = ring.events.binary_search_by_key(*place, |event| event.position);
+            **place > ring.complete_after && at.is_err()
+        };
+        Ok(places.iter().filter(lost).copied().collect())
     }
 
     async fn range(&self) -> Result<Range, Error> {
@@ -178,7 +233,7 @@ mod tests {
     use crate::backends::event_broker::contract;
 
     fn broker(max_events: usize) -> MemoryBroker {
-        MemoryBroker::new(Config { max_events, ..Config::default() })
+        MemoryBroker::new(Config { max_events, ..Config::default() }, Vec::new())
     }
 
     #[tokio::test]

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::database::Database;
 use crate::{
     config::{WellKnownVariable, verbatim},
-    connection::{Backend, Registry},
+    connection::{Backend, Managed, Registry},
     error::Error,
     model::events::{Event, Position, Range, StoredEvent},
 };
@@ -30,14 +31,25 @@ const REDIS_VARIABLES: [WellKnownVariable; 1] =
 pub trait EventBroker: Backend {
     /// Appends the events in order, all or none.
     ///
-    /// Returns once the broker has acknowledged them.
+    /// Returns once the broker has acknowledged them, with the place of each.
     ///
     /// # Errors
     /// `outcome_unknown()` tells whether they may have been appended nevertheless.
     ///
     /// # Cancel safety
     /// A dropped call may or may not append the events; it never appends a part of them.
-    async fn publish(&self, events: &[Event]) -> Result<(), Error>;
+    async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error>;
+
+    /// Those of `places`, which events once had, that the stream has lost, as after a flush or the
+    /// failover to a copy that lagged behind. What was dropped because the stream was full is not
+    /// lost.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Has no effect.
+    async fn lost(&self, places: &[Position]) -> Result<Vec<Position>, Error>;
 
     /// The part of the stream that can be read now.
     ///
@@ -75,8 +87,8 @@ pub trait EventBroker: Backend {
 
 /// The brokers of this build.
 #[must_use]
-pub fn registry() -> Registry<dyn EventBroker> {
-    let registry = Registry::new(FAMILY).register(memory::Factory);
+pub fn registry(database: Managed<dyn Database>) -> Registry<dyn EventBroker> {
+    let registry = Registry::new(FAMILY).register(memory::Factory::new(database));
     #[cfg(feature = "redis")]
     let registry = registry.register(redis::Factory);
     #[cfg(not(feature = "redis"))]

@@ -180,7 +180,7 @@ impl RedisBroker {
         Ok(command)
     }
 
-    async fn publish_to_agentarea(&self, events: &[Event]) -> Result<(), Error> {
+    async fn publish_to_agentarea(&self, events: &[Event]) -> Result<Vec<String>, Error> {
         let mut call = self.script.key(&self.config.stream);
         call.arg(self.config.max_events);
         for event in events {
@@ -188,7 +188,7 @@ impl RedisBroker {
             call.arg(self.checked(envelope(event))?);
         }
         self.commands
-            .call(|mut connection| async move { call.invoke_async::<()>(&mut connection).await })
+            .call(|mut connection| async move { call.invoke_async(&mut connection).await })
             .await
     }
 
@@ -217,6 +217,13 @@ impl RedisBroker {
         connection.give_back();
         Ok(Page::of(streams.into_iter().flat_map(|(_, entries)| entries)))
     }
+}
+
+fn parse_place(id: &str) -> Result<Position, Error> {
+    id.parse().map_err(|_| {
+        let message = format!("the server names a place {id:?}, which is no id of a stream");
+        Error::new(ErrorKind::Incompatible, message)
+    })
 }
 
 #[async_trait]
@@ -251,24 +258,45 @@ impl Backend for RedisBroker {
 
 #[async_trait]
 impl EventBroker for RedisBroker {
-    async fn publish(&self, events: &[Event]) -> Result<(), Error> {
-        match (self.config.wire, events) {
-            (_, []) => Ok(()),
-            (Wire::AgentArea, events) => self.publish_to_agentarea(events).await,
-            (Wire::CloudEvents, [event]) => self.commands.query(&self.append(event)?).await,
+    async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error> {
+        let places = match (self.config.wire, events) {
+            (_, []) => Vec::new(),
+            (Wire::AgentArea, events) => self.publish_to_agentarea(events).await?,
+            (Wire::CloudEvents, [event]) => vec![self.commands.query(&self.append(event)?).await?],
             (Wire::CloudEvents, events) => {
                 let mut transaction = redis::pipe();
                 transaction.atomic();
                 for event in events {
-                    transaction.add_command(self.append(event)?).ignore();
+                    transaction.add_command(self.append(event)?);
                 }
                 self.commands
                     .call(|mut connection| async move {
-                        transaction.query_async::<()>(&mut connection).await
+                        transaction.query_async::<Vec<String>>(&mut connection).await
                     })
-                    .await
+                    .await?
             }
+        };
+        places.iter().map(|place| parse_place(place)).collect()
+    }
+
+    async fn lost(&self, places: &[Position]) -> Result<Vec<Position>, Error> {
+        let mut looks = redis::pipe();
+        for place in places {
+            let look = looks.cmd("XRANGE").arg(&self.config.stream);
+            look.arg(place.to_string()).arg(place.to_string());
         }
+        let found: Vec<Entries> = self
+            .commands
+            .call(|mut connection| async move { looks.query_async(&mut connection).await })
+            .await?;
+        let missing = places.iter().zip(found).filter(|(_, entries)| entries.is_empty());
+        let missing: Vec<Position> = missing.map(|(place, _)| *place).collect();
+        if missing.is_empty() {
+            return Ok(missing);
+        }
+        // Asked afterwards, because the stream may be trimmed at any moment.
+        let range = self.range().await?;
+        Ok(missing.into_iter().filter(|place| *place > range.complete_after).collect())
     }
 
     async fn range(&self) -> Result<Range, Error> {
@@ -282,13 +310,8 @@ impl EventBroker for RedisBroker {
             asked => asked?,
         };
         let mut take = |key: &str| information.remove(key).unwrap_or(redis::Value::Nil);
-        let newest = redis::from_redis_value::<String>(take("last-generated-id"))
-            .ok()
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(|| {
-                let message = "the answer about the stream does not name its last id";
-                Error::new(ErrorKind::Incompatible, message)
-            })?;
+        let newest = redis::from_redis_value::<String>(take("last-generated-id"));
+        let newest = parse_place(&newest.unwrap_or_default())?;
         // Redis 7 counts what was ever added, so a stream that nobody has trimmed yet is known to
         // be whole. `max-deleted-entry-id` does not tell: trimming leaves it alone. After a flush
         // the count begins anew, and nothing is left that knows of the stream before.

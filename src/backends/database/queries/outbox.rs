@@ -9,7 +9,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         super::{
-            Lane, Outbox, PendingEvent,
+            DeliveredEvent, Lane, Outbox, PendingEvent,
             errors::query_error,
             rows::{DEAD, DELIVERED, PENDING, micros, pending_event},
             schema::{lanes, outbox, relays},
@@ -20,11 +20,29 @@ use super::{
 };
 use crate::{
     error::Error,
-    model::{backlog::Backlog, events::LANES},
+    model::{
+        backlog::Backlog,
+        events::{LANES, Position},
+    },
 };
 
 fn numbers(lanes: &[Lane]) -> Vec<i32> {
     lanes.iter().map(|lane| lane.number).collect()
+}
+
+fn list(numbers: &[i32]) -> String {
+    numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// One statement for many events, each with its own place; the text holds nothing but numbers.
+fn update_each(events: &[(i64, Position)], set: &str, only: &str) -> String {
+    let rows: Vec<String> =
+        events.iter().map(|(seq, position)| format!("({seq}, '{position}')")).collect();
+    let rows = rows.join(", ");
+    format!(
+        "UPDATE outbox SET {set} FROM (VALUES {rows}) AS given \
+         WHERE outbox.seq = given.column1 AND {only}"
+    )
 }
 
 fn claimed(rows: Vec<(i32, i64)>) -> Vec<Lane> {
@@ -145,19 +163,73 @@ impl Outbox for Db {
         &self,
         owner: &str,
         held: &[Lane],
-        seqs: &[i64],
+        events: &[(i64, Position)],
     ) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
         let delivered_at = now(&mut conn).await?;
         let marked: QueryResult<usize> = transaction!(conn, async |conn| {
             let still = still_held(conn, owner, held).await?;
-            let mine = outbox::seq.eq_any(seqs).and(outbox::lane.eq_any(still));
-            diesel::update(outbox::table.filter(mine.and(outbox::state.eq(PENDING))))
-                .set((outbox::state.eq(DELIVERED), outbox::delivered_at.eq(delivered_at)))
-                .execute(conn)
-                .await
+            if still.is_empty() || events.is_empty() {
+                return Ok(0);
+            }
+            let set = format!(
+                "state = '{DELIVERED}', delivered_at = {delivered_at}, position = given.column2"
+            );
+            let only = format!("lane IN ({}) AND state = '{PENDING}'", list(&still));
+            diesel::sql_query(update_each(events, &set, &only)).execute(conn).await
         });
         marked.map_err(query_error)
+    }
+
+    async fn delivered_events(
+        &self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<DeliveredEvent>, Error> {
+        let mut conn = self.reader().await?;
+        let rows: Vec<(i64, Option<String>, String)> = outbox::table
+            .filter(outbox::state.eq(DELIVERED).and(outbox::seq.lt(before.unwrap_or(i64::MAX))))
+            .select((outbox::seq, outbox::position, outbox::event))
+            .order(outbox::seq.desc())
+            .limit(limit)
+            .load(&mut conn)
+            .await
+            .map_err(query_error)?;
+        let read = |(seq, position, json): (i64, Option<String>, String)| {
+            let position = position.and_then(|text| text.parse().ok());
+            DeliveredEvent { seq, position, json }
+        };
+        Ok(rows.into_iter().map(read).collect())
+    }
+
+    async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error> {
+        let mut conn = self.reader().await?;
+        let mut places = Vec::new();
+        for lane in held {
+            let newest: Option<Option<String>> = outbox::table
+                .filter(outbox::state.eq(DELIVERED).and(outbox::lane.eq(lane.number)))
+                .select(outbox::position)
+                .order(outbox::seq.desc())
+                .first(&mut conn)
+                .await
+                .optional()
+                .map_err(query_error)?;
+            places.extend(newest.flatten().and_then(|text| text.parse::<Position>().ok()));
+        }
+        Ok(places)
+    }
+
+    async fn send_again(&self, events: &[(i64, Position)]) -> Result<usize, Error> {
+        if events.is_empty() {
+            return Ok(0);
+        }
+        let mut conn = self.writer().await?;
+        let only = format!("state = '{DELIVERED}' AND position = given.column2");
+        let set = format!("state = '{PENDING}', delivered_at = NULL, position = NULL");
+        diesel::sql_query(update_each(events, &set, &only))
+            .execute(&mut conn)
+            .await
+            .map_err(query_error)
     }
 
     async fn note_refusal(

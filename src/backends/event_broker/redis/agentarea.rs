@@ -8,12 +8,15 @@ use crate::model::{events::Event, time};
 /// Appends all events, then tells `AgentArea`'s subscribers. A `PUBLISH` that fails (its channel can
 /// be forbidden) does not undo what is stored.
 pub(super) const APPEND_AND_PUBLISH: &str = "\
+local places = {}
 for i = 2, #ARGV, 3 do
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'event', ARGV[i])
+    local place = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'event', ARGV[i])
+    table.insert(places, place)
 end
 for i = 2, #ARGV, 3 do
     redis.pcall('PUBLISH', ARGV[i + 1], ARGV[i + 2])
-end";
+end
+return places";
 
 /// `FastStream`'s message around `AgentArea`'s event.
 pub(super) fn envelope(event: &Event) -> String {

@@ -544,7 +544,7 @@ async fn work_until(
     while !stop.is_cancelled() {
         let published = broker.publish(&[event(1)]).await;
         let read = broker.wait(Position::START, 1, Duration::from_millis(2)).await;
-        for result in [published, read.map(drop)] {
+        for result in [published.map(drop), read.map(drop)] {
             match result {
                 Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => errors.push(error),

@@ -1,0 +1,3 @@
+DROP INDEX outbox_replay;
+DROP INDEX outbox_lane;
+ALTER TABLE outbox DROP COLUMN position;
