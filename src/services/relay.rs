@@ -7,7 +7,14 @@
 
 mod loss;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::Notify,
@@ -24,7 +31,7 @@ use crate::{
     config,
     connection::{Managed, Operation},
     error::Error,
-    model::events::Position,
+    model::events::{LANES, Position},
     telemetry::metrics::{Destination, Metrics},
 };
 
@@ -36,6 +43,7 @@ const PENDING: Operation = Operation::idempotent("pending_events");
 const MARK: Operation = Operation::idempotent("mark_delivered");
 const PLACES: Operation = Operation::idempotent("newest_places");
 const REFUSED: Operation = Operation::once("note_refusal");
+const WAKE: Operation = Operation::idempotent("wake_others");
 const BACKLOG: Operation = Operation::idempotent("backlog");
 const REMOVE: Operation = Operation::idempotent("remove_delivered");
 
@@ -62,6 +70,10 @@ struct Shared {
     config: config::Outbox,
     metrics: Arc<Metrics>,
     wake: Notify,
+    /// Events were accepted here that another process may have to hand over.
+    tell: Notify,
+    /// This process holds every lane.
+    alone: AtomicBool,
     depth: Depth,
 }
 
@@ -87,11 +99,21 @@ impl Relay {
         metrics: Arc<Metrics>,
     ) -> Self {
         database.declare(&[CLAIM, RELEASE, PENDING, MARK, REFUSED, BACKLOG, REMOVE]);
-        database.declare(&[PLACES]);
+        database.declare(&[PLACES, WAKE]);
         database.declare(&loss::DATABASE_OPERATIONS);
         broker.declare(&loss::BROKER_OPERATIONS);
-        let (wake, depth) = (Notify::new(), Depth::new("event broker", &config));
-        Self(Arc::new(Shared { owner, database, broker, config, metrics, wake, depth }))
+        let depth = Depth::new("event broker", &config);
+        Self(Arc::new(Shared {
+            owner,
+            database,
+            broker,
+            config,
+            metrics,
+            wake: Notify::new(),
+            tell: Notify::new(),
+            alone: AtomicBool::new(false),
+            depth,
+        }))
     }
 
     /// Refuses further events while too many wait.
@@ -106,6 +128,9 @@ impl Relay {
     pub fn accepted(&self, events: usize) {
         self.0.depth.accepted(events);
         self.0.wake.notify_one();
+        if !self.0.alone.load(Ordering::Relaxed) {
+            self.0.tell.notify_one();
+        }
     }
 
     /// Whether an event has waited for so long that the service is degraded.
@@ -120,6 +145,8 @@ impl Relay {
         tokio::select! {
             () = shared.relay(&stop) => {}
             () = shared.keep_count() => {}
+            () = shared.tell_others() => {}
+            () = shared.hear_others() => {}
         }
         let owner = &*shared.owner;
         let released = shared
@@ -227,7 +254,43 @@ impl Shared {
                 .await?
         };
         claims.made = Some(made);
+        let every = usize::try_from(LANES).unwrap_or(usize::MAX);
+        self.alone.store(claims.lanes.len() == every, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What is accepted while others are told is told by the next round, for all of it at once.
+    async fn tell_others(&self) {
+        loop {
+            self.tell.notified().await;
+            let told = self
+                .database
+                .call(WAKE, |database| async move { database.wake_others().await })
+                .await;
+            if let Err(error) = told {
+                tracing::debug!(%error, "others are not told of accepted events, they look by themselves");
+            }
+        }
+    }
+
+    async fn hear_others(&self) {
+        loop {
+            let heard = async {
+                let lease = self.database.lease().await?;
+                tokio::select! {
+                    woken = lease.woken() => woken,
+                    // The next round listens to its successor.
+                    () = lease.retired() => Ok(()),
+                }
+            };
+            match heard.await {
+                Ok(()) => self.wake.notify_one(),
+                Err(error) => {
+                    tracing::debug!(%error, "other instances cannot be heard");
+                    sleep(LONGEST_PAUSE).await;
+                }
+            }
+        }
     }
 
     async fn publish(&self, batch: &[PendingEvent]) -> Result<Vec<Position>, Error> {

@@ -398,6 +398,43 @@ mod with_redis {
     }
 
     #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn a_replica_hears_of_what_another_accepted() {
+        let redis = Redis::start().await;
+        let database = crate::support::Database::create().await;
+        // Looking alone would take longer than any test waits.
+        let replica = || {
+            Setup::new()
+                .variable("REDIS_URL", &redis.url())
+                .variable("DATABASE_URL", &database.url())
+                .set("outbox.lease", "\"10m\"")
+                .set("outbox.poll_interval", "\"1m\"")
+        };
+        let one = replica().start().await;
+        one.healthy().await;
+        eventually("one holds every lane", async || {
+            let lanes = "SELECT count(*) FROM lanes WHERE owner IS NOT NULL";
+            (database.value(lanes).await == 16).then_some(())
+        })
+        .await;
+        let two = replica().start().await;
+        two.healthy().await;
+        eventually("one listens", async || {
+            let ears = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' \
+                AND datname = current_database()";
+            (database.value(ears).await == 2).then_some(())
+        })
+        .await;
+        let mut events = one.follow("", None).await;
+        for n in 0..3 {
+            assert_eq!(send_cloud_event(&two, &cloud_event("a", n)).await.0, 202);
+        }
+        assert_eq!(events.ids(3).await, ["a-0", "a-1", "a-2"]);
+        drop((one, two));
+        database.drop().await;
+    }
+
+    #[cfg(feature = "postgres")]
     #[tokio::test(flavor = "multi_thread")]
     async fn replicas_take_over_from_one_that_is_killed_or_paused() {
         let redis = Redis::start().await;

@@ -403,6 +403,21 @@ impl Database {
         &self.name
     }
 
+    /// The number that a query inside the database gives.
+    pub(crate) async fn value(&self, query: &str) -> i64 {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
+        let drive = async {
+            let _ended = connection.await.is_ok();
+        };
+        let ask = async {
+            let row = client.query_one(query, &[]).await.unwrap();
+            drop(client);
+            row.get(0)
+        };
+        tokio::join!(drive, ask).1
+    }
+
     /// Executes a statement inside the database.
     pub(crate) async fn within(&self, statement: &str) {
         Self::execute_at(&self.url(), statement).await;

@@ -48,7 +48,15 @@ pub const FAMILY: &str = "database";
 
 /// Keeps accepted work, idempotency keys and embedded runs.
 pub trait Database:
-    Backend + Accept + ExecutionStore + ExecutionQueue + RunStore + Outbox + DeadLetters + Roles
+    Backend
+    + Accept
+    + ExecutionStore
+    + ExecutionQueue
+    + RunStore
+    + Outbox
+    + DeadLetters
+    + Roles
+    + Wakeups
 {
     /// True when no other process can use it: whatever another one has claimed, it died holding.
     fn serves_one_process(&self) -> bool;
@@ -378,6 +386,24 @@ pub trait Roles {
     /// # Errors
     /// When the database cannot be asked.
     async fn give_roles_back(&self, owner: &str) -> Result<(), Error>;
+}
+
+/// What processes that share the database tell each other, so that work does not wait until it is
+/// looked for.
+#[async_trait]
+pub trait Wakeups {
+    /// Tells the others that events wait.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn wake_others(&self) -> Result<(), Error>;
+
+    /// Waits until another tells it, or may have told it unheard. For ever in a database that
+    /// serves one process. Call it on a [`Lease`](crate::connection::Lease).
+    ///
+    /// # Errors
+    /// When the database cannot be asked any more.
+    async fn woken(&self) -> Result<(), Error>;
 }
 
 /// How long connecting and migrating may take; connecting alone is bounded by

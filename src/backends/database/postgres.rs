@@ -1,5 +1,7 @@
 //! `PostgreSQL`: for any number of processes.
 
+mod wakeups;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -143,7 +145,8 @@ impl BackendFactory<dyn Database> for Factory {
         check_version(&queries::oldest_program(&mut conn).await?)?;
         let pool = Pool::new(Arc::clone(&connector), context)?;
         let probe = tokio::sync::Mutex::new(conn);
-        Ok(Arc::new(Db { pool, connector, probe, instance: Arc::clone(&context.instance) }))
+        let (ear, instance) = (tokio::sync::Mutex::default(), Arc::clone(&context.instance));
+        Ok(Arc::new(Db { pool, connector, probe, ear, instance }))
     }
 
     async fn check(
@@ -380,6 +383,8 @@ struct Db {
     connector: Arc<Connector>,
     /// The probe's own connection, so that a busy pool does not look like an outage.
     probe: tokio::sync::Mutex<Conn>,
+    /// The connection that listens to other processes, once it is asked for.
+    ear: tokio::sync::Mutex<Option<Conn>>,
     instance: Arc<str>,
 }
 

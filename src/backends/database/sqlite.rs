@@ -378,6 +378,17 @@ impl DerefMut for Writer {
 /// Whether whatever another process has claimed, it died holding.
 const SERVES_ONE_PROCESS: bool = true;
 
+#[async_trait]
+impl super::Wakeups for Db {
+    async fn wake_others(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn woken(&self) -> Result<(), Error> {
+        std::future::pending().await
+    }
+}
+
 impl Database for Db {
     fn serves_one_process(&self) -> bool {
         SERVES_ONE_PROCESS

@@ -1,0 +1,69 @@
+//! `LISTEN` and `NOTIFY` between processes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel_async::SimpleAsyncConnection;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::{Conn, Db, query_error};
+use crate::{
+    backends::{database::Wakeups, pool::Connect},
+    error::{Error, ErrorKind},
+};
+
+/// How often a silent connection is asked whether it still stands.
+const ASK_EVERY: Duration = Duration::from_secs(15);
+/// How long its answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The next notification. Nothing when none came for long and the connection stands.
+async fn next(conn: &mut Conn) -> Result<Option<()>, Error> {
+    let heard = {
+        let mut notifications = std::pin::pin!(conn.notifications_stream());
+        timeout(ASK_EVERY, notifications.next()).await
+    };
+    match heard {
+        Ok(Some(Ok(_notification))) => return Ok(Some(())),
+        Ok(Some(Err(error))) => return Err(query_error(error)),
+        Ok(None) => return Err(silent("the connection that listens has ended")),
+        Err(_silent) => {}
+    }
+    match timeout(ANSWER_WITHIN, conn.batch_execute("SELECT 1")).await {
+        Ok(answered) => answered.map(|()| None).map_err(query_error),
+        Err(_silent) => Err(silent("the connection that listens is dead")),
+    }
+}
+
+fn silent(message: &'static str) -> Error {
+    Error::new(ErrorKind::Disconnected, message)
+}
+
+#[async_trait]
+impl Wakeups for Db {
+    // Not in the transaction that accepts: `NOTIFY` there makes all commits wait for one lock.
+    async fn wake_others(&self) -> Result<(), Error> {
+        let mut conn = self.pool.get().await?;
+        conn.batch_execute("NOTIFY agentarea_outbox").await.map_err(query_error)
+    }
+
+    async fn woken(&self) -> Result<(), Error> {
+        let mut ear = self.ear.lock().await;
+        if ear.is_none() {
+            let mut conn = self.connector.connect().await?;
+            conn.batch_execute("LISTEN agentarea_outbox").await.map_err(query_error)?;
+            *ear = Some(conn);
+            // What was told before is not heard.
+            return Ok(());
+        }
+        // Taken out, so that a connection that fails or is left in the middle is not used again.
+        let Some(mut conn) = ear.take() else { return Ok(()) };
+        loop {
+            if next(&mut conn).await?.is_some() {
+                *ear = Some(conn);
+                return Ok(());
+            }
+        }
+    }
+}
