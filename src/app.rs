@@ -109,6 +109,48 @@ impl App {
         self.manager.check(config).await
     }
 
+    /// Moves all that the embedded database in a file holds into the configured one. Gives the
+    /// number of rows.
+    ///
+    /// # Errors
+    /// When the file or the database cannot be used.
+    #[cfg(feature = "sqlite")]
+    pub async fn migrate(
+        &self,
+        config: &Config,
+        from: &std::path::Path,
+        progress: impl FnMut(usize),
+    ) -> anyhow::Result<usize> {
+        use anyhow::Context;
+
+        use tokio_util::sync::CancellationToken;
+
+        use crate::{
+            backends::database,
+            config::Startup,
+            connection::{BuildContext, Settings},
+            services::transfer,
+        };
+
+        let context = BuildContext {
+            connection: "file",
+            instance: Arc::clone(&self.instance),
+            pool: config.database.pool.clone(),
+            metrics: self.metrics.connection("file"),
+            tasks: self.lifecycle.tasks.clone(),
+            closing: CancellationToken::new(),
+        };
+        let file = database::open_file(from, &context).await.context("the file")?;
+        let database = &self.manager.database;
+        database.start(Settings { startup: Startup::Fail, ..(&config.database).into() });
+        database.started().await.context("the configured database")?;
+        let backend = &config.execution_service.backend;
+        let moved = transfer::move_all(&*file, database, backend, progress).await;
+        file.close().await;
+        self.manager.close().await;
+        Ok(moved?)
+    }
+
     /// Serves the API until the program is asked to stop.
     ///
     /// # Errors
@@ -166,6 +208,7 @@ impl App {
             return Ok(Exit::ConnectionUnavailable);
         }
         tracing::info!(%address, "listening on {url}, Swagger UI at /docs");
+        warn_of_left_behind(&config).await;
         self.lifecycle.tasks.spawn(log_ready(self.manager.clone(), begin));
 
         let refused = async {
@@ -306,6 +349,24 @@ async fn log_ready(manager: ConnectionManager, begin: Instant) {
     manager.ready().await;
     let start_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(start_ms, "ready");
+}
+
+/// The move from the embedded database is easily forgotten.
+async fn warn_of_left_behind(config: &Config) {
+    #[cfg(feature = "sqlite")]
+    if config.database.backend != "sqlite"
+        && let Some((path, left)) = crate::backends::database::left_behind().await
+    {
+        let path = path.display();
+        tracing::warn!(
+            events = left.events,
+            executions = left.executions,
+            "{path} holds accepted work that is not done; move it: \
+             agentarea-api migrate --from sqlite:{path}"
+        );
+    }
+    #[cfg(not(feature = "sqlite"))]
+    let _nothing_to_leave = config;
 }
 
 /// Says which backends were chosen and by what.

@@ -12,3 +12,5 @@ mod hand_over;
 mod records;
 pub mod relay;
 mod sse;
+#[cfg(feature = "sqlite")]
+pub mod transfer;

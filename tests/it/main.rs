@@ -29,6 +29,8 @@ mod faults;
 mod fleet;
 #[cfg(feature = "postgres")]
 mod kubelet;
+#[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
+mod migrate;
 // Its certificates come from `scripts/servers`, as everything that no build without servers needs.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod tls;

@@ -118,9 +118,14 @@ impl Setup {
 
     /// Runs the program to its end; gives all that it printed.
     pub(crate) async fn output(&self) -> Output {
+        self.output_of(&[]).await
+    }
+
+    /// The same with further arguments.
+    pub(crate) async fn output_of(&self, arguments: &[&str]) -> Output {
         let mut command = tokio::process::Command::from(self.command());
-        let output = tokio::time::timeout(DEADLINE, command.kill_on_drop(true).output()).await;
-        output.expect("it ends in time").unwrap()
+        command.args(arguments).kill_on_drop(true);
+        tokio::time::timeout(DEADLINE, command.output()).await.expect("it ends in time").unwrap()
     }
 
     pub(crate) fn spawn(&self) -> (Child, PathBuf) {

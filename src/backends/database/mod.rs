@@ -14,6 +14,7 @@ mod schema;
 mod sqlite;
 #[cfg(feature = "postgres")]
 mod tls;
+mod transfer;
 
 #[cfg(test)]
 mod contract;
@@ -21,13 +22,25 @@ mod contract;
 mod pool_tests;
 
 use std::time::Duration;
+#[cfg(feature = "sqlite")]
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use self::{
     acceptance::{Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work},
     executions::{ClaimedExecution, Ended, ExecutionQueue, ExecutionStore},
+    transfer::{Parcel, Transfer, Unfinished},
 };
 use async_trait::async_trait;
 
+#[cfg(feature = "sqlite")]
+use crate::{
+    config::Section,
+    connection::{BuildContext, Factory as _},
+    error::ErrorKind,
+};
 use crate::{
     config::WellKnownVariable,
     connection::{Backend, Registry},
@@ -56,6 +69,7 @@ pub trait Database:
     + Outbox
     + DeadLetters
     + Roles
+    + Transfer
     + Wakeups
 {
     /// True when no other process can use it: whatever another one has claimed, it died holding.
@@ -432,6 +446,29 @@ const SQLITE_VARIABLES: [WellKnownVariable; 1] = [WellKnownVariable {
         Some(path.strip_prefix("//").unwrap_or(path).to_owned())
     },
 }];
+
+/// The default file of the embedded database, if it holds work that is not done. Beside a service
+/// that uses another database it is easily forgotten.
+#[cfg(feature = "sqlite")]
+pub async fn left_behind() -> Option<(PathBuf, Unfinished)> {
+    let path = sqlite::default_path();
+    let left = sqlite::unfinished_in(&path).await.ok()?;
+    (left != Unfinished::default()).then_some((path, left))
+}
+
+/// Opens the file of an embedded database. No service may use it meanwhile.
+///
+/// # Errors
+/// When there is none, another process uses it, or it is no database of this program.
+#[cfg(feature = "sqlite")]
+pub async fn open_file(path: &Path, context: &BuildContext) -> Result<Arc<dyn Database>, Error> {
+    if !path.exists() {
+        let message = format!("there is no file {}", path.display());
+        return Err(Error::new(ErrorKind::Missing, message));
+    }
+    let section = Section(serde_json::json!({ "path": path }));
+    sqlite::Factory::default().build(&section, context).await
+}
 
 /// The databases of this build.
 #[must_use]

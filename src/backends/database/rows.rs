@@ -37,7 +37,19 @@ pub(super) struct ExecutionRow {
     traceparent: Option<String>,
 }
 
+/// What was decided about an execution beside its status.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::executions)]
+pub(super) struct WishRow {
+    ending: Option<String>,
+    rejected_at: Option<i64>,
+}
+
 impl ExecutionRow {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(super) fn new(execution: &Execution) -> Result<Self, Error> {
         Ok(Self {
             id: execution.id.clone(),
@@ -133,6 +145,10 @@ pub(super) struct KeyRow {
 }
 
 impl KeyRow {
+    pub(super) fn primary_key(&self) -> (&str, &str) {
+        (&self.scope, &self.idempotency_key)
+    }
+
     pub(super) fn new(key: &KeyUse, now: i64) -> Self {
         Self {
             scope: key.scope.clone(),
@@ -252,6 +268,21 @@ impl<'a> OutboxRow<'a> {
             refusals: 0,
         }
     }
+}
+
+/// An event that moves to another database, which numbers it anew.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::outbox)]
+pub(super) struct MovedEventRow {
+    lane: i32,
+    source: String,
+    event_id: String,
+    content_hash: String,
+    event: String,
+    state: String,
+    created_at: i64,
+    refusals: i32,
+    error: Option<String>,
 }
 
 #[derive(Debug, Queryable, Selectable)]

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::OwnedMutexGuard, time::timeout};
 
 use super::{
-    Database, FAMILY, SQLITE_VARIABLES,
+    Database, FAMILY, SQLITE_VARIABLES, Unfinished,
     errors::{check_version, migration_error, query_error},
 };
 use crate::{
@@ -183,6 +183,18 @@ fn try_folder_of(database: &Path) -> Result<(), Error> {
         .open(&trial)
         .and_then(|_made| fs::remove_file(&trial))
         .map_err(|error| unusable("the file", database, error))
+}
+
+pub(super) fn default_path() -> PathBuf {
+    Config::default().path
+}
+
+/// What is not done in a file, which another process may be using.
+pub(super) async fn unfinished_in(path: &Path) -> Result<Unfinished, Error> {
+    if !path.exists() {
+        return Ok(Unfinished::default());
+    }
+    queries::transfer::unfinished(&mut open(path).await?).await
 }
 
 async fn open(path: &Path) -> Result<Conn, Error> {

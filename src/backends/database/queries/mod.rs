@@ -8,6 +8,7 @@ mod outbox;
 mod queue;
 mod roles;
 mod runs;
+pub(super) mod transfer;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;

@@ -1,0 +1,146 @@
+//! Rows that move to another database.
+
+use async_trait::async_trait;
+use diesel::{dsl::count_star, prelude::*};
+use diesel_async::RunQueryDsl;
+
+use super::{
+    super::{
+        super::{
+            Parcel, Transfer, Unfinished,
+            errors::query_error,
+            rows::{ExecutionRow, HandOverRow, KeyRow, MovedEventRow, RunRow, WishRow},
+            schema::{executions, idempotency_keys, outbox, runs},
+            transfer::Rows,
+        },
+        Conn, Db,
+    },
+    ACCEPTED, RUNNING, count_up_to,
+};
+use crate::error::Error;
+
+/// `PostgreSQL` numbers the places itself; in order of arrival, so the order stays.
+async fn take_in(conn: &mut Conn, rows: &Rows) -> QueryResult<()> {
+    match rows {
+        Rows::Runs(rows) => {
+            for row in rows {
+                let insert = diesel::insert_into(runs::table).values(row.clone());
+                insert.on_conflict_do_nothing().execute(conn).await?;
+            }
+        }
+        Rows::Executions(rows) => {
+            for row in rows {
+                let insert = diesel::insert_into(executions::table).values(row.clone());
+                insert.on_conflict_do_nothing().execute(conn).await?;
+            }
+        }
+        Rows::Keys(rows) => {
+            for row in rows {
+                let insert = diesel::insert_into(idempotency_keys::table).values(row.clone());
+                insert.on_conflict_do_nothing().execute(conn).await?;
+            }
+        }
+        Rows::Events(rows) => {
+            for (_, row) in rows {
+                let insert = diesel::insert_into(outbox::table).values(row.clone());
+                insert.on_conflict_do_nothing().execute(conn).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn forget(conn: &mut Conn, rows: &Rows) -> QueryResult<()> {
+    match rows {
+        Rows::Runs(rows) => {
+            let ids = rows.iter().map(|row| &row.id);
+            diesel::delete(runs::table.filter(runs::id.eq_any(ids))).execute(conn).await?;
+        }
+        Rows::Executions(rows) => {
+            let ids = rows.iter().map(|(row, ..)| row.id());
+            let moved = executions::table.filter(executions::id.eq_any(ids));
+            diesel::delete(moved).execute(conn).await?;
+        }
+        Rows::Keys(rows) => {
+            for row in rows {
+                let moved = idempotency_keys::table.find(row.primary_key());
+                diesel::delete(moved).execute(conn).await?;
+            }
+        }
+        Rows::Events(rows) => {
+            let seqs = rows.iter().map(|(seq, _)| seq);
+            diesel::delete(outbox::table.filter(outbox::seq.eq_any(seqs))).execute(conn).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn next_rows(conn: &mut Conn, limit: i64) -> QueryResult<Option<Parcel>> {
+    let rows = runs::table.select(RunRow::as_select()).limit(limit).load(conn).await?;
+    if let Some(parcel) = Parcel::filled(Rows::Runs(rows)) {
+        return Ok(Some(parcel));
+    }
+    let columns = (ExecutionRow::as_select(), HandOverRow::as_select(), WishRow::as_select());
+    let rows = executions::table.select(columns).limit(limit).load(conn).await?;
+    if let Some(parcel) = Parcel::filled(Rows::Executions(rows)) {
+        return Ok(Some(parcel));
+    }
+    let rows = idempotency_keys::table.select(KeyRow::as_select()).limit(limit).load(conn).await?;
+    if let Some(parcel) = Parcel::filled(Rows::Keys(rows)) {
+        return Ok(Some(parcel));
+    }
+    let rows = outbox::table
+        .filter(outbox::delivered_at.is_null())
+        .select((outbox::seq, MovedEventRow::as_select()))
+        .order(outbox::seq.asc())
+        .limit(limit)
+        .load(conn)
+        .await?;
+    Ok(Parcel::filled(Rows::Events(rows)))
+}
+
+#[async_trait]
+impl Transfer for Db {
+    async fn unfinished(&self) -> Result<Unfinished, Error> {
+        unfinished(&mut *self.reader().await?).await
+    }
+
+    async fn open_elsewhere(&self, backend: &str) -> Result<i64, Error> {
+        let mut conn = self.reader().await?;
+        let open = executions::status.eq_any([ACCEPTED, RUNNING]);
+        executions::table
+            .filter(open.and(executions::backend.ne(backend)))
+            .select(count_star())
+            .first(&mut conn)
+            .await
+            .map_err(query_error)
+    }
+
+    async fn next_parcel(&self, limit: i64) -> Result<Option<Parcel>, Error> {
+        let mut conn = self.reader().await?;
+        next_rows(&mut conn, limit).await.map_err(query_error)
+    }
+
+    async fn take_in(&self, parcel: &Parcel) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let taken: QueryResult<()> =
+            transaction!(conn, async |conn| take_in(conn, &parcel.0).await);
+        taken.map_err(query_error)
+    }
+
+    async fn forget(&self, parcel: &Parcel) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let forgotten: QueryResult<()> =
+            transaction!(conn, async |conn| forget(conn, &parcel.0).await);
+        forgotten.map_err(query_error)
+    }
+}
+
+pub(in super::super) async fn unfinished(conn: &mut Conn) -> Result<Unfinished, Error> {
+    let most = i64::MAX - 1;
+    let open = "executions WHERE status IN ('accepted', 'running')";
+    Ok(Unfinished {
+        events: count_up_to(conn, "outbox WHERE state = 'pending'", most).await?,
+        executions: count_up_to(conn, open, most).await?,
+    })
+}
