@@ -59,7 +59,40 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     database.close().await;
 }
 
-fn context() -> BuildContext {
+/// What the version before this one writes, after this one has migrated: both may run side by side
+/// during an upgrade, and this one goes on with what that one left.
+pub(super) const WRITTEN_BY_THE_VERSION_BEFORE: &str = r#"
+    INSERT INTO executions (id, workflow, input, status, created_at, backend, request_id, definition)
+    VALUES ('old', 'echo', 'null', 'accepted', 1, 'before', 'request',
+        '{"kind":"echo","delay":{"secs":0,"nanos":0}}');
+    INSERT INTO idempotency_keys
+        (scope, idempotency_key, body_hash, execution_id, answer, busy_until, expires_at)
+    VALUES ('contract', 'old', 'body', 'old', NULL, 1, 9000000000000000);
+    INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at,
+        delivered_at, refusals)
+    VALUES (3, 's', 'old', 'h', '{"specversion":"1.0","id":"old","source":"s","type":"t"}',
+        'delivered', 1, 2, 0);
+"#;
+
+/// Holds for a database to which [`WRITTEN_BY_THE_VERSION_BEFORE`] was added.
+pub(super) async fn understands_the_version_before(database: &dyn Database) {
+    let ending = Ending::Cancel;
+    let outcome = ending.before_start(time::now());
+    let ended = database.end_accepted("old", &ending, &outcome, &new_event("old")).await;
+    assert_eq!(ended.expect("no error"), Ended::Later, "that version may have handed it over");
+    let claimed = database.claim_executions("before", "one", MINUTE, 10).await.expect("no error");
+    assert_eq!(claimed.len(), 1, "it is handed over again");
+    assert!(claimed[0].first_tried.is_some_and(|tried| tried > MINUTE));
+
+    let used = key("old", "body");
+    assert_eq!(accept(database, &execution("a"), Some(&used)).await, Acceptance::Busy);
+    let delivered = database.delivered_events(None, 10).await.expect("no error");
+    assert_eq!((delivered.len(), delivered[0].position), (1, None));
+    let held = claim(database, "one", MINUTE).await;
+    assert!(database.newest_places(&held).await.expect("no error").is_empty());
+}
+
+pub(super) fn context() -> BuildContext {
     BuildContext {
         connection: super::FAMILY,
         instance: "contract".into(),

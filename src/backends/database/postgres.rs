@@ -486,6 +486,21 @@ mod tests {
         database.drop().await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn postgres_understands_the_version_before() {
+        let server = test_server::PostgresDatabase::create().await;
+        let section = Section(serde_json::json!({"url": server.url}));
+        let database = Factory.build(&section, &contract::context()).await.unwrap();
+        let mut before =
+            <AsyncPgConnection as diesel_async::AsyncConnection>::establish(&server.url)
+                .await
+                .unwrap();
+        before.batch_execute(contract::WRITTEN_BY_THE_VERSION_BEFORE).await.unwrap();
+        contract::understands_the_version_before(&*database).await;
+        drop((before, database));
+        server.drop().await;
+    }
+
     #[test]
     fn an_unreadable_url_is_refused_without_showing_it() {
         let config =

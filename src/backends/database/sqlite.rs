@@ -465,6 +465,17 @@ mod tests {
         contract::suite(&Factory::default(), &Section(table)).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sqlite_understands_the_version_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("before.db");
+        let section = Section(serde_json::json!({ "path": path }));
+        let database = Factory::default().build(&section, &contract::context()).await.unwrap();
+        let mut before = open(&path).await.unwrap();
+        before.batch_execute(contract::WRITTEN_BY_THE_VERSION_BEFORE).await.unwrap();
+        contract::understands_the_version_before(&*database).await;
+    }
+
     #[test]
     fn a_second_process_is_refused() {
         let folder = tempfile::tempdir().unwrap();
