@@ -142,7 +142,10 @@ impl ErrorKind {
                 "check user and password, or the key, in the configured address or its secret file"
             }
             Self::Forbidden => "give the user, or this process, the rights it needs",
-            Self::ReadOnly => "connect to the primary, or make the server or the folder writable",
+            Self::ReadOnly => {
+                "connect to the primary, make the server or the folder writable, or free space on \
+                 its disk"
+            }
             Self::Missing => "create it, or correct its name in the configuration",
             Self::Incompatible => {
                 "update what is older, or correct the address if it leads to something else"

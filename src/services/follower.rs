@@ -47,13 +47,15 @@ const REMOVED_AT_ONCE: i64 = 500;
 
 /// What the process that follows remembers.
 struct Follower {
+    /// When it took its place, or took it again.
+    since: Instant,
     followed_until: Timestamp,
     cleaned: Option<Instant>,
 }
 
 impl Default for Follower {
     fn default() -> Self {
-        Self { followed_until: time::now(), cleaned: None }
+        Self { since: Instant::now(), followed_until: time::now(), cleaned: None }
     }
 }
 
@@ -85,18 +87,25 @@ impl Shared {
         // It must outlast the pause between two rounds.
         let lease = self.config.lease.max(self.config.follow_interval * 3);
         let owner = &*self.owner;
-        let mut follower = None;
+        let mut follower: Option<Follower> = None;
         loop {
-            let taken = self
-                .database
-                .call(TAKE_ROLE, |database| async move {
-                    database.take_role(FOLLOWER, owner, lease).await
-                })
-                .await;
-            match taken {
-                Ok(true) => self.follow(follower.get_or_insert_with(Follower::default)).await,
-                Ok(false) => follower = None,
-                Err(error) => tracing::debug!(%error, "executions cannot be followed"),
+            if follower.as_ref().is_none_or(|follower| follower.since.elapsed() > lease / 3) {
+                // The time begins before the database counts it from.
+                let since = Instant::now();
+                let taken = self
+                    .database
+                    .call(TAKE_ROLE, |database| async move {
+                        database.take_role(FOLLOWER, owner, lease).await
+                    })
+                    .await;
+                match taken {
+                    Ok(true) => follower.get_or_insert_default().since = since,
+                    Ok(false) => follower = None,
+                    Err(error) => tracing::debug!(%error, "the follower's place is not known"),
+                }
+            }
+            if let Some(follower) = &mut follower {
+                self.follow(follower).await;
             }
             sleep(self.config.follow_interval).await;
         }

@@ -159,6 +159,10 @@ impl Shared {
             }
         }
         while under_way.next().await.is_some() {}
+        // Others need not wait until the claims end.
+        while let Ok(claimed) = accepted.try_recv() {
+            self.release(&claimed, true).await;
+        }
     }
 
     async fn claim(&self, most: usize) -> Vec<ClaimedExecution> {

@@ -12,6 +12,8 @@ mod api_executions;
 mod api_http;
 mod check;
 mod health;
+#[cfg(feature = "redis")]
+mod ledger;
 mod monitoring;
 mod operator;
 mod outbox;
@@ -23,6 +25,8 @@ mod traces;
 
 #[cfg(feature = "redis")]
 mod backend_redis;
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+mod chaos;
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod faults;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]

@@ -2,27 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Setup, eventually};
+use crate::{
+    ledger::{cloud_event, send_cloud_event},
+    support::{Setup, eventually},
+};
 
 async fn metric(service: &crate::support::Service, name: &str) -> f64 {
     let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
     let series = format!("{name}{{destination=\"event_broker\"}} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&series));
     value.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
-}
-
-fn cloud_event(subject: &str, n: usize) -> Value {
-    json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
-        "subject": subject, "data": n})
-}
-
-async fn send_cloud_event(service: &crate::support::Service, event: &Value) -> (u16, Value) {
-    let request = service
-        .post("/v1/events")
-        .header("content-type", "application/cloudevents+json")
-        .body(event.to_string());
-    let (status, body) = crate::support::answer(request).await;
-    (status.as_u16(), body)
 }
 
 #[tokio::test]
@@ -106,130 +95,11 @@ async fn an_idempotency_key_publishes_once() {
 
 #[cfg(feature = "redis")]
 mod with_redis {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        sync::Arc,
-        time::Duration,
-    };
-
-    use parking_lot::Mutex;
-    use reqwest::Client;
-    use tokio::task::JoinSet;
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
-    use crate::support::{Events, Redis, Service};
-
-    /// Everything that the stream holds, and then what comes.
-    async fn from_the_beginning(service: &Service) -> Events {
-        let mut events = service.follow("", Some("0-0")).await;
-        let gap = events.next().await;
-        assert_eq!((gap.name.as_deref(), &gap.data["resumes_after"]), (Some("gap"), &json!("0-0")));
-        events
-    }
-
-    /// Where clients send to, and what they were promised.
-    #[derive(Clone)]
-    struct Ledger {
-        bases: Arc<Mutex<Vec<String>>>,
-        accepted: Arc<Mutex<BTreeMap<String, usize>>>,
-        stop: CancellationToken,
-    }
-
-    impl Ledger {
-        fn new(services: &[&Service]) -> Self {
-            let ledger = Self {
-                bases: Arc::default(),
-                accepted: Arc::default(),
-                stop: CancellationToken::new(),
-            };
-            ledger.send_to(services);
-            ledger
-        }
-
-        fn send_to(&self, services: &[&Service]) {
-            *self.bases.lock() = services.iter().map(|service| service.base.clone()).collect();
-        }
-
-        fn total(&self) -> usize {
-            self.accepted.lock().values().sum()
-        }
-
-        /// Waits until so many more were accepted.
-        async fn more(&self, events: usize) {
-            let wanted = self.total() + events;
-            eventually("more events are accepted", async || (self.total() >= wanted).then_some(()))
-                .await;
-        }
-
-        /// Sends the events of one subject, each after the one before was accepted, and repeats
-        /// what was not answered.
-        async fn client(self, subject: String) {
-            let http = Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
-            let mut turn = 0;
-            for n in 0.. {
-                let body = cloud_event(&subject, n).to_string();
-                loop {
-                    if self.stop.is_cancelled() {
-                        return;
-                    }
-                    let bases = self.bases.lock().clone();
-                    let base = &bases[turn % bases.len()];
-                    turn += 1;
-                    let sent = http
-                        .post(format!("{base}/v1/events"))
-                        .header("content-type", "application/cloudevents+json")
-                        .body(body.clone())
-                        .send()
-                        .await;
-                    match sent {
-                        Ok(response) if response.status() == 202 => break,
-                        Ok(response) => assert_eq!(response.status(), 503),
-                        Err(_) => tokio::task::yield_now().await,
-                    }
-                }
-                self.accepted.lock().insert(subject.clone(), n + 1);
-            }
-        }
-
-        /// Runs `faults` under the load of eight clients.
-        async fn under_load(&self, faults: impl Future<Output = ()>) {
-            let mut clients = JoinSet::new();
-            for n in 0..8 {
-                clients.spawn(self.clone().client(format!("s{n}")));
-            }
-            faults.await;
-            self.stop.cancel();
-            while let Some(client) = clients.join_next().await {
-                client.expect("every answer was 202 or 503");
-            }
-        }
-
-        /// Reads the whole stream until all that was accepted was seen, and checks the order of
-        /// first deliveries.
-        async fn check(&self, service: &Service) {
-            let accepted = self.accepted.lock().clone();
-            let mut missing: BTreeSet<String> = accepted
-                .iter()
-                .flat_map(|(subject, count)| (0..*count).map(move |n| format!("{subject}-{n}")))
-                .collect();
-            assert!(!missing.is_empty());
-            let mut next: BTreeMap<String, u64> = BTreeMap::new();
-            let mut events = from_the_beginning(service).await;
-            while !missing.is_empty() {
-                let sent = events.try_next().await.unwrap_or_else(|| {
-                    panic!("the stream ended, {} are missing: {missing:?}", missing.len())
-                });
-                assert_eq!(sent.name, None, "{:?}", sent.data);
-                missing.remove(sent.data["id"].as_str().unwrap());
-                let subject = sent.data["subject"].as_str().unwrap().to_owned();
-                let n = sent.data["data"].as_u64().unwrap();
-                let expected = next.entry(subject.clone()).or_default();
-                assert!(n <= *expected, "{subject}-{n} came before {subject}-{expected}");
-                *expected = (*expected).max(n + 1);
-            }
-        }
-    }
+    use crate::{
+        ledger::{Ledger, from_the_beginning},
+        support::Redis,
+    };
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_redis_acknowledged_and_lost_is_delivered_again() {
@@ -261,6 +131,54 @@ mod with_redis {
         .await;
         let service = service.kill().start().await;
         ledger.check(&service).await;
+    }
+
+    /// `examples/inbox.rs`, which `cargo test` builds.
+    #[tokio::test]
+    async fn a_consumer_with_an_inbox_handles_repeats_once() {
+        let mut redis = Redis::start_with("--appendonly no").await;
+        let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
+        service.healthy().await;
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_agentarea-api"));
+        let inbox = program.with_file_name("examples").join("inbox");
+        let folder = tempfile::tempdir().unwrap();
+        let said = folder.path().join("said");
+        let mut consumer = std::process::Command::new(&inbox)
+            .args([&service.base, folder.path().join("inbox.db").to_str().unwrap()])
+            .stdout(std::fs::File::create(&said).unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{error}: run `cargo build --examples`"));
+        let lines = |what: &str| {
+            let text = std::fs::read_to_string(&said).unwrap();
+            text.lines().filter(|line| line.starts_with(what)).count()
+        };
+        // It starts at the end of the stream, so it must be there before the first event.
+        let mut n = 0;
+        eventually("it follows", async || {
+            assert_eq!(send_cloud_event(&service, &cloud_event("a", n)).await.0, 202);
+            n += 1;
+            (lines("handled") > 0).then_some(())
+        })
+        .await;
+        for _ in 0..5 {
+            assert_eq!(send_cloud_event(&service, &cloud_event("a", n)).await.0, 202);
+            n += 1;
+        }
+        let delivered = async || metric(&service, "agentarea_outbox_delivered_total").await;
+        eventually("all is delivered", async || {
+            (delivered().await >= f64::from(u32::try_from(n).unwrap())).then_some(())
+        })
+        .await;
+        redis.down();
+        redis.up().await;
+        eventually("what was lost comes again", async || {
+            (lines("repeat dropped") >= 5).then_some(())
+        })
+        .await;
+        let handled = lines("handled");
+        assert!((6..=n).contains(&handled), "{handled} of {n} were handled");
+        consumer.kill().unwrap();
+        consumer.wait().unwrap();
     }
 
     #[tokio::test]

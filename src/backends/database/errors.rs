@@ -13,7 +13,7 @@ pub(super) fn query_error(error: DieselError) -> Error {
             }
             DatabaseErrorKind::ReadOnlyTransaction => ErrorKind::ReadOnly,
             DatabaseErrorKind::SerializationFailure => ErrorKind::Throttled,
-            _ if information.message().contains("readonly database") => ErrorKind::ReadOnly,
+            _ if accepts_no_writes(information.message()) => ErrorKind::ReadOnly,
             _ if information.message().contains("terminating connection") => {
                 ErrorKind::Disconnected
             }
@@ -30,6 +30,13 @@ pub(super) fn query_error(error: DieselError) -> Error {
     // The statement reached the database, so what it did is unknown unless the kind says better.
     let error = Error::new(kind, "the statement failed").with_source(error);
     if kind == ErrorKind::Unavailable { error.with_retry(RetryClass::MaybeSent) } else { error }
+}
+
+/// `SQLite`'s file is not writable, or the disk of either database is full. Nothing was stored.
+fn accepts_no_writes(message: &str) -> bool {
+    ["readonly database", "disk is full", "No space left on device"]
+        .iter()
+        .any(|sign| message.contains(sign))
 }
 
 pub(super) fn migration_error(error: impl std::fmt::Display) -> Error {

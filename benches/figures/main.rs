@@ -3,9 +3,10 @@
 //! Those that need servers use the ones that `scripts/servers start DIR` starts, and are left out,
 //! by name, when `source DIR/env` was forgotten.
 
+mod accept;
+mod server;
+
 use std::{
-    fs,
-    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +20,8 @@ use poem::{Endpoint, Request, Response};
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+
+use self::server::Server;
 
 /// Tells this program, started again, to serve the bare handler.
 const BARE: &str = "FIGURES_BARE";
@@ -40,9 +43,10 @@ fn main() {
         let servers =
             ["TEST_REDIS_URL", "TEST_DATABASE_URL", "TEST_TEMPORAL_ADDRESS"].map(variable);
         let [Some(redis), Some(database), Some(temporal)] = servers else {
-            println!("left out, no servers: idle-rss, first-requests");
+            println!("left out, no servers: accept, idle-rss, first-requests");
             return;
         };
+        accept::figures(&redis, &database).await;
         idle_memory(&redis, &database, &temporal).await;
         first_requests(&redis).await;
     });
@@ -73,81 +77,6 @@ async fn serve_bare() {
     eprintln!("listening on http://{}", bound.address);
     let never = CancellationToken::new();
     serve(bound, behind_edge(&state, Bare), never, Duration::ZERO).await;
-}
-
-struct Server {
-    child: Child,
-    base: String,
-    folder: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _already_dead = self.child.kill().is_err();
-        let _reaped = self.child.wait().is_ok();
-    }
-}
-
-impl Server {
-    fn program(variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agentarea-api"));
-        command.env_clear().envs(variables.iter().copied());
-        command.env("AGENTAREA_SERVER__HOST", "127.0.0.1").env("PORT", "0");
-        Self::start(command)
-    }
-
-    fn bare() -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-        command.env(BARE, "1");
-        Self::start(command)
-    }
-
-    fn start(mut command: Command) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let log = folder.path().join("log");
-        let file = fs::File::create(&log).expect("a log");
-        let child = command.current_dir(folder.path()).stderr(file).stdout(Stdio::null()).spawn();
-        let mut server = Self { child: child.expect("it starts"), base: String::new(), folder };
-        server.base = loop {
-            let text = server.log();
-            // The line may be half written.
-            let (_, rest) = text.split_once("listening on ").unwrap_or_default();
-            if let Some((base, _)) = rest.split_once([',', ' ', '\n']) {
-                break base.to_owned();
-            }
-            std::thread::yield_now();
-        };
-        server
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    async fn ready(&self) {
-        while !self.log().contains(" ready") {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Processor time used so far, in clock ticks.
-    fn ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("Linux");
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
-    }
-
-    fn rss_kib(&self) -> u64 {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    }
-
-    async fn post(&self, http: &Client, path: &str, body: &Value) -> u16 {
-        let request = http.post(format!("{}{path}", self.base)).json(body);
-        request.send().await.map_or(0, |answer| answer.status().as_u16())
-    }
 }
 
 async fn start_to_ready() {

@@ -1,0 +1,156 @@
+//! What it costs to accept durably, and whether the relay keeps up.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Client;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::{median, server::Server};
+
+const CLIENTS: usize = 64;
+const MEASURED: Duration = Duration::from_secs(10);
+const SUSTAINED: Duration = Duration::from_mins(1);
+const WAITING: u32 = 1_000_000;
+/// Nothing listens there: what is accepted waits.
+const NOWHERE: &str = "redis://127.0.0.1:1";
+const DURABLE: &str = "/v1/events";
+/// The same route with the commit left out: the memory broker takes the event.
+const WITHOUT_COMMIT: &str = "/v1/events?delivery=direct";
+
+struct Rate {
+    per_second: f64,
+    median_ms: f64,
+    cpu_micros: f64,
+}
+
+/// Clients that each send one event after another.
+async fn rate(server: &Server, path: &str, clients: usize, lasts: Duration) -> Rate {
+    let (http, begin, ticks) = (Client::new(), Instant::now(), server.ticks());
+    let one = |client: usize| {
+        let http = http.clone();
+        async move {
+            let body = json!({"type": "t", "subject": format!("s{client}"), "data": {"n": 1}});
+            let mut took = Vec::new();
+            while begin.elapsed() < lasts {
+                let sent = Instant::now();
+                let status = server.post(&http, path, &body).await;
+                assert!(matches!(status, 200 | 202), "{status}");
+                took.push(sent.elapsed().as_secs_f64() * 1e3);
+            }
+            took
+        }
+    };
+    let all = futures_util::future::join_all((0..clients).map(one)).await.concat();
+    let took = begin.elapsed().as_secs_f64();
+    let count = f64::from(u32::try_from(all.len()).expect("not so many"));
+    let ticks = f64::from(u32::try_from(server.ticks() - ticks).expect("not so many"));
+    Rate { per_second: count / took, median_ms: median(all), cpu_micros: ticks * 1e4 / count }
+}
+
+fn show(name: &str, rate: &Rate) {
+    let Rate { per_second, median_ms, cpu_micros } = rate;
+    println!(
+        "accept, {name}: {per_second:.0}/s, p50 {median_ms:.2} ms, {cpu_micros:.0} µs of CPU each"
+    );
+}
+
+/// Waits until the database is connected; a broker that is out keeps the program from being ready.
+async fn accepting(server: &Server) {
+    let (http, body) = (Client::new(), json!({"type": "t"}));
+    while server.post(&http, DURABLE, &body).await != 202 {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn metric(server: &Server, name: &str) -> f64 {
+    let answer = Client::new().get(format!("{}/metrics", server.base)).send().await;
+    let text = answer.expect("an answer").text().await.expect("a body");
+    let series = format!("{name}{{destination=\"event_broker\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series));
+    value.and_then(|value| value.parse().ok()).expect("the series is there")
+}
+
+/// A database of its own on the server of `url`.
+async fn postgres(url: &str) -> String {
+    let (base, _) = url.rsplit_once('/').expect("a URL");
+    let name = format!("figures_{}", uuid::Uuid::now_v7().simple());
+    execute(url, &format!("CREATE DATABASE {name}")).await;
+    format!("{base}/{name}")
+}
+
+async fn execute(url: &str, statement: &str) {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a connection");
+    let run = async {
+        client.batch_execute(statement).await.expect("it is executed");
+        drop(client);
+    };
+    let (_ended, ()) = tokio::join!(connection, run);
+}
+
+pub(crate) async fn figures(redis: &str, database: &str) {
+    let url = postgres(database).await;
+    let off = [("REDIS_URL", NOWHERE), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
+    let stubbed = Server::program(&[]);
+    stubbed.ready().await;
+    show("without a commit", &rate(&stubbed, WITHOUT_COMMIT, CLIENTS, MEASURED).await);
+    drop(stubbed);
+    for (name, variables) in
+        [("SQLite", vec![]), ("PostgreSQL", vec![("DATABASE_URL", url.as_str())])]
+    {
+        let server = Server::program(&[&off[..], &variables[..]].concat());
+        accepting(&server).await;
+        show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
+        show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
+        drop(server);
+        let on = [("REDIS_URL", redis), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
+        let server = Server::program(&[&on[..], &variables[..]].concat());
+        server.ready().await;
+        // What waits from before is handed over first.
+        while metric(&server, "agentarea_outbox_rows").await > 0.0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        let before = metric(&server, "agentarea_outbox_delivered_total").await;
+        let begin = Instant::now();
+        show(&format!("{name}, relay on"), &rate(&server, DURABLE, CLIENTS, SUSTAINED).await);
+        let delivered = metric(&server, "agentarea_outbox_delivered_total").await - before;
+        let delivered = delivered / begin.elapsed().as_secs_f64();
+        let depth = metric(&server, "agentarea_outbox_rows").await;
+        println!("delivery, {name}: {delivered:.0}/s, {depth:.0} waiting at the end");
+    }
+    full_outbox(redis, &url).await;
+    let name = url.rsplit_once('/').expect("a URL").1;
+    execute(database, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+}
+
+async fn full_outbox(redis: &str, url: &str) {
+    execute(
+        url,
+        &format!(
+            "INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at, \
+             refusals) SELECT n % 16, 'figures', n::text, 'h', '{{\"specversion\":\"1.0\",\
+             \"id\":\"' || n || '\",\"source\":\"figures\",\"type\":\"t\"}}', 'pending', \
+             extract(epoch FROM now())::bigint * 1000000, 0 FROM generate_series(1, {WAITING}) n"
+        ),
+    )
+    .await;
+    let most = ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000");
+    let server = Server::program(&[("REDIS_URL", NOWHERE), ("DATABASE_URL", url), most]);
+    accepting(&server).await;
+    show("PostgreSQL, 1,000,000 waiting", &rate(&server, DURABLE, CLIENTS, MEASURED).await);
+    drop(server);
+    let server = Server::program(&[("REDIS_URL", redis), ("DATABASE_URL", url), most]);
+    server.ready().await;
+    let (begin, mut rss) = (Instant::now(), 0);
+    while metric(&server, "agentarea_outbox_rows").await > 0.0 || begin.elapsed().as_secs() < 3 {
+        rss = rss.max(server.rss_kib());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let delivered = metric(&server, "agentarea_outbox_delivered_total").await;
+    println!(
+        "drain: {:.0}/s, {} MiB of memory at most",
+        delivered / begin.elapsed().as_secs_f64(),
+        rss / 1024
+    );
+}
