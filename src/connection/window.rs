@@ -72,7 +72,8 @@ impl Window {
     /// Why calls should stop, if they should.
     pub(super) fn verdict(&self, policy: &Policy) -> Option<String> {
         let Counts { calls, failed, slow } = self.total;
-        if calls < policy.minimum_calls {
+        // Most often nothing is wrong, and then nothing is to be calculated: rates are above zero.
+        if (failed == 0 && slow == 0) || calls < policy.minimum_calls {
             return None;
         }
         let reached = |count: u32, rate: f64| f64::from(count) >= rate * f64::from(calls);

@@ -39,6 +39,7 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     an_execution_is_stored_with_its_key_or_not_at_all(database).await;
     a_key_gives_the_first_answer_again(database).await;
     one_bad_admission_leaves_its_neighbours_alone(database).await;
+    events_of_many_requests_are_stored_together(database).await;
     a_hand_over_is_claimed_by_one_process(database).await;
     a_refused_execution_is_a_dead_letter_until_it_is_redriven(database).await;
     what_was_never_tried_ends_at_once(database).await;
@@ -208,6 +209,28 @@ async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) 
     ];
     assert_eq!(database.accept(&batch).await.expect("the database answers"), expected);
     assert!(database.execution(&good.id).await.expect("it is readable").is_some());
+}
+
+async fn events_of_many_requests_are_stored_together(database: &dyn Database) {
+    let events: Vec<NewEvent> = (0..5).map(|n| new_event(&format!("s{n}"))).collect();
+    let admissions: Vec<Admission> = events
+        .iter()
+        .map(|event| Admission { work: Work::Events(vec![event.clone()]), key: None })
+        .collect();
+    let batch: Vec<&Admission> = admissions.iter().collect();
+    let all_stored = vec![Acceptance::Stored; 5];
+    assert_eq!(database.accept(&batch).await.expect("the database answers"), all_stored);
+    assert_eq!(database.accept(&batch).await.expect("the database answers"), all_stored);
+    let changed = NewEvent { content_hash: ids::new_id(), ..events[0].clone() };
+    let changed = Admission { work: Work::Events(vec![changed]), key: None };
+    let fresh = Admission { work: Work::Events(vec![new_event("s0")]), key: None };
+    let accepted = database.accept(&[&fresh, &changed]).await.expect("the database answers");
+    assert_eq!(accepted, [Acceptance::Stored, Acceptance::EventTaken(0)]);
+    let waiting = database.backlog(1000).await.expect("it is counted").rows;
+    let again = database.accept(&[&fresh]).await.expect("the database answers");
+    assert_eq!(again, [Acceptance::Stored]);
+    let still = database.backlog(1000).await.expect("it is counted").rows;
+    assert_eq!(waiting, still, "it was there already");
 }
 
 async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {

@@ -5,6 +5,7 @@ mod wakeups;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use diesel::QueryResult;
 use diesel_async::{
     AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
     async_connection_wrapper::AsyncConnectionWrapper, pooled_connection::PoolableConnection,
@@ -20,6 +21,8 @@ use tokio_postgres::{
 use super::{
     Database, FAMILY, POSTGRES_VARIABLES,
     errors::{check_version, migration_error, query_error},
+    rows::OutboxRow,
+    schema::outbox,
     tls,
 };
 use crate::{
@@ -408,6 +411,14 @@ impl Db {
     async fn first_writer(&self) -> Result<Checkout<Connector>, Error> {
         self.pool.get().await
     }
+}
+
+/// Whether [`insert_many`] is of use.
+const INSERTS_MANY: bool = true;
+
+/// Stores rows by one statement, those that conflict excepted, and so by one round trip.
+async fn insert_many(conn: &mut Conn, rows: Vec<OutboxRow<'_>>) -> QueryResult<usize> {
+    diesel::insert_into(outbox::table).values(rows).on_conflict_do_nothing().execute(conn).await
 }
 
 /// Whether whatever another process has claimed, it died holding.

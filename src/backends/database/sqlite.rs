@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use diesel::QueryResult;
 use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection, pooled_connection::PoolableConnection,
     sync_connection_wrapper::SyncConnectionWrapper,
@@ -22,6 +23,7 @@ use tokio::{sync::OwnedMutexGuard, time::timeout};
 use super::{
     Database, FAMILY, SQLITE_VARIABLES, Unfinished,
     errors::{check_version, migration_error, query_error},
+    rows::OutboxRow,
 };
 use crate::{
     backends::pool::{Checkout, Connect, Pool},
@@ -385,6 +387,13 @@ impl DerefMut for Writer {
     fn deref_mut(&mut self) -> &mut Conn {
         &mut self.conn
     }
+}
+
+/// A statement for each row costs little where no network is between.
+const INSERTS_MANY: bool = false;
+
+async fn insert_many(_conn: &mut Conn, _rows: Vec<OutboxRow<'_>>) -> QueryResult<usize> {
+    Ok(0)
 }
 
 /// Whether whatever another process has claimed, it died holding.

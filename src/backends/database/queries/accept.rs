@@ -12,7 +12,7 @@ use super::{
             rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
             schema::{executions, idempotency_keys, outbox},
         },
-        Conn, Db, now,
+        Conn, Db, INSERTS_MANY, insert_many, now,
     },
     Stop,
 };
@@ -154,11 +154,46 @@ async fn admit(conn: &mut Conn, admission: &Admission, now: i64) -> Result<Accep
     Ok(acceptance)
 }
 
+/// The events of a batch that holds nothing else.
+fn only_events<'a>(batch: &[&'a Admission]) -> Option<Vec<&'a NewEvent>> {
+    let mut all = Vec::new();
+    for admission in batch {
+        match &admission.work {
+            Work::Events(events) if admission.key.is_none() => all.extend(events),
+            _ => return None,
+        }
+    }
+    Some(all)
+}
+
+/// Stores events by one statement, if none of them is known and the database can do it.
+async fn store_at_once(conn: &mut Conn, events: &[&NewEvent], now: i64) -> Result<bool, Error> {
+    let rows: Vec<OutboxRow<'_>> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
+    let all = rows.len();
+    let stored: QueryResult<usize> = transaction!(conn, async |conn| {
+        match insert_many(conn, rows).await? {
+            inserted if inserted == all => Ok(inserted),
+            _ => Err(diesel::result::Error::RollbackTransaction),
+        }
+    });
+    match stored {
+        Ok(_) => Ok(true),
+        Err(diesel::result::Error::RollbackTransaction) => Ok(false),
+        Err(error) => Err(query_error(error)),
+    }
+}
+
 #[async_trait]
 impl Accept for Db {
     async fn accept(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
         let mut conn = self.first_writer().await?;
         let now = now(&mut conn).await?;
+        if INSERTS_MANY
+            && let Some(events) = only_events(batch)
+            && store_at_once(&mut conn, &events, now).await?
+        {
+            return Ok(vec![Acceptance::Stored; batch.len()]);
+        }
         let accepted: Result<Vec<Acceptance>, Stop> = transaction!(conn, async |conn| {
             let mut accepted = Vec::with_capacity(batch.len());
             for admission in batch {
