@@ -16,7 +16,12 @@ use super::{
     edge::Caller,
     types::{DateTime, Written},
 };
-use crate::{config::Details, connection::ConnectionReport, health, model::time};
+use crate::{
+    config::Details,
+    connection::ConnectionReport,
+    health,
+    model::{backlog::Backlog, time},
+};
 
 #[derive(Tags)]
 pub(super) enum Tag {
@@ -38,6 +43,9 @@ pub(super) struct HealthReport {
     instance: String,
     /// The connections.
     connections: Connections,
+    /// Accepted work that waits, for those who may see details.
+    #[oai(skip_serializing_if_is_none)]
+    outbox: Option<Outbox>,
     /// When this was answered.
     timestamp: DateTime,
 }
@@ -59,6 +67,37 @@ struct Connections {
     /// Each connection in short, by name, for those who may see it.
     #[oai(skip_serializing_if_is_none)]
     details: Option<HashMap<String, ConnectionSummary>>,
+}
+
+/// Accepted work, by where it is handed over to.
+#[derive(Debug, Object)]
+struct Outbox {
+    /// Events.
+    event_broker: Waiting,
+    /// Executions.
+    execution_service: Waiting,
+}
+
+/// Accepted work that waits for one destination, as it was counted moments ago.
+#[derive(Debug, Object)]
+struct Waiting {
+    /// How much waits. Counted no further than one beyond `outbox.max_rows`.
+    rows: i64,
+    /// How long the oldest of it has waited.
+    #[oai(skip_serializing_if_is_none)]
+    oldest_seconds: Option<f64>,
+    /// How much was refused for good, and waits for an operator.
+    dead_letters: i64,
+}
+
+impl From<Backlog> for Waiting {
+    fn from(backlog: Backlog) -> Self {
+        Self {
+            rows: backlog.rows,
+            oldest_seconds: backlog.oldest.map(|oldest| oldest.as_secs_f64()),
+            dead_letters: backlog.dead,
+        }
+    }
 }
 
 /// Where each connection stands.
@@ -268,6 +307,10 @@ fn report(
                 reports.iter().map(named).collect()
             }),
         },
+        outbox: details.then(|| Outbox {
+            event_broker: state.relay.backlog().into(),
+            execution_service: state.executions.backlog().into(),
+        }),
         timestamp: DateTime(time::now()),
     }
 }

@@ -75,10 +75,15 @@ impl Depth {
         Some(backlog)
     }
 
-    /// Whether some of it has waited for so long that the service is degraded.
-    pub(super) fn is_late(&self) -> bool {
+    /// What waits, as it was counted last.
+    pub(super) fn backlog(&self) -> Backlog {
         let counted = *self.counted.lock();
         let oldest = counted.backlog.oldest.map(|oldest| oldest + counted.at.elapsed());
-        oldest.is_some_and(|oldest| oldest > self.degraded_after)
+        Backlog { oldest, ..counted.backlog }
+    }
+
+    /// Whether some of it has waited for so long that the service is degraded.
+    pub(super) fn is_late(&self) -> bool {
+        self.backlog().oldest.is_some_and(|oldest| oldest > self.degraded_after)
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     connection::{Managed, Operation},
     error::{Error, ErrorKind},
     model::{
+        backlog::Backlog,
         executions::{Ending, Execution, ListFilter, Status},
         time,
     },
@@ -218,6 +219,12 @@ impl Executions {
                 () = sleep_until(deadline) => {}
             }
         }
+    }
+
+    /// The executions that wait for their hand-over, as they were counted last.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        self.0.queue.depth.backlog()
     }
 
     /// Whether an execution has waited for so long that the service is degraded.

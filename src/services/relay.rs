@@ -31,7 +31,10 @@ use crate::{
     config,
     connection::{Managed, Operation},
     error::Error,
-    model::events::{LANES, Position},
+    model::{
+        backlog::Backlog,
+        events::{LANES, Position},
+    },
     telemetry::metrics::{Destination, Metrics},
 };
 
@@ -131,6 +134,12 @@ impl Relay {
         if !self.0.alone.load(Ordering::Relaxed) {
             self.0.tell.notify_one();
         }
+    }
+
+    /// The events that wait, as they were counted last.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        self.0.depth.backlog()
     }
 
     /// Whether an event has waited for so long that the service is degraded.

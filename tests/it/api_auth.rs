@@ -52,7 +52,9 @@ async fn keys_open_what_their_scopes_say() {
 
     let details = async |key: Option<&str>| {
         let health: serde_json::Value = get("/health", key).await.json().await.unwrap();
-        health["connections"].get("details").is_some()
+        let details = health["connections"].get("details").is_some();
+        assert_eq!(health.get("outbox").is_some(), details);
+        details
     };
     assert!(!details(None).await);
     assert!(!details(Some("writer")).await);

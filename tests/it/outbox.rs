@@ -199,6 +199,10 @@ mod with_redis {
             (metric(&service, "agentarea_outbox_rows").await >= 20.0 && oldest > 0.0).then_some(())
         })
         .await;
+        let outbox = service.json("/health").await["outbox"]["event_broker"].clone();
+        assert!(outbox["rows"].as_i64().unwrap() >= 20, "{outbox}");
+        assert!(outbox["oldest_seconds"].as_f64().unwrap() > 0.0, "{outbox}");
+        assert_eq!(outbox["dead_letters"], 0);
         // A service that dies meanwhile keeps its promise when it is back.
         let service = service.kill().start().await;
         service.health("the outage shows", |health| health["status"] == "degraded").await;
