@@ -8,25 +8,11 @@ use std::{
 
 use parking_lot::Mutex;
 use reqwest::{Client, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Events, Service, answer, eventually};
-
-pub(crate) fn cloud_event(subject: &str, n: usize) -> Value {
-    json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
-        "subject": subject, "data": n})
-}
-
-pub(crate) async fn send_cloud_event(service: &Service, event: &Value) -> (u16, Value) {
-    let request = service
-        .post("/v1/events")
-        .header("content-type", "application/cloudevents+json")
-        .body(event.to_string());
-    let (status, body) = answer(request).await;
-    (status.as_u16(), body)
-}
+use crate::support::{Events, Service, cloud_event, eventually};
 
 /// All events of clients that the stream holds, and then those that come.
 pub(crate) async fn from_the_beginning(service: &Service) -> Events {

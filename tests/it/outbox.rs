@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    ledger::{cloud_event, send_cloud_event},
-    support::{Setup, eventually},
-};
+use crate::support::{Setup, cloud_event, eventually, send_cloud_event};
 
 async fn metric(service: &crate::support::Service, name: &str) -> f64 {
     let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 #[cfg(feature = "postgres")]
 use tokio::{io::copy_bidirectional, net::TcpStream, sync::watch, task::JoinSet};
@@ -306,6 +306,21 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let status = response.status();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// An event of a client; `n` counts those of its subject.
+pub(crate) fn cloud_event(subject: &str, n: usize) -> Value {
+    json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
+        "subject": subject, "data": n})
+}
+
+pub(crate) async fn send_cloud_event(service: &Service, event: &Value) -> (u16, Value) {
+    let request = service
+        .post("/v1/events")
+        .header("content-type", "application/cloudevents+json")
+        .body(event.to_string());
+    let (status, body) = answer(request).await;
+    (status.as_u16(), body)
 }
 
 /// One server-sent event.
