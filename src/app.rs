@@ -132,6 +132,11 @@ impl App {
             services::transfer,
         };
 
+        anyhow::ensure!(
+            config.database.backend != "sqlite",
+            "the configured database is embedded itself; say where to move to, as by \
+             DATABASE_URL=postgres://user@host/name"
+        );
         let context = BuildContext {
             connection: "file",
             instance: Arc::clone(&self.instance),
@@ -149,6 +154,20 @@ impl App {
         file.close().await;
         self.manager.close().await;
         Ok(moved?)
+    }
+
+    /// What a build without the embedded database says.
+    ///
+    /// # Errors
+    /// Always: this build has no embedded database to read from.
+    #[cfg(not(feature = "sqlite"))]
+    pub async fn migrate(
+        &self,
+        _config: &Config,
+        _from: &std::path::Path,
+        _progress: impl FnMut(usize),
+    ) -> anyhow::Result<usize> {
+        anyhow::bail!("this build has no embedded database: enable the feature `sqlite`")
     }
 
     /// Serves the API until the program is asked to stop.

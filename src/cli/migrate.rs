@@ -38,13 +38,6 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded, app: &App) -> anyhow::
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    if loaded.config.database.backend == "sqlite" {
-        eprintln!(
-            "agentarea-api: the configured database is embedded itself; say where to move to, as by \
-             DATABASE_URL=postgres://user@host/name"
-        );
-        return Ok(Exit::BadConfig);
-    }
     let mut told = Instant::now();
     let progress = |rows| {
         if told.elapsed() >= TELL_EVERY {

@@ -4,7 +4,6 @@ mod check;
 mod config;
 mod health;
 mod key;
-#[cfg(feature = "sqlite")]
 mod migrate;
 mod openapi;
 mod serve;
@@ -61,7 +60,6 @@ enum Command {
     #[command(after_help = check::AFTER_HELP)]
     Check(check::Arguments),
     /// Move all that an embedded database holds into the configured one
-    #[cfg(feature = "sqlite")]
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Arguments),
     /// Look at the configuration
@@ -108,7 +106,6 @@ impl Cli {
         match command {
             Command::Check(arguments) => check::run(&arguments, &loaded, &app),
             Command::Health(arguments) => health::run(&arguments, &loaded.config),
-            #[cfg(feature = "sqlite")]
             Command::Migrate(arguments) => migrate::run(&arguments, &loaded, &app),
             #[cfg(feature = "worker")]
             Command::Worker => serve::worker(app, loaded),

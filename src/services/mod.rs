@@ -12,5 +12,4 @@ mod hand_over;
 mod records;
 pub mod relay;
 mod sse;
-#[cfg(feature = "sqlite")]
 pub mod transfer;
