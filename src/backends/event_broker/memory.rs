@@ -113,6 +113,15 @@ impl BackendFactory<dyn EventBroker> for Factory {
         let earlier = self.earlier(config.max_events).await?;
         Ok(Arc::new(MemoryBroker::new(config, earlier)))
     }
+
+    /// Needs nothing. It is not filled: that would open the database for good.
+    async fn check(
+        &self,
+        section: &Section,
+        _context: &BuildContext,
+    ) -> Result<Option<&'static str>, Error> {
+        section.read::<Config>().map(|_| None)
+    }
 }
 
 /// Keeps the last events in a ring.
