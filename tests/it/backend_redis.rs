@@ -38,9 +38,15 @@ async fn followers_resume_over_a_restart_of_the_service() {
     let service = service.kill().start().await;
     service.healthy().await;
     let mut resumed = service.follow("", seen.id.as_deref()).await;
-    assert_eq!(resumed.next().await.data["data"], 1);
+    let first = resumed.next().await;
+    assert_eq!(first.data["data"], 1);
     service.send("/v1/events", &json!({"type": "t", "data": 2})).await;
-    assert_eq!(resumed.next().await.data["data"], 2);
+    let mut next = resumed.next().await;
+    // The kill may have come between the broker's answer and its mark: then the event comes again.
+    if next.data["id"] == first.data["id"] {
+        next = resumed.next().await;
+    }
+    assert_eq!(next.data["data"], 2);
 }
 
 #[tokio::test]
