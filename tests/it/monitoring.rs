@@ -1,4 +1,4 @@
-//! The README's queries on a real Prometheus that scrapes the real program.
+//! What `deploy/` and the README ask of Prometheus, on a real one that scrapes the real program.
 
 use std::{
     fs,
@@ -9,9 +9,15 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[cfg(feature = "redis")]
+use crate::support::Redis;
 use crate::support::{Service, Setup, eventually, free_port};
 
-/// A Prometheus of its own.
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A Prometheus of its own, with the rules of `deploy/prometheus`.
 struct Prometheus {
     _folder: TempDir,
     child: Child,
@@ -24,9 +30,13 @@ impl Prometheus {
         let folder = tempfile::tempdir().unwrap();
         let target = service.base.trim_start_matches("http://");
         let config = folder.path().join("prometheus.yml");
-        let jobs = format!("[{{job_name: api, static_configs: [{{targets: ['{target}']}}]}}]");
-        fs::write(&config, format!("global: {{scrape_interval: 1s}}\nscrape_configs: {jobs}\n"))
-            .unwrap();
+        let text = format!(
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+             rule_files: [{rules}/recording.yml, {rules}/alerts.yml]\n\
+             scrape_configs: [{{job_name: agentarea-api, static_configs: [{{targets: ['{target}']}}]}}]\n",
+            rules = repository().join("deploy/prometheus").display(),
+        );
+        fs::write(&config, text).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
@@ -59,8 +69,7 @@ impl Drop for Prometheus {
 
 /// The queries of the README's tables, by the name of the metric.
 fn queries() -> Vec<(String, String)> {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = fs::read_to_string(readme).unwrap();
+    let text = fs::read_to_string(repository().join("README.md")).unwrap();
     let (_, monitoring) = text.split_once("\n## Monitoring\n").unwrap();
     let (monitoring, _) = monitoring.split_once("\n## ").unwrap();
     monitoring
@@ -95,6 +104,68 @@ async fn the_readmes_queries_answer_on_a_real_prometheus() {
         let alert =
             [" > 0", " > 15", " < 0.1", "== 0", "== 1"].iter().any(|end| query.ends_with(end));
         assert_eq!(found.is_empty(), alert, "{name}: {query}: {found:?}");
+    }
+}
+
+/// The queries of the dashboard's panels, by title, with its variables filled in.
+#[cfg(feature = "redis")]
+fn panels() -> Vec<(String, String)> {
+    let text = fs::read_to_string(repository().join("deploy/grafana/agentarea-api.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    panels
+        .flat_map(|panel| {
+            panel["targets"].as_array().into_iter().flatten().map(|target| {
+                let query = target["expr"].as_str().unwrap();
+                let query = query.replace("$job", "agentarea-api");
+                (panel["title"].to_string(), query.replace("$__rate_interval", "20s"))
+            })
+        })
+        .collect()
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn an_outage_raises_its_alert_and_every_panel_of_the_dashboard_has_data() {
+    let mut redis = Redis::start().await;
+    let service = Setup::new()
+        .variable("REDIS_URL", &redis.url())
+        .variable("AGENTAREA_EVENT_BROKER__PROBE__INTERVAL", "500ms")
+        .start()
+        .await;
+    service.healthy().await;
+    let prometheus = Prometheus::scraping(&service);
+    let publish = "/v1/events?delivery=direct";
+    service.send(publish, &json!({"type": "t"})).await;
+    let firing = r#"ALERTS{alertname="AgentAreaConnectionDown",alertstate="firing"}"#;
+    eventually("Prometheus scrapes", async || {
+        let found = prometheus.query("agentarea_build_info").await?;
+        (!found.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(prometheus.query(firing).await, Some(Vec::new()));
+
+    redis.down();
+    let alert = eventually("the alert fires", async || {
+        service.send(publish, &json!({"type": "t"})).await;
+        prometheus.query(firing).await?.pop()
+    })
+    .await;
+    assert_eq!(alert["metric"]["connection"], "event_broker", "{alert}");
+
+    redis.up().await;
+    service.healthy().await;
+    let id = service.execute(&json!({"workflow": "echo"})).await;
+    service.result(&id).await;
+    let panels = panels();
+    assert!(panels.len() > 25, "{panels:?}");
+    for (title, query) in panels {
+        eventually(&format!("{title} has data: {query}"), async || {
+            service.send(publish, &json!({"type": "t"})).await;
+            let found = prometheus.query(&query).await?;
+            found.iter().any(|sample| sample["value"][1] != "NaN").then_some(())
+        })
+        .await;
     }
 }
 
