@@ -1,17 +1,18 @@
-//! The guide's Kubernetes manifest through an outage of the database: a kubelet, played by its own
-//! rules, probes the real program.
+//! The Kubernetes manifests through start, outage and drain: a kubelet, played by its own rules, probes
+//! the real program.
 
 use std::time::Duration;
 
 use agentarea_api::config;
 use reqwest::Client;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::interval;
 
-use crate::support::{Database, Link, Passing, Service, Setup};
+use crate::support::{Database, Link, Passing, Service, Setup, free_port, signal};
 
-const MANIFEST: &str = include_str!("guide-probes.yaml");
+const GUIDE: &str = include_str!("../../deploy/kubernetes/guide.yaml");
+const OURS: &str = include_str!("../../deploy/kubernetes/base/api.yaml");
 /// What a second of the manifest takes here, so that ten minutes take six seconds. The service's own
 /// probes are quicker than by default in the same way; how long an answer may take is not shortened.
 const SECOND: Duration = Duration::from_millis(10);
@@ -36,7 +37,14 @@ struct Probe {
 #[serde(deny_unknown_fields)]
 struct HttpGet {
     path: String,
-    port: u16,
+    port: Port,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+enum Port {
+    Number(u16),
+    Name(String),
 }
 
 const fn ten() -> u32 {
@@ -51,11 +59,39 @@ const fn three() -> u32 {
     3
 }
 
+/// The part of a container that the kubelet probes by.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Manifest {
+#[serde(rename_all = "camelCase")]
+struct Container {
+    ports: Vec<ContainerPort>,
+    startup_probe: Option<Probe>,
     liveness_probe: Probe,
     readiness_probe: Probe,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerPort {
+    name: Option<String>,
+    container_port: u16,
+}
+
+impl Container {
+    fn of(deployment: &str) -> Self {
+        let deployment: Value = serde_yaml::from_str(deployment).unwrap();
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        serde_json::from_value(container.clone()).unwrap()
+    }
+
+    fn port(&self, probe: &Probe) -> u16 {
+        match &probe.http_get.port {
+            Port::Number(number) => *number,
+            Port::Name(name) => {
+                let named = |port: &&ContainerPort| port.name.as_ref() == Some(name);
+                self.ports.iter().find(named).unwrap().container_port
+            }
+        }
+    }
 }
 
 /// A probe at work.
@@ -108,17 +144,20 @@ impl Prober {
 
 /// The kubelet, which knows of the service what its probes tell.
 struct Kubelet {
+    /// Until it succeeds, the others are not sent.
+    startup: Option<Prober>,
     liveness: Prober,
     readiness: Prober,
     now: u32,
 }
 
 impl Kubelet {
-    fn new() -> Self {
-        let manifest: Manifest = serde_yaml::from_str(MANIFEST).unwrap();
+    fn of(deployment: &str) -> Self {
+        let container = Container::of(deployment);
         Self {
-            liveness: Prober::new(manifest.liveness_probe),
-            readiness: Prober::new(manifest.readiness_probe),
+            startup: container.startup_probe.map(Prober::new),
+            liveness: Prober::new(container.liveness_probe),
+            readiness: Prober::new(container.readiness_probe),
             now: 0,
         }
     }
@@ -130,6 +169,14 @@ impl Kubelet {
         for _ in 0..seconds {
             clock.tick().await;
             self.now += 1;
+            if let Some(startup) = &mut self.startup {
+                startup.at(self.now, &service.base).await;
+                if startup.sent > 0 && startup.failures_in_row == 0 {
+                    assert_eq!(startup.reached, 0, "{:?}", startup.complaints);
+                    self.startup = None;
+                }
+                continue;
+            }
             self.liveness.at(self.now, &service.base).await;
             self.readiness.at(self.now, &service.base).await;
         }
@@ -157,7 +204,7 @@ async fn started(setup: Setup) -> (Service, Link, Database) {
 
 async fn ten_minutes_without_database_restart_nothing(outage: Passing) {
     let (service, link, database) = started(Setup::new()).await;
-    let mut kubelet = Kubelet::new();
+    let mut kubelet = Kubelet::of(GUIDE);
     kubelet.watch(&service, 60).await;
 
     link.set(outage);
@@ -192,6 +239,54 @@ async fn ten_minutes_of_a_database_that_never_answers_restart_nothing() {
     ten_minutes_without_database_restart_nothing(Passing::Stalled).await;
 }
 
+/// Our own manifest takes a replica without its database out of the load balancer, puts it back, takes
+/// it out before it stops, and restarts it never.
+#[tokio::test]
+async fn our_manifest_follows_readiness_through_start_outage_and_drain_without_a_restart() {
+    let (mut service, link, database) = started(Setup::new().set("server.drain_delay", "3s")).await;
+    let mut kubelet = Kubelet::of(OURS);
+    kubelet.watch(&service, 30).await;
+    assert!(kubelet.startup.is_none(), "it has started");
+    assert_eq!(kubelet.readiness.complaints, [""; 0]);
+
+    link.set(Passing::Cut);
+    service.health("the outage shows", |health| health["status"] == "unhealthy").await;
+    kubelet.watch(&service, TEN_MINUTES).await;
+    assert!(kubelet.readiness.reached > 0, "no traffic while the database is down");
+
+    link.set(Passing::Open);
+    service.healthy().await;
+    let (reached, complaints) = (kubelet.readiness.reached, kubelet.readiness.complaints.len());
+    kubelet.watch(&service, 30).await;
+    assert_eq!(kubelet.readiness.complaints.len(), complaints, "traffic is back");
+
+    signal(&service.child, "-TERM");
+    while kubelet.readiness.reached == reached {
+        kubelet.watch(&service, 1).await;
+    }
+    let told = &kubelet.readiness.complaints[complaints..];
+    assert!(
+        told.iter().all(|complaint| complaint.ends_with("503 Service Unavailable")),
+        "{told:?}"
+    );
+    assert_eq!(kubelet.liveness.complaints, [""; 0], "nothing was restarted");
+    assert_eq!(service.exit_code().await, Some(0));
+    drop(service);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn our_manifest_waits_for_a_database_that_is_down_at_the_start() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let url = format!("postgres://nobody:x@{address}/nothing");
+    let service = Setup::new().variable("DATABASE_URL", &url).start().await;
+    let mut kubelet = Kubelet::of(OURS);
+    kubelet.watch(&service, TEN_MINUTES).await;
+    assert!(kubelet.startup.is_none(), "waiting for a database is no reason to restart");
+    assert!(kubelet.readiness.reached > 0, "and none to send traffic");
+    assert_eq!(kubelet.liveness.complaints, [""; 0]);
+}
+
 /// What the default mapping of `[health.http_status]` is for; also that the kubelet played here can
 /// restart at all.
 #[tokio::test]
@@ -200,7 +295,7 @@ async fn another_mapping_would_restart_the_fleet() {
     let (service, link, database) = started(setup).await;
     link.set(Passing::Cut);
     service.health("the outage shows", |health| health["status"] == "unhealthy").await;
-    let mut kubelet = Kubelet::new();
+    let mut kubelet = Kubelet::of(GUIDE);
     kubelet.watch(&service, 60).await;
     assert_eq!(kubelet.liveness.reached, 1, "{:?}", kubelet.liveness.complaints);
     drop(service);
@@ -208,11 +303,20 @@ async fn another_mapping_would_restart_the_fleet() {
 }
 
 #[test]
-fn the_manifest_is_read_with_the_defaults_of_kubernetes() {
-    let Kubelet { liveness, readiness, .. } = Kubelet::new();
+fn the_manifests_probe_the_port_that_is_the_default() {
+    for manifest in [GUIDE, OURS] {
+        let container = Container::of(manifest);
+        for probe in [&container.liveness_probe, &container.readiness_probe] {
+            assert_eq!(container.port(probe), config::Server::default().port);
+        }
+    }
+}
+
+#[test]
+fn the_guides_manifest_is_read_with_the_defaults_of_kubernetes() {
+    let Kubelet { liveness, readiness, .. } = Kubelet::of(GUIDE);
     for probe in [&liveness.probe, &readiness.probe] {
         assert_eq!((probe.timeout_seconds, probe.failure_threshold), (1, 3));
-        assert_eq!(probe.http_get.port, config::Server::default().port);
     }
     assert_eq!((liveness.probe.initial_delay_seconds, liveness.probe.period_seconds), (30, 10));
     assert_eq!((readiness.probe.initial_delay_seconds, readiness.probe.period_seconds), (5, 5));
