@@ -35,6 +35,8 @@ mod fleet;
 mod kubelet;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod migrate;
+#[cfg(all(feature = "redis", feature = "postgres"))]
+mod proxy;
 // Its certificates come from `scripts/servers`, as everything that no build without servers needs.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod tls;
