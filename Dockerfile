@@ -1,21 +1,23 @@
 FROM rust:1.95-bookworm AS build
+# Puts the list of the crates into the program, where scanners of images find it.
+RUN cargo install --locked cargo-auditable@0.7.7
 WORKDIR /build
 
 # The dependencies take most of the time and seldom change: they get a layer of their own, made
-# with an empty program. Test and bench targets are cut because their files are not here yet.
+# with an empty program. The other targets are cut because their files are not here yet.
 COPY Cargo.toml Cargo.lock ./
-RUN sed -i '/^\[\[\(bench\|test\)\]\]/,/^$/d' Cargo.toml \
+RUN sed -i '/^\[\[\(bench\|example\|test\)\]\]/,/^$/d' Cargo.toml \
     && mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cargo build --release --locked
+    && cargo auditable build --release --locked
 
 # Cargo goes by time stamps, and a checkout may be older than the empty program above.
 COPY . .
 # The repository itself stays outside; the program learns its commit from here.
 ARG REVISION=unknown
 RUN touch src/lib.rs src/main.rs \
-    && BUILD_COMMIT="${REVISION}" cargo build --release --locked
+    && BUILD_COMMIT="${REVISION}" cargo auditable build --release --locked
 
 
 FROM debian:bookworm-slim
