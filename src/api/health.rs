@@ -17,7 +17,6 @@ use super::{
     types::{DateTime, Written},
 };
 use crate::{
-    config::Details,
     connection::ConnectionReport,
     health,
     model::{backlog::Backlog, time},
@@ -205,11 +204,7 @@ impl Api {
     /// Report on the service and its connections
     #[oai(path = "/health", method = "get", operation_id = "getHealth")]
     async fn health(&self, caller: Data<&Caller>) -> HealthResponse {
-        let details = match self.state.config.health.details {
-            Details::Always => true,
-            Details::WhenAuthorized => caller.may_read(),
-            Details::Never => false,
-        };
+        let details = self.state.config.health.details.shown_to(caller.may_read());
         let Answer { status, body, .. } = self.answer(details);
         let body = Written(body, PhantomData);
         match status {

@@ -17,6 +17,7 @@ mod pages;
 mod problem;
 mod routes;
 mod server;
+mod status_page;
 mod tls;
 mod types;
 
@@ -110,7 +111,7 @@ type Apis = (
     dead_letters::Api,
     connections::Api,
     operator::Api,
-    pages::Api,
+    status_page::Api,
 );
 
 fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
@@ -121,7 +122,7 @@ fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
         dead_letters::Api(state.clone()),
         connections::Api(state.clone()),
         operator::Api(state.clone()),
-        pages::Api(state.clone()),
+        status_page::Api::new(state.clone()),
     );
     OpenApiService::new(apis, "agentarea-api", env!("CARGO_PKG_VERSION"))
         .description(

@@ -1,18 +1,13 @@
-//! What people look at: Swagger UI, the specification, the status page.
+//! The specification, and Swagger UI, which shows it.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use poem::{Endpoint, Response, endpoint::make_sync, http::header};
-use poem_openapi::{OpenApi, OpenApiService, Webhook, payload::Html};
+use poem::{Endpoint, Response, endpoint::make_sync};
+use poem_openapi::{OpenApi, OpenApiService, Webhook};
 use serde_json::Value;
 
-use super::{State, document, routes};
-use crate::model::time;
-
-/// Nothing may be loaded from elsewhere, and nothing may run.
-const STATUS_PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+use super::document;
 
 /// The pages of one application.
 pub(super) struct Pages {
@@ -63,61 +58,4 @@ impl Pages {
 
 fn text(content_type: &'static str, body: Bytes) -> Response {
     Response::builder().content_type(content_type).body(body)
-}
-
-pub(super) struct Api(pub(super) State);
-
-// The root is an operation like the others, but left out of the specification: it is for people.
-#[OpenApi]
-impl Api {
-    #[oai(path = "/", method = "get", hidden = true)]
-    async fn status(&self) -> poem_openapi::payload::Response<Html<String>> {
-        poem_openapi::payload::Response::new(Html(status_page(&self.0)))
-            .header(header::CACHE_CONTROL.as_str(), "no-store")
-            .header(header::CONTENT_SECURITY_POLICY.as_str(), STATUS_PAGE_POLICY)
-    }
-}
-
-/// The health report for people, drawn by the server; it reloads itself.
-fn status_page(state: &State) -> String {
-    let reports = state.manager.reports();
-    let status = state.status(&reports).as_str();
-    let rows: Vec<String> = reports
-        .iter()
-        .map(|report| {
-            let probe = report.probe.map_or_else(
-                || "not probed yet".to_owned(),
-                |probe| {
-                    let result = if probe.ok { "good" } else { "failed" };
-                    let (age, took) = (probe.age.as_secs_f64(), probe.latency.as_secs_f64() * 1e3);
-                    format!("{result} {age:.0} s ago, took {took:.1} ms")
-                },
-            );
-            format!(
-                "<tr><th scope=row>{}</th><td>{}</td><td>{}</td><td>{probe}</td></tr>",
-                report.name,
-                report.backend,
-                report.service.as_str(),
-            )
-        })
-        .collect();
-    let links: Vec<String> = [("/docs", "API"), ("/health", "Health"), ("/metrics", "Metrics")]
-        .into_iter()
-        .filter(|(path, _)| {
-            routes::find(path).is_some_and(|route| (route.enabled)(&state.config.features))
-        })
-        .map(|(path, name)| format!("<a href=\"{path}\">{name}</a> "))
-        .collect();
-    include_str!("status.html")
-        .replace("{status}", status)
-        .replace("{rows}", &rows.concat())
-        .replace("{links}", &links.concat())
-        .replace("{environment}", &escape(&state.config.environment))
-        .replace("{instance}", &state.instance)
-        .replace("{version}", env!("CARGO_PKG_VERSION"))
-        .replace("{now}", &time::now().to_string())
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

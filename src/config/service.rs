@@ -125,6 +125,18 @@ pub enum Details {
     Never,
 }
 
+impl Details {
+    /// Whether a caller sees them.
+    #[must_use]
+    pub fn shown_to(self, may_read: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::WhenAuthorized => may_read,
+            Self::Never => false,
+        }
+    }
+}
+
 /// `/health`, `/livez`, `/readyz`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

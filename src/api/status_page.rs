@@ -1,0 +1,223 @@
+//! The status page: the health report for people. The server draws it, so that it works without
+//! scripts; its script fetches it again and plots what changes.
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use poem::{http::header, web::Data};
+use poem_openapi::{
+    OpenApi,
+    payload::{Html, Response},
+};
+use sha2::{Digest, Sha256};
+
+use super::{State, edge::Caller, routes};
+use crate::{
+    config::Details,
+    connection::{ConnectionReport, Transition},
+    model::{
+        backlog::Backlog,
+        time::{self, Timestamp},
+    },
+};
+
+const STYLE: &str = include_str!("status_page/style.css");
+const SCRIPT: &str = include_str!("status_page/script.js");
+/// How many state changes are shown.
+const CHANGES: usize = 20;
+
+#[derive(Clone)]
+pub(super) struct Api {
+    state: State,
+    policy: String,
+}
+
+impl Api {
+    pub(super) fn new(state: State) -> Self {
+        let (style, script) = (hash(STYLE), hash(SCRIPT));
+        // What runs is what is written here; nothing may be loaded from elsewhere.
+        let policy = format!(
+            "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        );
+        Self { state, policy }
+    }
+}
+
+/// As a content security policy names what it allows.
+fn hash(text: &str) -> String {
+    format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
+}
+
+// The root is an operation like the others, but left out of the specification: it is for people.
+#[OpenApi]
+impl Api {
+    #[oai(path = "/", method = "get", hidden = true)]
+    async fn status(&self, caller: Data<&Caller>) -> Response<Html<String>> {
+        Response::new(Html(page(&self.state, &caller)))
+            .header(header::CACHE_CONTROL.as_str(), "no-store")
+            .header(header::CONTENT_SECURITY_POLICY.as_str(), &self.policy)
+    }
+}
+
+fn page(state: &State, caller: &Caller) -> String {
+    let reports = state.manager.reports();
+    let details = state.config.health.details.shown_to(caller.may_read());
+    let report = if details { detailed(state, &reports) } else { brief(&reports) };
+    // It asks for the key that the browser did not send; the script does.
+    let asks = state.config.health.details == Details::WhenAuthorized && !details;
+    let key_form = if asks { include_str!("status_page/key_form.html") } else { "" };
+    include_str!("status_page/page.html")
+        .replace("{status}", state.status(&reports).as_str())
+        .replace("{report}", &report)
+        .replace("{key_form}", key_form)
+        .replace("{links}", &links(state))
+        .replace("{environment}", &escape(&state.config.environment))
+        .replace("{version}", env!("CARGO_PKG_VERSION"))
+        .replace("{commit}", env!("BUILD_COMMIT"))
+        .replace("{instance}", &state.instance)
+        .replace("{now}", &moment(time::now()))
+        // Last: they are code, with braces of their own.
+        .replace("{style}", STYLE)
+        .replace("{script}", SCRIPT)
+}
+
+fn links(state: &State) -> String {
+    [("/docs", "API in Swagger UI"), ("/health", "Health"), ("/metrics", "Metrics")]
+        .into_iter()
+        .filter(|(path, _)| {
+            routes::find(path).is_some_and(|route| (route.enabled)(&state.config.features))
+        })
+        .map(|(path, name)| format!("<a href=\"{path}\">{name}</a>"))
+        .collect::<Vec<_>>()
+        .concat()
+}
+
+/// What everybody may see.
+fn brief(reports: &[ConnectionReport]) -> String {
+    let card = |report: &ConnectionReport| {
+        let service = report.service.as_str();
+        format!("<article>{}</article>", heading(report.name, service))
+    };
+    section("Connections", &cards(reports.iter().map(card)))
+}
+
+/// What those may see who may see details.
+fn detailed(state: &State, reports: &[ConnectionReport]) -> String {
+    let connections = section("Connections", &cards(reports.iter().map(card)));
+    let waiting = [
+        ("events, for the event broker", state.relay.backlog()),
+        ("executions, for the execution service", state.executions.backlog()),
+    ];
+    let rows: String = waiting.map(|(what, backlog)| waiting_row(what, backlog)).concat();
+    let outbox = format!(
+        "<table><caption>What was accepted and is not handed over yet.</caption><thead><tr>\
+         <th scope=col>Accepted</th><th scope=col>Waiting</th><th scope=col>Oldest</th>\
+         <th scope=col>Dead letters</th></tr></thead><tbody>{rows}</tbody></table>"
+    );
+    let timeline = timeline(state, reports);
+    connections + &section("Outbox", &outbox) + &section("State changes", &timeline)
+}
+
+fn section(title: &str, content: &str) -> String {
+    format!("<section><h2>{title}</h2>{content}</section>")
+}
+
+fn cards(cards: impl Iterator<Item = String>) -> String {
+    format!("<div class=cards>{}</div>", cards.collect::<String>())
+}
+
+fn heading(name: &str, state: &str) -> String {
+    format!("<h3>{name} <span class=\"badge {state}\">{}</span></h3>", words(state))
+}
+
+/// A connection, with the numbers that the script plots.
+fn card(report: &ConnectionReport) -> String {
+    let circuit = report.circuit.as_str();
+    let mut facts = vec![
+        ("backend", escape(&report.backend)),
+        ("required", if report.required { "yes" } else { "no" }.to_owned()),
+        ("circuit breaker", format!("<span class=\"badge {circuit}\">{}</span>", words(circuit))),
+    ];
+    facts.push((
+        "last probe",
+        report.probe.map_or("none yet".to_owned(), |probe| {
+            let result = if probe.ok { "good" } else { "failed" };
+            let (took, age) = (probe.latency.as_secs_f64() * 1e3, probe.age.as_secs_f64());
+            format!("{result} in {took:.1} ms, {age:.0} s ago")
+        }),
+    ));
+    if let Some(pool) = report.pool {
+        let pool = format!("{} of {} in use, {} wait", pool.in_use, pool.max, pool.waiting);
+        facts.push(("pool", pool));
+    }
+    let mean = report.acquire_mean.as_secs_f64() * 1e3;
+    facts.push(("calls", report.uses.to_string()));
+    facts.push(("built", format!("{}, recovered {}", report.builds, report.recoveries)));
+    facts.push(("retry budget", format!("{:.0} %", report.retry_budget * 100.0)));
+    if let Some((kind, at)) = report.last_error {
+        facts.push(("last error", format!("{}, {}", kind.as_str(), moment(at))));
+    }
+    let facts: Vec<_> =
+        facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
+    let facts = facts.concat();
+    let latency = report.probe.map_or(0.0, |probe| probe.latency.as_secs_f64() * 1e3);
+    format!(
+        "<article data-connection=\"{}\" data-uses=\"{}\" data-acquire-mean=\"{mean}\" \
+         data-latency=\"{latency}\" data-ok=\"{}\">{}<dl>{facts}</dl></article>",
+        report.name,
+        report.uses,
+        report.probe.is_none_or(|probe| probe.ok),
+        heading(report.name, report.service.as_str()),
+    )
+}
+
+fn waiting_row(what: &str, backlog: Backlog) -> String {
+    let oldest =
+        backlog.oldest.map_or("–".to_owned(), |age| format!("{:.0} s", age.as_secs_f64()));
+    let (rows, dead) = (backlog.rows, backlog.dead);
+    format!("<tr><th scope=row>{what}</th><td>{rows}</td><td>{oldest}</td><td>{dead}</td></tr>")
+}
+
+/// The last state changes of all connections, newest first.
+fn timeline(state: &State, reports: &[ConnectionReport]) -> String {
+    let mut changes: Vec<(&str, Transition)> = reports
+        .iter()
+        .filter_map(|report| Some((report.name, state.manager.report(report.name).ok()?.1)))
+        .flat_map(|(name, timeline)| timeline.into_iter().map(move |change| (name, change)))
+        .collect();
+    changes.sort_by_key(|(_, change)| std::cmp::Reverse(change.at));
+    let rows: Vec<_> = changes
+        .iter()
+        .take(CHANGES)
+        .map(|(name, change)| {
+            let error =
+                change.error.map(|kind| format!(" ({})", kind.as_str())).unwrap_or_default();
+            format!(
+                "<tr><td>{at}</td><th scope=row>{name}</th>\
+                 <td>{subject} {to}</td><td>{cause}{error}</td></tr>",
+                at = moment(change.at),
+                subject = words(change.subject.as_str()),
+                to = words(change.to),
+                cause = escape(&change.cause),
+            )
+        })
+        .collect();
+    format!(
+        "<table class=changes><thead><tr><th scope=col>When</th><th scope=col>Connection</th>\
+         <th scope=col>What</th><th scope=col>Why</th></tr></thead><tbody>{}</tbody></table>",
+        rows.concat()
+    )
+}
+
+/// To the second; what is finer is in the attribute.
+fn moment(at: Timestamp) -> String {
+    let (fine, seconds) = (at.to_string(), at.strftime("%Y-%m-%d %H:%M:%S"));
+    format!("<time datetime=\"{fine}\">{seconds} UTC</time>")
+}
+
+fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
