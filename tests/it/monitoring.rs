@@ -6,6 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use agentarea_api::error::ErrorKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -166,6 +167,37 @@ async fn an_outage_raises_its_alert_and_every_panel_of_the_dashboard_has_data() 
             found.iter().any(|sample| sample["value"][1] != "NaN").then_some(())
         })
         .await;
+    }
+}
+
+#[test]
+fn every_alert_has_its_section_in_the_troubleshooting_guide() {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    let (alerts, guide) = (read("deploy/prometheus/alerts.yml"), read("docs/troubleshooting.md"));
+    let names: Vec<&str> =
+        alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 15, "{names:?}");
+    for name in names {
+        assert!(guide.contains(&format!("\n## {name}\n")), "{name} has no section");
+        let runbook = format!("docs/troubleshooting.md#{}\n", name.to_lowercase());
+        assert!(alerts.contains(&runbook), "{name} does not name its section");
+    }
+}
+
+#[test]
+fn the_troubleshooting_guide_explains_error_classes_that_exist() {
+    let guide = fs::read_to_string(repository().join("docs/troubleshooting.md")).unwrap();
+    let (_, table) = guide.split_once("| class |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let classes: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(class, _)| class)
+        .collect();
+    let known: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    assert!(classes.len() >= 15, "{classes:?}");
+    for class in classes {
+        assert!(known.contains(&class), "{class} is none of {known:?}");
     }
 }
 
