@@ -35,6 +35,23 @@ fn the_configuration_schema_is_current() {
 }
 
 #[test]
+fn every_reference_of_the_specification_leads_somewhere() {
+    let document: serde_json::Value = serde_yaml::from_str(&generated(&["openapi"])).unwrap();
+    let mut references = 0;
+    let mut rest = vec![&document];
+    while let Some(value) = rest.pop() {
+        if let Some(reference) = value["$ref"].as_str() {
+            let pointer = reference.strip_prefix('#').expect("it is in this document");
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            references += 1;
+        }
+        rest.extend(value.as_object().into_iter().flat_map(|object| object.values()));
+        rest.extend(value.as_array().into_iter().flatten());
+    }
+    assert!(references > 100, "{references}");
+}
+
+#[test]
 fn the_specification_is_current() {
     compare("openapi/agentarea-api.yaml", &["openapi"]);
 }
