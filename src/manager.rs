@@ -108,6 +108,16 @@ impl ConnectionManager {
         vec![self.event_broker.report(), self.execution_service.report(), self.database.report()]
     }
 
+    /// The last changes of state of each connection, oldest first.
+    #[must_use]
+    pub fn timelines(&self) -> [(&'static str, Vec<Transition>); 3] {
+        [
+            (event_broker::FAMILY, self.event_broker.timeline()),
+            (execution_service::FAMILY, self.execution_service.timeline()),
+            (database::FAMILY, self.database.timeline()),
+        ]
+    }
+
     /// How often the state of any connection has changed.
     #[must_use]
     pub fn changes(&self) -> u64 {

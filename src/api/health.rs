@@ -204,7 +204,7 @@ impl Api {
     /// Report on the service and its connections
     #[oai(path = "/health", method = "get", operation_id = "getHealth")]
     async fn health(&self, caller: Data<&Caller>) -> HealthResponse {
-        let details = self.state.config.health.details.shown_to(caller.may_read());
+        let details = self.state.shows_details(&caller);
         let Answer { status, body, .. } = self.answer(details);
         let body = Written(body, PhantomData);
         match status {

@@ -85,6 +85,11 @@ impl State {
             self.relay.is_late() || self.executions.are_late(),
         )
     }
+
+    /// Whether this caller sees the details of the health report.
+    fn shows_details(&self, caller: &edge::Caller) -> bool {
+        self.config.health.details.shown_to(caller.may_read())
+    }
 }
 
 /// Whether the service is stopping.

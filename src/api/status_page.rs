@@ -60,7 +60,7 @@ impl Api {
 
 fn page(state: &State, caller: &Caller) -> String {
     let reports = state.manager.reports();
-    let details = state.config.health.details.shown_to(caller.may_read());
+    let details = state.shows_details(caller);
     let report = if details { detailed(state, &reports) } else { brief(&reports) };
     // It asks for the key that the browser did not send; the script does.
     let asks = state.config.health.details == Details::WhenAuthorized && !details;
@@ -113,7 +113,7 @@ fn detailed(state: &State, reports: &[ConnectionReport]) -> String {
          <th scope=col>Accepted</th><th scope=col>Waiting</th><th scope=col>Oldest</th>\
          <th scope=col>Dead letters</th></tr></thead><tbody>{rows}</tbody></table>"
     );
-    let timeline = timeline(state, reports);
+    let timeline = timeline(state);
     connections + &section("Outbox", &outbox) + &section("State changes", &timeline)
 }
 
@@ -178,10 +178,11 @@ fn waiting_row(what: &str, backlog: Backlog) -> String {
 }
 
 /// The last state changes of all connections, newest first.
-fn timeline(state: &State, reports: &[ConnectionReport]) -> String {
-    let mut changes: Vec<(&str, Transition)> = reports
-        .iter()
-        .filter_map(|report| Some((report.name, state.manager.report(report.name).ok()?.1)))
+fn timeline(state: &State) -> String {
+    let mut changes: Vec<(&str, Transition)> = state
+        .manager
+        .timelines()
+        .into_iter()
         .flat_map(|(name, timeline)| timeline.into_iter().map(move |change| (name, change)))
         .collect();
     changes.sort_by_key(|(_, change)| std::cmp::Reverse(change.at));
