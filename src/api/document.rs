@@ -51,7 +51,33 @@ pub(super) fn build(derived: &str, features: &Features) -> Value {
         }
     }
     document["components"]["responses"] = Value::Object(responses);
+    tidy(&mut document);
     document
+}
+
+/// What generators of clients stumble over, said in the usual way: `allOf` with one reference, since
+/// they cannot combine an enumeration with a bare description, and media types without parameters.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::Array(parts)) = members.get_mut("allOf") {
+                parts.retain(|part| part.get("$ref").is_some());
+            }
+            if let Some(Value::Object(content)) = members.get_mut("content") {
+                *content = std::mem::take(content)
+                    .into_iter()
+                    .map(|(media, schema)| (essence(&media).to_owned(), schema))
+                    .collect();
+            }
+            members.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+fn essence(media_type: &str) -> &str {
+    media_type.split_once(';').map_or(media_type, |(essence, _)| essence.trim_end())
 }
 
 fn complete(
