@@ -177,11 +177,20 @@ impl ErrorKind {
     /// work. A refusal of this very call does not, and neither do our own limits.
     #[must_use]
     pub const fn blames_backend(self) -> bool {
-        self.is_outage()
-            && !matches!(
-                self,
-                Self::Overloaded | Self::CircuitOpen | Self::Closed | Self::Forbidden
-            )
+        self.is_outage() && !self.is_own_limit() && !matches!(self, Self::Forbidden)
+    }
+
+    /// True when the call never met the backend, because something of ours stood before it.
+    #[must_use]
+    pub const fn is_own_limit(self) -> bool {
+        matches!(self, Self::Overloaded | Self::CircuitOpen | Self::Closed)
+    }
+
+    /// True when this very call is refused for what it is, so that no other try of it can end
+    /// otherwise. Nothing else makes a dead letter.
+    #[must_use]
+    pub const fn refuses_call(self) -> bool {
+        matches!(self, Self::InvalidInput | Self::Unsupported)
     }
 
     const fn default_retry(self) -> RetryClass {

@@ -121,6 +121,11 @@ fn combinations_that_cannot_work_are_refused() {
     let report = Place::new().problems(&[
         ("AGENTAREA_DATABASE__STARTUP", "lazy"),
         ("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "20s"),
+        ("AGENTAREA_EVENT_BROKER__RETRY__INITIAL_BACKOFF", "20s"),
+        ("AGENTAREA_EVENT_BROKER__CIRCUIT_BREAKER__OPEN_FOR", "2m"),
+        ("AGENTAREA_EVENT_BROKER__CIRCUIT_BREAKER__SLOW_CALL", "5s"),
+        ("AGENTAREA_EXECUTION_SERVICE__CIRCUIT_BREAKER__HALF_OPEN_TIMEOUT", "1s"),
+        ("AGENTAREA_EXECUTION_SERVICE__CONCURRENCY__MAX_IN_FLIGHT", "2"),
         ("AGENTAREA_DATABASE__POOL__IDLE_TIMEOUT", "1m"),
         ("AGENTAREA_EVENT_BROKER__POOL__MAX_LIFETIME", "2m"),
         ("AGENTAREA_EXECUTION_SERVICE__POOL__KEEPALIVE", "10m"),
@@ -130,6 +135,12 @@ fn combinations_that_cannot_work_are_refused() {
     for line in [
         "database.startup: the database is never lazy",
         "database.timeout.attempt: one attempt",
+        "event_broker.retry.initial_backoff: the first pause (20s) may not be longer than the longest",
+        "event_broker.retry.initial_backoff: a pause as long as the whole call",
+        "event_broker.circuit_breaker.open_for: may not exceed circuit_breaker.max_open_for (60s)",
+        "event_broker.circuit_breaker.slow_call: must be less than timeout.attempt (5s)",
+        "execution_service.circuit_breaker.half_open_timeout: may not be less than timeout.attempt",
+        "execution_service.circuit_breaker.half_open_calls: may not exceed concurrency.max_in_flight",
         "database.pool.keepalive: would never check a connection before it is closed: it must be \
          less than pool.idle_timeout (1m); \"0s\" switches the checks off",
         "event_broker.pool.keepalive: would never check a connection before it is closed: it must \

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    model::events::{Event, Position},
+    model::events::{DEFAULT_SOURCE, Event, Position},
     services::event_stream::Filter,
 };
 
@@ -235,6 +235,18 @@ impl Api {
     }
 }
 
+/// An event as a client may send it. The ids of changes of executions are foreseeable, and an event
+/// that was stored under one would take its place.
+fn from_client(raw: Value) -> Result<Event, String> {
+    let event = Event::from_json(raw)?;
+    if event.source == DEFAULT_SOURCE && event.id.contains(':') {
+        return Err(format!(
+            "ids with a colon belong to the service in its source {DEFAULT_SOURCE:?}"
+        ));
+    }
+    Ok(event)
+}
+
 fn read(body: Publish) -> Result<Vec<Event>, ApiError> {
     let invalid = |message: String| Error::new(ErrorKind::InvalidInput, message);
     match body {
@@ -243,12 +255,12 @@ fn read(body: Publish) -> Result<Vec<Event>, ApiError> {
             event.check().map_err(invalid)?;
             Ok(vec![event])
         }
-        Publish::One(Body(raw)) => Ok(vec![Event::from_json(raw.0).map_err(invalid)?]),
+        Publish::One(Body(raw)) => Ok(vec![from_client(raw.0).map_err(invalid)?]),
         Publish::Batch(Body(batch)) => {
             let mut events = Vec::with_capacity(batch.len());
             let mut wrong = Vec::new();
             for (index, raw) in (0..).zip(batch) {
-                match Event::from_json(raw.0) {
+                match from_client(raw.0) {
                     Ok(event) => events.push(event),
                     Err(detail) => wrong.push(InvalidItem { index, detail }),
                 }

@@ -110,7 +110,10 @@ impl Api {
     async fn reload(&self) -> Result<Json<ReloadResult>, ApiError> {
         let reloaded = self.0.reloader.reload().await.map_err(|error| match error {
             ReloadError::Config(problems) => ApiError::invalid_configuration(&problems),
-            ReloadError::Connection { name, error } => ApiError::for_operators(name, error),
+            ReloadError::Connection { name, keys, error } => ApiError::for_operators(
+                &format!("{name}, with its new {},", keys.join(", ")),
+                error,
+            ),
         })?;
         tracing::info!(applied = ?reloaded.applied, rebuilt = ?reloaded.rebuilt, "reloaded");
         Ok(Json(ReloadResult {

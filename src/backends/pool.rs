@@ -27,7 +27,7 @@ use self::{
     policy::{Due, Life, Policy},
 };
 use crate::{
-    connection::{BuildContext, PoolStatus, current_operation},
+    connection::{BuildContext, PoolStatus, current_operation, was_cut_off},
     error::{Error, ErrorKind, RetryClass},
     telemetry::metrics::ConnectionMetrics,
 };
@@ -162,8 +162,11 @@ impl<C: Connect> Checkout<C> {
 impl<C: Connect> Drop for Checkout<C> {
     fn drop(&mut self) {
         // A caller that went away inside a transaction leaves its locks behind, which only the end
-        // of the connection frees: it must not lie idle until somebody draws it.
-        if std::thread::panicking() || C::is_broken(&mut self.pooled.conn) {
+        // of the connection frees: it must not lie idle until somebody draws it. One that was cut
+        // off while it waited for an answer may have met a link that is dead in silence, and the
+        // next caller would wait on it as long.
+        let broken = C::is_broken(&mut self.pooled.conn);
+        if std::thread::panicking() || was_cut_off() || broken {
             self.leave_pool();
         }
         self.pooled.life.given_back(Instant::now());
@@ -251,6 +254,12 @@ impl<C: Connect> Pool<C> {
         let leaks_at = manager.policy.leaks_at(now, expected);
         let ticket = leaks_at.map(|leaks_at| self.holders.enter(operation, now, leaks_at));
         Ok(Checkout { pooled, object: Some(object), _ticket: ticket })
+    }
+
+    /// Closes the connections that nobody uses: one beside them has turned out to be dead.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL needs it"))]
+    pub(super) fn close_idle(&self) {
+        let _closed = self.pool.retain(|_, _| false);
     }
 
     pub(super) fn status(&self) -> PoolStatus {

@@ -111,7 +111,8 @@ impl Connection {
         self.pool.check(path, problems);
         self.timeout.check(path, problems);
         self.retry.check(path, self.timeout.total, problems);
-        self.circuit_breaker.check(path, self.timeout.attempt, problems);
+        let max_in_flight = self.concurrency.max_in_flight;
+        self.circuit_breaker.check(path, self.timeout.attempt, max_in_flight, problems);
         if self.probe.timeout > self.probe.interval * 2 {
             problems.add(
                 &format!("{path}.probe.timeout"),

@@ -206,7 +206,13 @@ impl CircuitBreaker {
         self.slow_call.unwrap_or(attempt / 2)
     }
 
-    pub(super) fn check(&self, path: &str, attempt: Duration, problems: &mut Problems<'_>) {
+    pub(super) fn check(
+        &self,
+        path: &str,
+        attempt: Duration,
+        max_in_flight: usize,
+        problems: &mut Problems<'_>,
+    ) {
         if !self.enabled {
             return;
         }
@@ -222,6 +228,13 @@ impl CircuitBreaker {
         if self.slow_call.is_some_and(|slow_call| slow_call >= attempt) {
             let reason = "or no call could ever be slow";
             add("slow_call", format!("must be less than timeout.attempt ({attempt:?}), {reason}"));
+        }
+        if usize::try_from(self.half_open_calls).is_ok_and(|trials| trials > max_in_flight) {
+            let reason = "or it could not be closed by trials at once";
+            add(
+                "half_open_calls",
+                format!("may not exceed concurrency.max_in_flight ({max_in_flight}), {reason}"),
+            );
         }
         if self.half_open_timeout < attempt {
             let reason = "or trials were given up before they can end";

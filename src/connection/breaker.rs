@@ -1,8 +1,8 @@
 //! The circuit breaker: stops calling a backend that fails, and tries again by itself.
 //!
 //! [`Core`] is the state machine. It is pure: time, chance and results are passed in. [`Breaker`]
-//! shares one among all calls: whether calls pass is one atomic load, and the lock is held only
-//! while a result is counted.
+//! shares one among all calls: whether calls pass is one atomic load, a good result is one atomic
+//! addition, and the lock is held only for what may change something.
 //!
 //! ```text
 //!            rate reached                 time is up, a call comes
@@ -14,7 +14,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -96,6 +96,8 @@ struct Open {
 struct Trials {
     good: u32,
     slow: u32,
+    /// Good probes in a row since it began.
+    good_probes: u32,
 }
 
 /// The state machine.
@@ -110,7 +112,8 @@ pub(super) struct Core {
     /// Trials under way, those of earlier half-open periods included: they still reach the backend.
     /// Each ends, because the guard bounds it.
     running_trials: u32,
-    /// Times it opened without having stayed closed for a whole window.
+    /// Times it opened without having stayed closed for a whole window, since the last outage that
+    /// probes saw begin and end.
     opened_in_row: u32,
     /// What the last probe said, in whatever state: calls can take longer than probes to show an
     /// outage.
@@ -266,11 +269,22 @@ impl Core {
                 // Where probes are good and calls fail all the same, the probe must not keep the
                 // open time from growing.
                 let believed = open.outage_seen || self.opened_in_row == 1 || now >= open.until;
-                let enough = open.good_probes >= healthy_after;
-                (believed && enough).then(|| self.close(now, "a probe was good".to_owned()))
-            }
-            State::HalfOpen(_) if good && stayed_too_long => {
+                let (enough, outage_seen) = (open.good_probes >= healthy_after, open.outage_seen);
+                if !(believed && enough) {
+                    return None;
+                }
+                if outage_seen {
+                    // Probes saw it come and go: they can be trusted the next time as well.
+                    self.opened_in_row = 0;
+                }
                 Some(self.close(now, "a probe was good".to_owned()))
+            }
+            State::HalfOpen(trials) => {
+                trials.good_probes = if good { trials.good_probes + 1 } else { 0 };
+                // Trials under way will say more than a probe can.
+                let without_traffic = self.running_trials == 0 || stayed_too_long;
+                let enough = trials.good_probes >= healthy_after;
+                (without_traffic && enough).then(|| self.close(now, "a probe was good".to_owned()))
             }
             _ => None,
         }
@@ -329,6 +343,11 @@ impl Core {
 pub struct Breaker {
     /// The period, and in the lowest bit whether calls pass without being asked.
     passing: AtomicU64,
+    /// Good results that the window has not counted yet. They belong to its current span.
+    good: AtomicU32,
+    /// When that span ends, in nanoseconds since `epoch`.
+    span_ends: AtomicU64,
+    epoch: Instant,
     core: Mutex<Core>,
 }
 
@@ -337,7 +356,13 @@ impl Breaker {
     #[must_use]
     pub fn new(policy: Policy, now: Instant) -> Self {
         let core = Core::new(policy, now);
-        Self { passing: AtomicU64::new(packed(&core)), core: Mutex::new(core) }
+        Self {
+            passing: AtomicU64::new(packed(&core)),
+            good: AtomicU32::new(0),
+            span_ends: AtomicU64::new(nanos(now, core.window.span_ends())),
+            epoch: now,
+            core: Mutex::new(core),
+        }
     }
 
     /// Lets a call pass, or not.
@@ -352,6 +377,20 @@ impl Breaker {
         }
         let (ticket, change) = self.locked(|core| core.admit(now));
         (ticket.map(|ticket| Pass { breaker: self, ticket }), change)
+    }
+
+    /// Counts a good result, unless the window has to be looked at.
+    ///
+    /// A change of period between the look at it and the count leaves one good call too many in the
+    /// window, which is less than what a lock for each call costs.
+    fn counts_good(&self, ticket: Ticket, now: Instant) -> bool {
+        let same_period = self.passing.load(Ordering::Acquire) == ticket.period << 1 | 1;
+        let same_span = nanos(self.epoch, now) < self.span_ends.load(Ordering::Relaxed);
+        let counts = same_period && same_span;
+        if counts {
+            self.good.fetch_add(1, Ordering::Relaxed);
+        }
+        counts
     }
 
     pub(super) fn circuit(&self) -> Circuit {
@@ -376,10 +415,16 @@ impl Breaker {
 
     fn locked<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.core.lock();
+        core.window.add_good(self.good.swap(0, Ordering::Relaxed));
         let result = work(&mut core);
+        self.span_ends.store(nanos(self.epoch, core.window.span_ends()), Ordering::Relaxed);
         self.passing.store(packed(&core), Ordering::Release);
         result
     }
+}
+
+fn nanos(epoch: Instant, at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn packed(core: &Core) -> u64 {
@@ -398,10 +443,13 @@ impl Pass<'_> {
     /// Counts the result of the call, and gives the change of state that it led to.
     #[must_use]
     pub fn finish(self, sample: Sample, now: Instant) -> Option<Change> {
-        let change =
-            self.breaker.locked(|core| core.finish(self.ticket, sample, now, rand::random));
+        let Self { breaker, ticket } = self;
         std::mem::forget(self);
-        change
+        let good = !sample.failed && !sample.slow;
+        if good && breaker.counts_good(ticket, now) {
+            return None;
+        }
+        breaker.locked(|core| core.finish(ticket, sample, now, rand::random))
     }
 }
 

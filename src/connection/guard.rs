@@ -39,7 +39,7 @@ use super::{
     backoff,
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     budget::Budget,
-    context,
+    context::{self, Advancing},
     limit::{self, Limit},
     report::Circuit,
     timeline::{Subject, Timeline, Transition},
@@ -186,7 +186,7 @@ impl Guard {
         let now = Instant::now();
         let change = self.breaker.configure(policies.circuit_breaker.clone(), now);
         self.applied.rcu(|applied| applied.replaced(policies.clone(), now));
-        self.announce(change);
+        self.announce(change, None);
     }
 
     /// Takes in what a probe found.
@@ -196,11 +196,11 @@ impl Guard {
         if was_down && !down {
             self.breaker.recovered(now);
         }
-        self.announce(self.breaker.probed(good, healthy_after, now));
+        self.announce(self.breaker.probed(good, healthy_after, now), None);
     }
 
     pub(super) fn force(&self, force: Force) {
-        self.announce(self.breaker.force(force, Instant::now()));
+        self.announce(self.breaker.force(force, Instant::now()), None);
     }
 
     pub(super) fn circuit(&self) -> Circuit {
@@ -223,7 +223,7 @@ impl Guard {
         Fut: Future<Output = Result<T, Error>>,
     {
         let begin = Instant::now();
-        let applied = self.applied.load_full();
+        let applied = self.applied.load();
         let own_deadline = begin + applied.policies.timeout.total;
         let deadline = context::deadline().map_or(own_deadline, |outer| outer.min(own_deadline));
         let call = Call { guard: self, applied: &applied, operation, deadline };
@@ -234,7 +234,7 @@ impl Guard {
 
     fn admit(&self, now: Instant) -> Result<Pass<'_>, Error> {
         let (pass, change) = self.breaker.admit(now);
-        self.announce(change);
+        self.announce(change, None);
         pass.map_err(|Refusal { retry_after }| {
             self.metrics.rejected(Rejection::CircuitOpen);
             Error::new(ErrorKind::CircuitOpen, "the circuit breaker lets no call pass")
@@ -243,7 +243,7 @@ impl Guard {
     }
 
     /// A state is told when it changes, not for each call that meets it.
-    fn announce(&self, change: Option<Change>) {
+    fn announce(&self, change: Option<Change>, error: Option<ErrorKind>) {
         let Some(Change { from, to, cause, lasted }) = change else { return };
         let (connection, state) = (self.connection, to.as_str());
         let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
@@ -259,7 +259,7 @@ impl Guard {
             from: from.as_str(),
             to: state,
             cause: cause.into(),
-            error: None,
+            error,
             lasted,
         });
     }
@@ -329,6 +329,11 @@ impl Call<'_> {
             Err(refused) => return (Err(refused), begin),
         };
         let limit = applied.policies.timeout.attempt.min(self.deadline - begin);
+        if limit.is_zero() {
+            let message = "there was no time left to try";
+            let error = Error::new(ErrorKind::Timeout, message).with_retry(RetryClass::NotSent);
+            return (Err(error), begin);
+        }
         guard.metrics.call_attempts.inc();
         let span = tracing::debug_span!(
             "attempt",
@@ -341,10 +346,12 @@ impl Call<'_> {
         let end = Instant::now();
         let slow = end - begin >= applied.slow_after;
         let failed = result.as_ref().is_err_and(|error| operation.blames_backend(error));
-        // An attempt that the caller's deadline left less time than a slow call says nothing of the
-        // backend when it is cut off.
-        if !failed || slow || limit >= applied.slow_after {
-            guard.announce(pass.finish(Sample { failed, slow }, end));
+        // Neither an attempt that met a limit of our own says anything of the backend, nor one that
+        // was cut off because its caller's deadline left it less time than a slow call.
+        let met_backend = !result.as_ref().is_err_and(|error| error.kind().is_own_limit());
+        if met_backend && (!failed || slow || limit >= applied.slow_after) {
+            let kind = result.as_ref().err().map(Error::kind).filter(|_| failed);
+            guard.announce(pass.finish(Sample { failed, slow }, end), kind);
         }
         if let Err(error) = &result {
             guard.metrics.error(error.kind());
@@ -381,12 +388,16 @@ pub(super) async fn bounded<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
+    // Dropped after the future, which learns by it that it was cut off.
+    let mut cut_off = None;
     let mut future = pin!(future);
     let mut time_up = pin!(None);
     poll_fn(|context| {
+        let advancing = Advancing::set(true);
         if let Poll::Ready(result) = future.as_mut().poll(context) {
             return Poll::Ready(result);
         }
+        drop(advancing);
         if time_up.is_none() {
             // Not before there is something to wait for: what answers at once needs no timer.
             // It ends even if the future never leaves the task any budget.
@@ -394,6 +405,7 @@ pub(super) async fn bounded<T>(
         }
         let Some(time_up) = time_up.as_mut().as_pin_mut() else { return Poll::Pending };
         time_up.poll(context).map(|()| {
+            cut_off = Some(Advancing::set(false));
             let message = format!("no answer within {}", humantime::format_duration(limit));
             Err(Error::new(ErrorKind::Timeout, message).with_retry(RetryClass::MaybeSent))
         })

@@ -21,7 +21,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// A built backend and the number of calls it is serving.
 pub(super) struct Live<B: ?Sized + Backend> {
     pub(super) backend: Arc<B>,
-    pub(super) in_use: Arc<AtomicUsize>,
+    pub(super) in_use: AtomicUsize,
     pub(super) idle: Notify,
     /// The last caller has to tell that it is gone.
     pub(super) awaited: AtomicBool,
@@ -93,9 +93,12 @@ impl Waited {
 pub struct Lease<B: ?Sized + Backend>(Arc<Live<B>>);
 
 impl<B: ?Sized + Backend> Lease<B> {
-    pub(super) fn new(live: Arc<Live<B>>) -> Self {
+    /// None when the backend is on its way out: its last caller may have been waited for already.
+    pub(super) fn new(live: Arc<Live<B>>) -> Option<Self> {
         live.in_use.fetch_add(1, Ordering::SeqCst);
-        Self(live)
+        let lease = Self(live);
+        let came_in_time = !lease.0.awaited.load(Ordering::SeqCst);
+        came_in_time.then_some(lease)
     }
 
     /// Completes when the backend is to be replaced or closed, so that a stream over it ends.

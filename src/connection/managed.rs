@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -116,7 +116,7 @@ impl<B: ?Sized + Backend> Managed<B> {
             state: Mutex::new(ProbeState::new(now)),
             changed: watch::Sender::new(Service::NotInitialized),
             needed: AtomicBool::new(false),
-            swapping: AtomicBool::new(false),
+            swaps: AtomicUsize::new(0),
             rebuilds: AtomicU64::new(0),
             live_backends: Arc::default(),
             waited: Waited::default(),
@@ -232,7 +232,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// Dropping the future gives the backend back; whether the call had its effect is unknown.
     pub async fn call<T, F, Fut>(&self, operation: Operation, attempt: F) -> Result<T, Error>
     where
-        F: Fn(Arc<B>) -> Fut,
+        F: Fn(Lease<B>) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
         let slot = &self.0;

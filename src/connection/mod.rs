@@ -30,7 +30,7 @@ use async_trait::async_trait;
 pub use self::{
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     check::Checked,
-    context::{current_operation, deadline, within},
+    context::{current_operation, deadline, was_cut_off, within},
     guard::{Operation, Policies},
     live::Lease,
     managed::{Managed, Settings},

@@ -164,7 +164,7 @@ impl ProbeState {
             transition: goes_down
                 .then(|| self.change(now, Service::Unavailable, cause, Some(kind))),
             recovered_after: None,
-            rebuild: self.failures_in_row.is_multiple_of(policy.unhealthy_after),
+            rebuild: beyond,
         }
     }
 

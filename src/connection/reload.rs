@@ -46,7 +46,9 @@ impl<B: ?Sized + Backend> Managed<B> {
         let current = slot.settings()?;
         let settings = Arc::new(settings);
         let live = if slot.is_needed() && settings.need_another_backend_than(&current) {
-            Some(slot.build_unless_closed(&settings).await?)
+            let live = slot.build_unless_closed(&settings).await?;
+            slot.rebuilds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Some(live)
         } else {
             None
         };
@@ -77,7 +79,7 @@ impl<B: ?Sized + Backend> Managed<B> {
 }
 
 impl Settings {
-    fn need_another_backend_than(&self, old: &Self) -> bool {
+    pub(super) fn need_another_backend_than(&self, old: &Self) -> bool {
         self.backend != old.backend || self.section != old.section || self.pool != old.pool
     }
 }

@@ -19,12 +19,13 @@ use parking_lot::{Mutex, RwLock};
 use rand::Rng;
 use tokio::{
     sync::{Notify, OnceCell, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backend, BuildContext, Checked, ConnectionReport, Registry, Service, Settings, Transition,
+    Backend, BuildContext, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings,
+    Transition,
     guard::{Guard, bounded},
     live::{Lease, Live, Waited},
     probe::{ProbeState, Verdict},
@@ -58,7 +59,8 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) state: Mutex<ProbeState>,
     pub(super) changed: watch::Sender<Service>,
     pub(super) needed: AtomicBool,
-    pub(super) swapping: AtomicBool,
+    /// Replaced backends that still serve their last callers.
+    pub(super) swaps: AtomicUsize,
     pub(super) rebuilds: AtomicU64,
     pub(super) live_backends: Arc<AtomicUsize>,
     pub(super) waited: Waited,
@@ -76,27 +78,31 @@ impl<B: ?Sized + Backend> Slot<B> {
     }
 
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<B>, Error> {
-        // The usual case is not worth two looks at the clock.
-        let live = if let Some(live) = self.live.load_full() {
-            live
-        } else {
-            let begin = Instant::now();
-            let live = self.first_use().await?;
-            self.waited.add(begin.elapsed());
-            live
-        };
-        self.metrics.uses.inc();
-        Ok(Lease::new(live))
+        loop {
+            // The usual case is not worth two looks at the clock.
+            let live = if let Some(live) = self.live.load_full() {
+                live
+            } else {
+                let begin = Instant::now();
+                let live = self.first_use().await?;
+                self.waited.add(begin.elapsed());
+                live
+            };
+            // A backend is taken out before it is retired, so the next look finds another, or none.
+            if let Some(lease) = Lease::new(live) {
+                self.metrics.uses.inc();
+                return Ok(lease);
+            }
+        }
     }
 
     /// One attempt of a call: gets the backend, then calls it.
     pub(super) async fn attempt<T, F, Fut>(self: &Arc<Self>, attempt: &F) -> Result<T, Error>
     where
-        F: Fn(Arc<B>) -> Fut,
+        F: Fn(Lease<B>) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        let lease = self.lease().await?;
-        attempt(Arc::clone(&lease)).await
+        attempt(self.lease().await?).await
     }
 
     /// Remembers an outage that a call met, which no probe may have met.
@@ -162,22 +168,29 @@ impl<B: ?Sized + Backend> Slot<B> {
         let took = begin.elapsed();
         // Cleared before the result is seen, so that whoever comes later begins anew.
         let finish = || *self.flight.lock() = None;
-        if !self.settings().is_ok_and(|current| Arc::ptr_eq(&current, &settings)) {
+        let current = self.settings();
+        if current.is_ok_and(|current| current.need_another_backend_than(&settings)) {
             finish();
             return self.outdated(result).await;
         }
         if let Ok(live) = &result {
+            let replaces = self.live.load().is_some();
+            self.rebuilds.fetch_add(u64::from(replaces), Ordering::Relaxed);
             self.swap_in(Arc::clone(live));
         }
         *self.build_error.lock() = result.as_ref().err().cloned();
         finish();
-        self.record(took, result.as_ref().map(|_| ()), &settings);
+        // A successor that cannot be made says nothing of the backend that serves: its probes do.
+        if result.is_ok() || self.live.load().is_none() {
+            self.record(took, result.as_ref().map(|_| ()), &settings);
+        }
         result
     }
 
     /// The settings were replaced while a backend was built after the old ones.
     async fn outdated(&self, result: Result<Arc<Live<B>>, Error>) -> Result<Arc<Live<B>>, Error> {
         if let Ok(live) = result {
+            self.rebuilds.fetch_add(1, Ordering::Relaxed);
             live.retire().await;
         }
         self.live.load_full().ok_or_else(|| {
@@ -238,7 +251,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         self.live_backends.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Live {
             backend,
-            in_use: Arc::default(),
+            in_use: AtomicUsize::new(0),
             idle: Notify::new(),
             awaited: AtomicBool::new(false),
             retiring: CancellationToken::new(),
@@ -260,13 +273,12 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     /// Lets the callers of a replaced backend finish, then closes it.
     fn replaced(self: &Arc<Self>, old: Arc<Live<B>>) {
-        self.rebuilds.fetch_add(1, Ordering::Relaxed);
-        self.swapping.store(true, Ordering::Relaxed);
+        self.swaps.fetch_add(1, Ordering::Relaxed);
         let slot = Arc::clone(self);
         self.tasks.spawn(async move {
             old.retire().await;
             drop(old);
-            slot.swapping.store(false, Ordering::Relaxed);
+            slot.swaps.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
@@ -275,11 +287,13 @@ impl<B: ?Sized + Backend> Slot<B> {
         loop {
             self.beat();
             let Ok(settings) = self.settings() else { return };
+            // A probe that takes as long as it may is no reason to look less often.
+            let next = Instant::now() + jittered(settings.probe.interval);
             if self.needed.load(Ordering::Relaxed) {
                 self.probe_once(&settings).await;
             }
             self.beat();
-            sleep(jittered(settings.probe.interval)).await;
+            sleep_until(next).await;
         }
     }
 
@@ -291,7 +305,12 @@ impl<B: ?Sized + Backend> Slot<B> {
             return;
         };
         let begin = Instant::now();
-        let result = bounded(settings.probe.timeout, live.backend.probe()).await;
+        let probing = bounded(settings.probe.timeout, live.backend.probe());
+        // A probe that panics is one that failed: nothing ends the watch.
+        let result = AssertUnwindSafe(probing)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_panic| Err(Error::new(ErrorKind::Internal, "the probe panicked")));
         let took = begin.elapsed();
         self.metrics.probe_seconds.observe(took.as_secs_f64());
         let verdict = self.record(took, result.as_ref().copied(), settings);
@@ -366,15 +385,8 @@ impl<B: ?Sized + Backend> Slot<B> {
         let state = self.state.lock();
         let service = state.service();
         let probe = state.report(Instant::now());
-        if let Some(pool) = pool {
-            let set = |gauge: &prometheus_client::metrics::gauge::Gauge, value: usize| {
-                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            };
-            set(&self.metrics.pool_max, pool.max);
-            set(&self.metrics.pool_in_use, pool.in_use);
-            set(&self.metrics.pool_idle, pool.idle);
-            set(&self.metrics.pool_waiting, pool.waiting);
-        }
+        let PoolStatus { max, in_use, idle, waiting } = pool.unwrap_or_default();
+        self.metrics.show_pool(max, in_use, idle, waiting);
         if let Some(probe) = &probe {
             self.metrics.probe_age.set(probe.age.as_secs_f64());
         }
@@ -394,7 +406,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             rebuilds: self.rebuilds.load(Ordering::Relaxed),
             build_failures: self.metrics.build_failures.get(),
             live: self.live_backends.load(Ordering::Relaxed),
-            swapping: self.swapping.load(Ordering::Relaxed),
+            swapping: self.swaps.load(Ordering::Relaxed) > 0,
             uses: self.metrics.uses.get(),
             in_use: live.map_or(0, |live| live.in_use.load(Ordering::Relaxed)),
             acquire_mean: self.waited.mean(self.metrics.uses.get()),

@@ -49,6 +49,18 @@ impl Window {
         }
     }
 
+    /// Adds good results of the current span.
+    pub(super) fn add_good(&mut self, calls: u32) {
+        for counts in [&mut self.spans[self.current], &mut self.total] {
+            counts.calls = counts.calls.saturating_add(calls);
+        }
+    }
+
+    /// When results stop to belong to the current span.
+    pub(super) fn span_ends(&self) -> Instant {
+        self.began + self.width
+    }
+
     fn advance(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.began);
         if age < self.width {

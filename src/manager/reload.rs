@@ -38,6 +38,8 @@ pub enum ReloadError {
     Connection {
         /// Which one.
         name: &'static str,
+        /// Its keys that have new values.
+        keys: Vec<String>,
         /// Why.
         error: Error,
     },
@@ -47,8 +49,8 @@ impl fmt::Display for ReloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(problems) => problems.fmt(f),
-            Self::Connection { name, error } => {
-                write!(f, "{name} cannot be made with its new settings: {error}")
+            Self::Connection { name, keys, error } => {
+                write!(f, "{name} cannot be made with its new {}: {error}", keys.join(", "))
             }
         }
     }
@@ -108,7 +110,7 @@ impl Reloader {
         if moved.execution_service {
             keep_backend(&mut new.config.execution_service, &current.execution_service);
         }
-        reloaded.rebuilt = self.apply(&new.config).await?;
+        reloaded.rebuilt = self.apply(&new.config, &reloaded.applied).await?;
         known.current = new;
         Ok(reloaded)
     }
@@ -121,9 +123,17 @@ impl Reloader {
         }
     }
 
-    async fn apply(&self, config: &Config) -> Result<Vec<&'static str>, ReloadError> {
+    async fn apply(
+        &self,
+        config: &Config,
+        changed: &[String],
+    ) -> Result<Vec<&'static str>, ReloadError> {
         let ConnectionManager { database, event_broker, execution_service } = &self.manager;
-        let failed = |name| move |error| ReloadError::Connection { name, error };
+        let failed = |name: &'static str| {
+            let section = format!("{name}.");
+            let of_it = changed.iter().filter(move |key| key.starts_with(&section)).cloned();
+            move |error| ReloadError::Connection { name, keys: of_it.collect(), error }
+        };
 
         let new_database = database.prepare(Settings::from(&config.database)).await;
         let new_database = new_database.map_err(failed(database.name()))?;

@@ -8,13 +8,12 @@ use tokio::{
     time::{sleep, timeout_at},
 };
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     backends::database::{Acceptance, Admission, Database, KeyUse, Work},
     connection::{self, Managed, Operation},
     error::{Error, ErrorKind},
-    telemetry::traces::TraceContext,
 };
 
 // What an earlier try has stored is recognised and stays as it is.
@@ -44,15 +43,24 @@ struct Shared {
     tasks: TaskTracker,
     linger: Duration,
     keep_answers: Duration,
-    waiting: Mutex<Vec<Request>>,
-    /// One commit at a time. Says whether requests shared the last one.
-    turn: tokio::sync::Mutex<bool>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Request>,
+    /// A task commits what waits. There is one at most.
+    committing: bool,
+    /// Requests shared the last commit, so that they are likely to share the next one.
+    crowded: bool,
 }
 
 #[derive(Debug)]
 struct Request {
     admission: Admission,
     answer: oneshot::Sender<Result<Acceptance, Error>>,
+    /// The request's, in which a commit that it begins is logged.
+    span: Span,
 }
 
 impl Request {
@@ -75,8 +83,7 @@ impl Acceptor {
         keep_answers: Duration,
     ) -> Self {
         database.declare(&[ACCEPT]);
-        let (waiting, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Shared { database, tasks, linger, keep_answers, waiting, turn }))
+        Self(Arc::new(Shared { database, tasks, linger, keep_answers, queue: Mutex::default() }))
     }
 
     /// The use of a key by a request that will be answered with `answer`.
@@ -93,13 +100,11 @@ impl Acceptor {
     /// commit was lost or did not come in time; or why the database cannot be asked.
     pub(super) async fn accept(&self, admission: Admission) -> Result<Acceptance, Error> {
         let (answer, answered) = oneshot::channel();
-        self.0.waiting.lock().push(Request { admission, answer });
-        // A task of its own, because the caller may go while others share its commit.
-        let committing = Arc::clone(&self.0).commit_next().in_current_span();
-        match TraceContext::current() {
-            Some(trace) => self.0.tasks.spawn(trace.scope(committing)),
-            None => self.0.tasks.spawn(committing),
-        };
+        let request = Request { admission, answer, span: Span::current() };
+        if let Some(turn) = self.0.join(request) {
+            // A task of its own, because the caller may go while others share its commit.
+            self.0.tasks.spawn(turn.commit_all());
+        }
         let answered = match connection::deadline() {
             Some(deadline) => timeout_at(deadline, answered).await.ok(),
             None => Some(answered.await),
@@ -113,30 +118,63 @@ impl Acceptor {
     }
 }
 
-impl Shared {
-    /// Commits what waits, unless the commits that came first have left nothing.
-    async fn commit_next(self: Arc<Self>) {
-        let mut side_by_side = self.turn.lock().await;
-        if *side_by_side && !self.linger.is_zero() && !self.waiting.lock().is_empty() {
-            sleep(self.linger).await;
+/// The right to commit, which one task has at a time.
+struct Turn {
+    shared: Arc<Shared>,
+    ended: bool,
+}
+
+impl Turn {
+    /// Commits until nothing waits.
+    async fn commit_all(mut self) {
+        let shared = Arc::clone(&self.shared);
+        while let Some(batch) = shared.next_batch().await {
+            let span = batch[0].span.clone();
+            shared.commit(batch).instrument(span).await;
         }
-        let batch = self.next_batch();
-        if !batch.is_empty() {
-            *side_by_side = batch.len() > 1;
-            self.commit(batch).await;
+        self.ended = true;
+    }
+}
+
+impl Drop for Turn {
+    /// A commit that panicked leaves the turn to the next request.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.queue.lock().committing = false;
         }
     }
+}
 
-    fn next_batch(&self) -> Vec<Request> {
-        let mut waiting = self.waiting.lock();
+impl Shared {
+    /// The caller has to commit unless a task is at it.
+    fn join(self: &Arc<Self>, request: Request) -> Option<Turn> {
+        let mut queue = self.queue.lock();
+        queue.waiting.push(request);
+        let begins = !std::mem::replace(&mut queue.committing, true);
+        begins.then(|| Turn { shared: Arc::clone(self), ended: false })
+    }
+
+    /// What is to be committed next. When nothing is, the turn ends under the same lock, so that no
+    /// request joins in between.
+    async fn next_batch(&self) -> Option<Vec<Request>> {
+        let crowded = self.queue.lock().crowded;
+        if crowded && !self.linger.is_zero() {
+            sleep(self.linger).await;
+        }
+        let mut queue = self.queue.lock();
         let mut rows = 0;
-        let fitting = waiting.iter().take_while(|request| {
+        let fitting = queue.waiting.iter().take_while(|request| {
             let fits = rows == 0 || rows + request.rows() <= MOST_ROWS;
             rows += request.rows();
             fits
         });
         let count = fitting.count();
-        waiting.drain(..count).collect()
+        if count == 0 {
+            queue.committing = false;
+            return None;
+        }
+        queue.crowded = count > 1;
+        Some(queue.waiting.drain(..count).collect())
     }
 
     async fn commit(&self, batch: Vec<Request>) {
@@ -150,7 +188,7 @@ impl Shared {
             }
             // Something in one of them is not to the database's liking; the others are not to
             // suffer for it.
-            Err(error) if batch.len() > 1 && !error.kind().is_outage() => {
+            Err(error) if batch.len() > 1 && may_be_one_of_them(&error) => {
                 for request in batch {
                     let stored = self.store(&[&request.admission]).await;
                     reply(request, stored.map(|mut acceptances| acceptances.remove(0)));
@@ -172,6 +210,11 @@ impl Shared {
 fn reply(request: Request, answer: Result<Acceptance, Error>) {
     // Its caller may have gone.
     let _heard = request.answer.send(answer).is_ok();
+}
+
+/// Whether the database answered, and did not say that it serves nobody.
+fn may_be_one_of_them(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable || !error.kind().is_outage()
 }
 
 fn unknown() -> Error {

@@ -73,7 +73,13 @@ impl Shared {
             match self.send_ending(id, &ending).await {
                 // It has ended by itself; the follower finds out how.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                sent => sent?,
+                Err(error) if error.kind().is_outage() => return Err(error),
+                // The wishes of others do not wait for this one.
+                Err(error) => {
+                    tracing::warn!(%error, execution.id = id, "an execution cannot be ended");
+                    continue;
+                }
+                Ok(()) => {}
             }
             self.database
                 .call(FORGET_WISH, |database| async move { database.forget_wish(id).await })

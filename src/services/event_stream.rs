@@ -228,9 +228,8 @@ impl Shared {
     }
 
     async fn read_once(&self, at: Position, check_range: bool) -> Result<Position, Error> {
-        let lease = self.broker.lease().await?;
         if check_range {
-            let range = lease.range().await?;
+            let range = self.range().await?;
             if !range.can_resume_after(at) {
                 tracing::warn!("events were lost in the broker, followers are told of the gap");
                 self.ring.lock().restart(range.complete_after);
@@ -238,12 +237,21 @@ impl Shared {
                 return Ok(range.complete_after);
             }
         }
+        let lease = self.broker.lease().await?;
         let events = tokio::select! {
             events = lease.wait(at, PAGE, UPSTREAM_WAIT) => events?,
             // A replaced backend is let go at once; the next round reads its successor.
             () = lease.retired() => Vec::new(),
         };
         let Some(last) = events.last().map(|event| event.position) else { return Ok(at) };
+        // The broker may have dropped some that were not read yet.
+        let range = self.range().await?;
+        if range.complete_after > at {
+            tracing::warn!("the broker drops events sooner than they are read");
+            self.ring.lock().restart(range.complete_after);
+            self.newest.send_replace(range.complete_after);
+            return Ok(range.complete_after);
+        }
         let frames: Vec<_> = events.iter().map(|event| Arc::new(Frame::new(event))).collect();
         self.ring.lock().append(frames, &self.config);
         self.newest.send_replace(last);
@@ -391,6 +399,12 @@ impl Client {
             .broker
             .call(READ, |broker| async move { broker.read(at, PAGE).await })
             .await?;
+        // Asked after the page: what was dropped before it was read is missing in it.
+        let range = self.shared.range().await?;
+        if range.complete_after > at {
+            self.ended = true;
+            return Ok(Some(Gap::Expired.text(at, range.complete_after)));
+        }
         let Some(last) = page.last().map(|event| event.position) else {
             // The broker has nothing more: what the ring lacks is before its beginning.
             self.at = self.at.max(self.shared.ring.lock().complete_after);

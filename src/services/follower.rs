@@ -34,12 +34,15 @@ pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [LIST, DESCRIBE];
 const FOLLOWER: &str = "follower";
 /// Executions asked for in one round.
 const BATCH: i64 = 200;
-/// Ended executions in one answer of the backend.
-const PAGE: usize = 500;
+/// Ended executions in one answer of the backend, at most and at least: each may cost it a look.
+const PAGE: usize = 100;
+const SHORTEST_PAGE: usize = 10;
 /// Executions asked for at once.
 const PARALLEL: usize = 16;
 /// The backend's list of ended executions may lag behind by as much.
 const OVERLAP: Duration = Duration::from_secs(3);
+/// Time until a backend that does not know an execution is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How often what is kept no longer is removed.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
 /// Executions that are removed at once.
@@ -50,12 +53,14 @@ struct Follower {
     /// When it took its place, or took it again.
     since: Instant,
     followed_until: Timestamp,
+    /// How many of those that ended are asked for at once.
+    page: usize,
     cleaned: Option<Instant>,
 }
 
 impl Default for Follower {
     fn default() -> Self {
-        Self { since: Instant::now(), followed_until: time::now(), cleaned: None }
+        Self { since: Instant::now(), followed_until: time::now(), page: PAGE, cleaned: None }
     }
 }
 
@@ -113,11 +118,9 @@ impl Shared {
 
     /// One round. Outages are logged by the probes of the connection that is out.
     async fn follow(&self, follower: &mut Follower) {
-        let begun = time::now();
         // What ends during an outage is looked up after it.
-        match self.follow_once(follower.followed_until - OVERLAP).await {
-            Ok(()) => follower.followed_until = begun,
-            Err(error) => tracing::debug!(%error, "running executions cannot be followed"),
+        if let Err(error) = self.follow_once(follower).await {
+            tracing::debug!(%error, "running executions cannot be followed");
         }
         if let Err(error) = self.send_wished_endings().await {
             tracing::debug!(%error, "executions cannot be ended yet");
@@ -132,9 +135,18 @@ impl Shared {
 
     /// Removes what is kept no longer, in small batches.
     async fn clean(&self) -> Result<(), Error> {
-        self.database
-            .call(FORGET_KEYS, |database| async move { database.forget_keys().await })
-            .await?;
+        let are_all = |removed| i64::try_from(removed).is_ok_and(|count| count < REMOVED_AT_ONCE);
+        loop {
+            let forgotten =
+                self.database
+                    .call(FORGET_KEYS, |database| async move {
+                        database.forget_keys(REMOVED_AT_ONCE).await
+                    })
+                    .await?;
+            if are_all(forgotten) {
+                break;
+            }
+        }
         let retention = self.config.retention;
         loop {
             let removed = self
@@ -143,36 +155,54 @@ impl Shared {
                     database.remove_ended(retention, REMOVED_AT_ONCE).await
                 })
                 .await?;
-            if i64::try_from(removed).is_ok_and(|removed| removed < REMOVED_AT_ONCE) {
+            if are_all(removed) {
                 return Ok(());
             }
         }
     }
 
     /// Takes over what ended lately, then asks for those that were not confirmed for long.
-    async fn follow_once(&self, mut since: Timestamp) -> Result<(), Error> {
+    async fn follow_once(&self, follower: &mut Follower) -> Result<(), Error> {
         let backend = &self.backend;
         let running = self
             .database
             .call(UNCONFIRMED, |database| async move { database.unconfirmed(backend, BATCH).await })
             .await?;
+        let begun = time::now();
         if running.is_empty() {
+            follower.followed_until = begun;
             return Ok(());
         }
+        let taken_over = self.take_over_ended(follower).await;
+        // Those that the list does not show in time are asked for one by one.
+        self.confirm_old(running).await?;
+        taken_over?;
+        follower.followed_until = begun;
+        Ok(())
+    }
+
+    /// A page that takes longer than an attempt may would take as long the next time: shorter ones
+    /// go on from where the last was good.
+    async fn take_over_ended(&self, follower: &mut Follower) -> Result<(), Error> {
+        let mut since = follower.followed_until - OVERLAP;
         loop {
-            let ended = self
+            let page = follower.page;
+            let listed = self
                 .service
-                .call(LIST, |service| async move { service.list(since, PAGE).await })
-                .await?;
+                .call(LIST, |service| async move { service.list(since, page).await })
+                .await;
+            let grown = if listed.is_ok() { page * 2 } else { page / 4 };
+            follower.page = grown.clamp(SHORTEST_PAGE, PAGE);
+            let ended = listed?;
             let last = ended.last().and_then(|description| description.outcome.finished_at);
-            let full = ended.len() == PAGE;
+            let full = ended.len() == page;
             self.take_over(ended).await?;
             match last {
                 Some(last) if full && last > since => since = last,
-                _ => break,
+                _ => return Ok(()),
             }
+            follower.followed_until = since + OVERLAP;
         }
-        self.confirm_old(running).await
     }
 
     /// Stores what the backend says of executions that are still open here.
@@ -218,8 +248,15 @@ impl Shared {
     async fn confirm_one(&self, mut execution: Execution) -> Result<Option<String>, Error> {
         let id = execution.id.clone();
         let id = &id;
-        let described =
-            self.service.call(DESCRIBE, |service| async move { service.describe(id).await }).await;
+        let describe = async || {
+            self.service.call(DESCRIBE, |service| async move { service.describe(id).await }).await
+        };
+        let mut described = describe().await;
+        if described.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            // What is lost is lost for good, so a server that is just taking over is asked again.
+            sleep(ASK_AGAIN).await;
+            described = describe().await;
+        }
         let outcome = match described {
             Ok(description) => description.outcome,
             Err(error) if error.kind() == ErrorKind::NotFound => {

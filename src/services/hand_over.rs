@@ -200,7 +200,7 @@ impl Shared {
         let first_tried = claimed.first_tried;
         let answer = self
             .service
-            .call(START, |service| async move { start(&*service, request, first_tried).await })
+            .call(START, |service| async move { start(&**service, request, first_tried).await })
             .await;
         let outcome = match answer {
             Ok(Answer::Started) => Outcome::running(time::now()),
@@ -211,11 +211,14 @@ impl Shared {
                 let message = "it was first tried so long ago that it may have run since";
                 return self.reject(claimed, message).await;
             }
-            Err(error) if error.kind().is_outage() || error.outcome_unknown() => {
-                self.release(claimed, first_tried.is_none() && !error.outcome_unknown()).await;
+            Err(error) if error.kind().refuses_call() => {
+                return self.refused(claimed, &error).await;
+            }
+            Err(error) => {
+                let untried = error.kind().is_outage() && !error.outcome_unknown();
+                self.release(claimed, first_tried.is_none() && untried).await;
                 return Err(error);
             }
-            Err(error) => return self.refused(claimed, &error).await,
         };
         self.apply(&mut execution, &outcome).await?;
         self.metrics.outbox_delivered(Destination::ExecutionService, 1);

@@ -171,7 +171,7 @@ impl Shared {
         Ok(execution)
     }
 
-    /// Waits on the backend for an execution to end, and stores what it says.
+    /// Waits on the backend for an execution to end, asks where it stands and stores it.
     pub(super) async fn ask_backend(
         &self,
         execution: &Execution,
@@ -179,13 +179,13 @@ impl Shared {
     ) -> Result<(), Error> {
         self.served_here(execution)?;
         let lease = self.service.lease().await?;
-        let description = tokio::select! {
-            description = lease.result(&execution.id, wait.min(BACKEND_WAIT)) => description?,
+        tokio::select! {
+            ended = lease.until_ended(&execution.id, wait.min(BACKEND_WAIT)) => ended?,
             // The next look asks its successor.
             () = lease.retired() => return Ok(()),
-        };
-        let mut execution = execution.clone();
-        self.apply(&mut execution, &description.outcome).await.map(|_| ())
+        }
+        drop(lease);
+        self.refresh(execution.clone()).await.map(drop)
     }
 }
 

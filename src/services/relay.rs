@@ -229,13 +229,16 @@ impl Shared {
         }
         match self.publish(&batch).await {
             Ok(places) => {
-                let marked = self.mark(&claims.lanes, &batch, &places).await?;
+                // Before the mark: once these are marked, their places are what the next process
+                // looks for, and nobody would miss what was there before them.
                 self.look_for_loss(claims, places.last().copied()).await?;
-                Ok(marked)
+                self.mark(&claims.lanes, &batch, &places).await
             }
-            Err(error) if error.kind().is_outage() => Err(error),
             // One of them is refused for what it is; the others must not wait for it.
-            Err(_) => self.hand_over_one_by_one(&claims.lanes, &batch).await,
+            Err(error) if error.kind().refuses_call() => {
+                self.hand_over_one_by_one(&claims.lanes, &batch).await
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -249,19 +252,18 @@ impl Shared {
         // The time begins before the database counts it from.
         let made = Instant::now();
         let (owner, lease) = (&*self.owner, self.config.lease);
-        let before = std::mem::take(claims);
-        claims.lanes = self
+        let lanes = self
             .database
             .call(CLAIM, |database| async move { database.claim_lanes(owner, lease).await })
             .await?;
-        claims.places = if claims.lanes == before.lanes {
-            before.places
-        } else {
-            let held = &claims.lanes;
-            self.database
+        if lanes != claims.lanes {
+            let held = &lanes;
+            let places = self
+                .database
                 .call(PLACES, |database| async move { database.newest_places(held).await })
-                .await?
-        };
+                .await?;
+            *claims = Claims { lanes, places, ..Claims::default() };
+        }
         claims.made = Some(made);
         let every = usize::try_from(LANES).unwrap_or(usize::MAX);
         self.alone.store(claims.lanes.len() == every, Ordering::Relaxed);
@@ -344,7 +346,7 @@ impl Shared {
             let one = std::slice::from_ref(pending);
             match self.publish(one).await {
                 Ok(places) => done += self.mark(held, one, &places).await?,
-                Err(error) if error.kind().is_outage() => return Err(error),
+                Err(error) if !error.kind().refuses_call() => return Err(error),
                 Err(error) => {
                     let dead = self.refused(held, pending, &error).await?;
                     done += usize::from(dead);

@@ -511,6 +511,19 @@ impl ConnectionMetrics {
         seconds.observe(took.as_secs_f64());
     }
 
+    /// Shows how full the pool is; nothing of a backend that has none.
+    pub fn show_pool(&self, max: usize, in_use: usize, idle: usize, waiting: usize) {
+        let gauges = [
+            (&self.pool_max, max),
+            (&self.pool_in_use, in_use),
+            (&self.pool_idle, idle),
+            (&self.pool_waiting, waiting),
+        ];
+        for (gauge, value) in gauges {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Counts a call that was refused before it reached the backend.
     pub fn rejected(&self, reason: Rejection) {
         if let Some(index) = Rejection::ALL.iter().position(|one| *one == reason) {

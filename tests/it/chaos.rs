@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     env,
     fmt::Write,
-    process::{Child, Command},
+    process::Child,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,11 +14,14 @@ use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Client;
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
+    clock::Clock,
     ledger::{Ledger, is_retryable},
-    support::{Database, Link, Passing, Redis, Service, Setup, eventually, server, signal},
+    servers::{Postgres, Temporal},
+    support::{Database, Link, Passing, Redis, Service, Setup, eventually, signal},
 };
 
 /// Faults of the short form, each kind once.
@@ -29,27 +32,33 @@ const REPLICAS: usize = 3;
 enum Fault {
     KillReplica,
     PauseReplica,
+    JumpClocks,
     KillRedis,
     FreezeRedis,
+    CrashPostgres,
     CutPostgres,
     StallPostgres,
     EndPostgresSessions,
     CutTemporal,
     StallTemporal,
+    StopTemporal,
     KillWorker,
 }
 
 impl Fault {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 13] = [
         Self::KillReplica,
         Self::PauseReplica,
+        Self::JumpClocks,
         Self::KillRedis,
         Self::FreezeRedis,
+        Self::CrashPostgres,
         Self::CutPostgres,
         Self::StallPostgres,
         Self::EndPostgresSessions,
         Self::CutTemporal,
         Self::StallTemporal,
+        Self::StopTemporal,
         Self::KillWorker,
     ];
 
@@ -73,9 +82,14 @@ impl Fault {
 
 struct Fleet {
     redis: Redis,
+    postgres: Postgres,
     database: Database,
-    postgres: Link,
-    temporal: Link,
+    to_postgres: Link,
+    temporal: Temporal,
+    to_temporal: Link,
+    /// Of all replicas: their wall clocks go wrong together, that of the database does not.
+    clock: Clock,
+    _clock: TempDir,
     /// Of all workflow ids of this run.
     prefix: String,
     worker: Child,
@@ -84,15 +98,18 @@ struct Fleet {
 
 impl Fleet {
     async fn start() -> Self {
-        let redis = Redis::start().await;
-        let database = Database::create().await;
-        let postgres = Link::to(database.address()).await;
-        let temporal = Link::to(&server("TEST_TEMPORAL_ADDRESS")).await;
+        let (redis, postgres, temporal) =
+            tokio::join!(Redis::start(), Postgres::start(), Temporal::start());
+        let database = Database::create_on(postgres.url()).await;
+        let to_postgres = Link::to(database.address()).await;
+        let to_temporal = Link::to(&temporal.address()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::new(folder.path());
         let prefix = format!("chaos-{}/", uuid::Uuid::now_v7());
-        let worker = setup(&redis, &database.url(), &server("TEST_TEMPORAL_ADDRESS"), &prefix);
+        let worker = setup(&redis, &database.url(), &temporal.address(), &prefix);
         let (worker, _log) = worker.argument("worker").spawn();
-        let url = database.url().replace(database.address(), &postgres.address);
-        let replica = || setup(&redis, &url, &temporal.address, &prefix).start();
+        let url = database.url().replace(database.address(), &to_postgres.address);
+        let replica = || clock.rule(setup(&redis, &url, &to_temporal.address, &prefix)).start();
         let mut replicas = Vec::new();
         for _ in 0..REPLICAS {
             replicas.push(replica().await);
@@ -100,7 +117,19 @@ impl Fleet {
         for replica in &replicas {
             replica.healthy().await;
         }
-        Self { redis, database, postgres, temporal, prefix, worker, replicas }
+        Self {
+            redis,
+            postgres,
+            database,
+            to_postgres,
+            temporal,
+            to_temporal,
+            clock,
+            _clock: folder,
+            prefix,
+            worker,
+            replicas,
+        }
     }
 
     async fn suffer(&mut self, fault: Fault, replica: usize, lasts: Duration, ledger: &Ledger) {
@@ -116,6 +145,13 @@ impl Fleet {
                 sleep(lasts).await;
                 signal(&self.replicas[replica].child, "-CONT");
             }
+            Fault::JumpClocks => {
+                self.clock.jump(-4000);
+                sleep(lasts).await;
+                self.clock.jump(4000);
+                sleep(lasts).await;
+                self.clock.jump(0);
+            }
             Fault::KillRedis => {
                 self.redis.down();
                 sleep(lasts).await;
@@ -126,10 +162,20 @@ impl Fleet {
                 sleep(lasts).await;
                 self.redis.freeze(false);
             }
-            Fault::CutPostgres => happen(&self.postgres, Passing::Cut, lasts).await,
-            Fault::StallPostgres => happen(&self.postgres, Passing::Stalled, lasts).await,
-            Fault::CutTemporal => happen(&self.temporal, Passing::Cut, lasts).await,
-            Fault::StallTemporal => happen(&self.temporal, Passing::Stalled, lasts).await,
+            Fault::CrashPostgres => {
+                self.postgres.crash();
+                sleep(lasts).await;
+                self.postgres.up().await;
+            }
+            Fault::CutPostgres => happen(&self.to_postgres, Passing::Cut, lasts).await,
+            Fault::StallPostgres => happen(&self.to_postgres, Passing::Stalled, lasts).await,
+            Fault::CutTemporal => happen(&self.to_temporal, Passing::Cut, lasts).await,
+            Fault::StallTemporal => happen(&self.to_temporal, Passing::Stalled, lasts).await,
+            Fault::StopTemporal => {
+                self.temporal.down();
+                sleep(lasts).await;
+                self.temporal.up().await;
+            }
             Fault::EndPostgresSessions => {
                 let name = self.database.name();
                 let end = format!(
@@ -140,7 +186,7 @@ impl Fleet {
             Fault::KillWorker => {
                 end(&mut self.worker);
                 sleep(lasts).await;
-                let temporal = server("TEST_TEMPORAL_ADDRESS");
+                let temporal = self.temporal.address();
                 let worker = setup(&self.redis, &self.database.url(), &temporal, &self.prefix);
                 self.worker = worker.argument("worker").spawn().0;
             }
@@ -153,15 +199,20 @@ impl Fleet {
         running.map(|(_, service)| service).collect()
     }
 
-    /// How many workflows Temporal has started for this run.
-    fn started(&self) -> Option<usize> {
-        let output = Command::new("temporal")
-            .args(["workflow", "count", "--address", &server("TEST_TEMPORAL_ADDRESS"), "--query"])
-            .arg(format!("WorkflowId STARTS_WITH '{}'", self.prefix))
-            .output()
-            .expect("temporal is missing: scripts/install puts it into ~/go/bin");
-        let said = String::from_utf8(output.stdout).unwrap();
-        said.trim().strip_prefix("Total: ")?.parse().ok()
+    /// The ids of all workflows that Temporal has started for this run, in order.
+    fn started(&self) -> Vec<String> {
+        let query = format!("WorkflowId STARTS_WITH '{}'", self.prefix);
+        let list =
+            ["workflow", "list", "--limit", "1000000", "--output", "json", "--query", &query];
+        let said: Vec<serde_json::Value> =
+            serde_json::from_str(&self.temporal.ask(&list)).unwrap_or_default();
+        let id = |run: &serde_json::Value| {
+            let id = run["execution"]["workflowId"].as_str()?;
+            Some(id.strip_prefix(&self.prefix)?.to_owned())
+        };
+        let mut ids: Vec<String> = said.iter().filter_map(id).collect();
+        ids.sort_unstable();
+        ids
     }
 }
 
@@ -188,6 +239,7 @@ fn setup(redis: &Redis, database: &str, temporal: &str, prefix: &str) -> Setup {
         .variable("DATABASE_URL", database)
         .variable("TEMPORAL_ADDRESS", temporal)
         .variable("TEMPORAL_TASK_QUEUE", prefix)
+        .variable("RUST_LOG", "info,agentarea_api::services=debug")
         .set("execution_service.temporal.workflow_id_prefix", &format!("\"{prefix}\""))
         .set("execution_service.probe.timeout", "\"400ms\"")
         .set("executions.follow_interval", "\"200ms\"")
@@ -271,11 +323,15 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
         assert_eq!((&ended["status"], &ended["result"]), (&json!("completed"), &json!(input)));
     }
     // The last request of each client may have been accepted unheard.
-    let most = executions.len() + 4;
-    let started = eventually("Temporal counts what it has started", async || {
-        fleet.started().filter(|started| *started >= executions.len())
+    let started = eventually("Temporal lists what it has started", async || {
+        let started = fleet.started();
+        let all = executions.keys().all(|id| started.binary_search(id).is_ok());
+        all.then_some(started)
     })
     .await;
+    let twice: Vec<_> = started.windows(2).filter(|two| two[0] == two[1]).collect();
+    assert!(twice.is_empty(), "started twice: {twice:?}");
+    let (started, most) = (started.len(), executions.len() + 4);
     assert!(started <= most, "{started} were started, {most} were accepted at most");
     let repeats = ledger.check(service).await;
     for destination in ["event_broker", "execution_service"] {
@@ -293,7 +349,4 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
         ledger.total(),
         executions.len(),
     );
-    fleet.replicas.clear();
-    let drop_it = format!("DROP DATABASE {} WITH (FORCE)", fleet.database.name());
-    fleet.database.execute(&drop_it).await;
 }

@@ -208,6 +208,9 @@ fn setup(connection: &str) -> Setup {
         ("timeout.attempt", "300ms".to_owned()),
         // So that the good calls of the time before do not hide the bad ones for long.
         ("circuit_breaker.window", "2s".to_owned()),
+        // A server that is slow after all that may open it once more.
+        ("circuit_breaker.open_for", "1s".to_owned()),
+        ("circuit_breaker.max_open_for", "2s".to_owned()),
         ("timeout.total", millis(TOTAL)),
     ]
     .into_iter()

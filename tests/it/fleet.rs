@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::servers::Temporal;
 use crate::support::{DEADLINE, Database, Link, Passing, Redis, Setup, answer, eventually, server};
 
 fn fleet(redis: &Redis, database: &Database, queue: &str) -> Setup {
@@ -110,6 +111,111 @@ async fn what_is_accepted_during_an_outage_of_temporal_runs_once_after_it() {
     assert_eq!(letters["items"], json!([]), "an outage makes no dead letters");
     crate::support::signal(&worker, "-TERM");
     eventually("the worker ends", async || worker.try_wait().unwrap()).await;
+    drop(service);
+    database.drop().await;
+}
+
+/// Packets are dropped and no connection is ever closed, as by a firewall that has forgotten them.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_died_in_silence_are_left_for_new_ones() {
+    let (redis, database) = tokio::join!(Redis::start(), Database::create());
+    let to_redis = Link::to(redis.url().trim_start_matches("redis://")).await;
+    let to_postgres = Link::to(database.address()).await;
+    let to_temporal = Link::to(&server("TEST_TEMPORAL_ADDRESS")).await;
+    let service = fleet(&redis, &database, "nobody")
+        .variable("REDIS_URL", &format!("redis://{}", to_redis.address))
+        .variable("DATABASE_URL", &database.url().replace(database.address(), &to_postgres.address))
+        .variable("TEMPORAL_ADDRESS", &to_temporal.address)
+        .start()
+        .await;
+    service.healthy().await;
+    let mut events = service.follow("?type=t", None).await;
+    // Connections of the pool, which nobody uses when the links die.
+    let looks = (0..8).map(|_| answer(service.get("/v1/executions")));
+    futures_util::future::join_all(looks).await;
+    let links = [
+        ("event_broker", &to_redis),
+        ("database", &to_postgres),
+        ("execution_service", &to_temporal),
+    ];
+    for (n, (name, link)) in links.into_iter().enumerate() {
+        link.set(Passing::Stalled);
+        let is = |health: &serde_json::Value, state: &str| {
+            health["connections"]["services"][name] == state
+        };
+        service.health(&format!("{name} is out"), |health| is(health, "unavailable")).await;
+        link.set(Passing::Open);
+        service.healthy().await;
+        for _ in 0..8 {
+            let begin = std::time::Instant::now();
+            let (status, found) = answer(service.get("/v1/executions")).await;
+            let took = begin.elapsed();
+            assert!(status == 200 && took.as_secs() < 2, "{name}: {status} {found} {took:?}");
+        }
+        let (status, answered) = service.send("/v1/events", &json!({"type": "t", "data": n})).await;
+        assert_eq!(status, 202, "{answered}");
+        assert_eq!(events.next().await.data["data"], n, "after {name} came back");
+    }
+    drop(service);
+    database.drop().await;
+}
+
+/// Temporal forgets what has ended after the retention of the namespace, and could start it again.
+#[tokio::test]
+async fn what_was_tried_longer_ago_than_half_the_retention_is_a_dead_letter_and_no_second_run() {
+    let temporal = Temporal::start().await;
+    let namespace = format!("it-{}", uuid::Uuid::now_v7());
+    let creating = ["operator", "namespace", "create", "--retention", "24h", "-n", &namespace];
+    eventually("the namespace is made", async || {
+        temporal.ask(&creating).contains("registered").then_some(())
+    })
+    .await;
+    let (redis, database) = tokio::join!(Redis::start(), Database::create());
+    let link = Link::to(&temporal.address()).await;
+    let service = fleet(&redis, &database, "nobody")
+        .variable("TEMPORAL_ADDRESS", &link.address)
+        .variable("TEMPORAL_NAMESPACE", &namespace)
+        .set("executions.lease", "\"2s\"")
+        .start()
+        .await;
+    service.healthy().await;
+    // What is sent into silence may have arrived, and the process dies before it knows.
+    link.set(Passing::Stalled);
+    for id in ["soon-enough", "too-late"] {
+        service.execute(&json!({"workflow": "echo", "id": id})).await;
+    }
+    let stopped = service.kill();
+    for (id, hours) in [("soon-enough", 11_i64), ("too-late", 13)] {
+        let earlier = hours * 3_600_000_000;
+        database
+            .within(&format!(
+                "UPDATE executions SET tried_at = tried_at - {earlier}, \
+                 created_at = created_at - {earlier} WHERE id = '{id}'"
+            ))
+            .await;
+    }
+    link.set(Passing::Open);
+    let service = stopped.start().await;
+    let status = async |id: &str, wanted: &str| {
+        eventually(&format!("{id} is {wanted}"), async || {
+            let execution = service.json(&format!("/v1/executions/{id}")).await;
+            (execution["status"] == wanted).then_some(execution)
+        })
+        .await
+    };
+    status("soon-enough", "running").await;
+    let refused = status("too-late", "failed").await;
+    assert!(refused["error"].as_str().unwrap().starts_with("start_rejected"), "{refused}");
+    let started = || temporal.ask(&["workflow", "list", "-n", &namespace, "--output", "json"]);
+    assert!(!started().contains("too-late"));
+
+    let letters = service.json("/v1/dead-letters?destination=execution_service").await;
+    let letter = letters["items"][0]["id"].as_str().unwrap();
+    let redrive = service.post(&format!("/v1/dead-letters/{letter}/redrive"));
+    let (code, answered) = answer(redrive).await;
+    assert!(code.is_success(), "{code} {answered}");
+    status("too-late", "running").await;
+    eventually("it was started", async || started().contains("too-late").then_some(())).await;
     drop(service);
     database.drop().await;
 }

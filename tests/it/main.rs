@@ -27,6 +27,10 @@ mod traces;
 mod backend_redis;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod chaos;
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+mod clock;
+#[cfg(feature = "sqlite")]
+mod disk;
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod faults;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
@@ -37,6 +41,8 @@ mod kubelet;
 mod migrate;
 #[cfg(all(feature = "redis", feature = "postgres"))]
 mod proxy;
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+mod servers;
 // Its certificates come from `scripts/servers`, as everything that no build without servers needs.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod tls;

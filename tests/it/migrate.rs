@@ -4,6 +4,40 @@ use serde_json::json;
 
 use crate::support::{Database, Redis, Setup, answer, eventually, free_port};
 
+/// A service that was started beside the file may have accepted other work under the same id.
+#[tokio::test]
+async fn what_the_configured_database_has_otherwise_is_not_moved_and_not_lost() {
+    let database = Database::create().await;
+    let start = |service: &crate::support::Service, input: u32| {
+        let body = json!({"workflow": "echo", "id": "mine", "input": input});
+        answer(service.post("/v1/executions").json(&body))
+    };
+    let embedded = Setup::new().start().await;
+    embedded.healthy().await;
+    assert_eq!(start(&embedded, 1).await.0, 202);
+    assert_eq!(embedded.result("mine").await["result"], 1);
+    let file = embedded.path().join("data/agentarea.db");
+    let file = format!("sqlite:{}", file.display());
+    let setup = embedded.kill();
+
+    let other = Setup::new().variable("DATABASE_URL", &database.url()).start().await;
+    other.healthy().await;
+    assert_eq!(start(&other, 2).await.0, 202);
+    assert_eq!(other.result("mine").await["result"], 2);
+    drop(other);
+
+    let setup = setup.variable("DATABASE_URL", &database.url());
+    let output = setup.output_of(&["migrate", "--from", &file]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("\"mine\""), "{said}");
+    let kept = setup.variable("DATABASE_URL", &file).start().await;
+    kept.healthy().await;
+    assert_eq!(kept.result("mine").await["result"], 1);
+    drop(kept);
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn what_the_embedded_database_holds_moves_to_postgres() {
     let redis = Redis::start().await;

@@ -152,12 +152,18 @@ pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
         while !reloading.is_cancelled() {
             let (status, answer) = service.send("/v1/events", &json!({"type": "x"})).await;
             assert_eq!(status, 202, "{answer}");
+            let direct = "/v1/events?delivery=direct";
+            let (status, answer) = service.send(direct, &json!({"type": "x"})).await;
+            assert_eq!(status, 200, "{answer}");
             let (status, answer) =
                 service.send("/v1/executions", &json!({"workflow": "echo", "input": served})).await;
             assert_eq!(status, 202, "{answer}");
             let id = answer["id"].as_str().unwrap();
             let (status, answer) =
                 crate::support::answer(service.get(&format!("/v1/executions/{id}"))).await;
+            assert_eq!(status, 200, "{answer}");
+            let (status, answer) =
+                crate::support::answer(service.get("/v1/executions?limit=1")).await;
             assert_eq!(status, 200, "{answer}");
             served += 1;
         }

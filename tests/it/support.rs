@@ -263,12 +263,16 @@ impl Service {
 
     /// Waits for an execution to end.
     pub(crate) async fn result(&self, id: &str) -> Value {
-        eventually("the execution ends", async || {
-            let execution = self.json(&format!("/v1/executions/{id}?wait=5s")).await;
-            let status = execution["status"].as_str()?;
-            (!["accepted", "running"].contains(&status)).then_some(execution)
-        })
-        .await
+        let mut last = Value::Null;
+        let ended = async || {
+            last = self.json(&format!("/v1/executions/{id}?wait=5s")).await;
+            let open = [json!("accepted"), json!("running"), Value::Null];
+            (!open.contains(&last["status"])).then(|| last.clone())
+        };
+        match tokio::time::timeout(DEADLINE, eventually("the execution ends", ended)).await {
+            Ok(execution) => execution,
+            Err(_) => panic!("the execution does not end: {last}"),
+        }
     }
 
     /// Follows the event stream.
@@ -400,7 +404,11 @@ pub(crate) struct Database {
 #[cfg(feature = "postgres")]
 impl Database {
     pub(crate) async fn create() -> Self {
-        let server = server("TEST_DATABASE_URL");
+        Self::create_on(server("TEST_DATABASE_URL")).await
+    }
+
+    /// On the server of this URL.
+    pub(crate) async fn create_on(server: String) -> Self {
         let name = format!("it_{}", uuid::Uuid::now_v7().simple());
         let database = Self { server, name };
         database.execute(&format!("CREATE DATABASE {}", database.name)).await;
@@ -478,8 +486,8 @@ pub(crate) enum Passing {
     Stalled,
 }
 
-/// A TCP link to a server, to be cut, stalled and restored. A connection that was stalled is not
-/// restored; the peers have to make a new one.
+/// A TCP link to a server, to be cut, stalled and restored. A connection that was stalled is never
+/// heard of again, as behind a firewall that has forgotten it; the peers have to make a new one.
 #[cfg(feature = "postgres")]
 pub(crate) struct Link {
     /// `host:port` to connect to.
@@ -528,8 +536,7 @@ async fn carry(mut near: TcpStream, server: String, mut passing: watch::Receiver
             _changed = passing.changed() => {}
         }
     }
-    // Until the link is restored, or cut.
-    let _gone = passing.wait_for(|passing| *passing != Passing::Stalled).await.is_err();
+    let _gone = passing.wait_for(|passing| *passing == Passing::Cut).await.is_err();
 }
 
 /// A Redis of its own, to be stopped and started.

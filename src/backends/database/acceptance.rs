@@ -107,9 +107,9 @@ pub trait Accept {
     /// A dropped call may have stored all of them; it never stores a part.
     async fn accept(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error>;
 
-    /// Removes idempotency keys that are kept no longer. Gives their number.
+    /// Removes idempotency keys that are kept no longer, at most `limit`. Gives their number.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn forget_keys(&self) -> Result<usize, Error>;
+    async fn forget_keys(&self, limit: i64) -> Result<usize, Error>;
 }

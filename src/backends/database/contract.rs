@@ -183,7 +183,11 @@ async fn a_key_gives_the_first_answer_again(database: &dyn Database) {
     let expired = KeyUse { keep_for: Duration::ZERO, ..key("expired", "body") };
     assert_eq!(accept(database, &execution("a"), Some(&expired)).await, Acceptance::Stored);
     assert_eq!(accept(database, &execution("a"), Some(&expired)).await, Acceptance::Stored);
-    assert_eq!(database.forget_keys().await.expect("keys expire"), 1);
+    let expired = KeyUse { keep_for: Duration::ZERO, ..key("expired too", "body") };
+    assert_eq!(accept(database, &execution("a"), Some(&expired)).await, Acceptance::Stored);
+    for left in [1, 1, 0] {
+        assert_eq!(database.forget_keys(1).await.expect("keys expire"), left);
+    }
 }
 
 async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) {
@@ -633,9 +637,14 @@ async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) 
     let newest = database.newest_places(&held).await.expect("they are read");
     assert!(newest.contains(&seqs[seqs.len() - 1].1));
     let elsewhere = [(seqs[0].0, Position { millis: 1, number: 1 })];
-    let again = database.send_again(&elsewhere).await.expect("the database answers");
+    let oldest_first = database.delivered_places(&held, seqs[0].0, 1000).await;
+    assert_eq!(oldest_first.expect("they are read"), seqs[1..]);
+    let again = database.send_again("two", &held, &elsewhere).await.expect("no error");
     assert_eq!(again, 0, "it was handed over again by somebody else");
-    assert_eq!(database.send_again(&seqs[..1]).await.expect("the database answers"), 1);
+    let again = database.send_again("one", &lost, &seqs[..1]).await.expect("no error");
+    assert_eq!(again, 0, "its lanes were claimed by another");
+    let again = database.send_again("two", &held, &seqs[..1]).await.expect("no error");
+    assert_eq!(again, 1);
     assert_eq!(waiting(database, &held).await.len(), 1);
     database.mark_delivered("two", &held, &seqs).await.expect("it is marked");
 

@@ -283,11 +283,29 @@ pub trait Outbox {
     /// When the database cannot be asked.
     async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error>;
 
-    /// Lets delivered events be handed over again, unless they were meanwhile. Gives their number.
+    /// Delivered events of these lanes after `after` in the database's sequence, oldest first, each
+    /// with its place in the broker.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn send_again(&self, events: &[(i64, Position)]) -> Result<usize, Error>;
+    async fn delivered_places(
+        &self,
+        held: &[Lane],
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, Position)>, Error>;
+
+    /// Lets delivered events in lanes that `owner` still holds be handed over again, unless they
+    /// were meanwhile. Gives their number.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn send_again(
+        &self,
+        owner: &str,
+        held: &[Lane],
+        events: &[(i64, Position)],
+    ) -> Result<usize, Error>;
 
     /// Counts that the broker refused this very event. True when it was refused `most` times and
     /// is tried no more.

@@ -1,11 +1,11 @@
 //! `PostgreSQL`: for any number of processes.
 
+mod insert_all;
 mod wakeups;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use diesel::QueryResult;
 use diesel_async::{
     AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
     async_connection_wrapper::AsyncConnectionWrapper, pooled_connection::PoolableConnection,
@@ -18,11 +18,10 @@ use tokio_postgres::{
     error::SqlState,
 };
 
+use self::insert_all::insert_all;
 use super::{
     Database, FAMILY, POSTGRES_VARIABLES,
     errors::{check_version, migration_error, query_error},
-    rows::OutboxRow,
-    schema::outbox,
     tls,
 };
 use crate::{
@@ -118,8 +117,11 @@ impl BackendConfig for Config {
     }
 }
 
-/// A process that is paused in the middle of a transaction must not keep its locks from others.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'";
+/// A process that is paused in the middle of a transaction must not keep its locks from others. What
+/// is committed must be on the disk, whatever server, database or user are set to.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; \
+    SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
 
 pub(super) struct Factory;
 
@@ -147,7 +149,7 @@ impl BackendFactory<dyn Database> for Factory {
         conn = migrate(conn).await?;
         check_version(&queries::oldest_program(&mut conn).await?)?;
         let pool = Pool::new(Arc::clone(&connector), context)?;
-        let probe = tokio::sync::Mutex::new(conn);
+        let probe = tokio::sync::Mutex::new(Some(conn));
         let (ear, instance) = (tokio::sync::Mutex::default(), Arc::clone(&context.instance));
         Ok(Arc::new(Db { pool, connector, probe, ear, instance }))
     }
@@ -253,6 +255,10 @@ impl Credentials for Access {
             .application_name(&self.application)
             .connect_timeout(self.connect_timeout)
             .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            // A peer that acknowledges nothing for so long is gone, whatever waits for it.
+            .tcp_user_timeout(Duration::from_secs(15))
             .ssl_mode(self.tls);
         Ok(config)
     }
@@ -323,12 +329,12 @@ fn connect_error(config: &tokio_postgres::Config, error: tokio_postgres::Error) 
             ),
             _ => (ErrorKind::Unavailable, "the database does not accept us".to_owned()),
         },
-        None => (transport_kind(config, &error), "the database cannot be reached".to_owned()),
+        None => (transport_kind(&error), "the database cannot be reached".to_owned()),
     };
     Error::new(kind, message).with_retry(RetryClass::NotSent).with_source(error)
 }
 
-fn transport_kind(config: &tokio_postgres::Config, error: &tokio_postgres::Error) -> ErrorKind {
+fn transport_kind(error: &tokio_postgres::Error) -> ErrorKind {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
@@ -343,20 +349,13 @@ fn transport_kind(config: &tokio_postgres::Config, error: &tokio_postgres::Error
                 | std::io::ErrorKind::UnexpectedEof
                 | std::io::ErrorKind::BrokenPipe => ErrorKind::Disconnected,
                 // A name that does not resolve has no kind of its own.
-                _ if names_a_host(config) => ErrorKind::NameNotFound,
+                _ if io.to_string().contains("lookup") => ErrorKind::NameNotFound,
                 _ => ErrorKind::Unavailable,
             };
         }
         cause = inner.source();
     }
     if error.to_string().contains("TLS") { ErrorKind::Tls } else { ErrorKind::Unavailable }
-}
-
-fn names_a_host(config: &tokio_postgres::Config) -> bool {
-    config
-        .get_hosts()
-        .iter()
-        .any(|host| matches!(host, Host::Tcp(name) if name.parse::<std::net::IpAddr>().is_err()))
 }
 
 #[async_trait]
@@ -385,7 +384,7 @@ struct Db {
     pool: Pool<Connector>,
     connector: Arc<Connector>,
     /// The probe's own connection, so that a busy pool does not look like an outage.
-    probe: tokio::sync::Mutex<Conn>,
+    probe: tokio::sync::Mutex<Option<Conn>>,
     /// The connection that listens to other processes, once it is asked for.
     ear: tokio::sync::Mutex<Option<Conn>>,
     instance: Arc<str>,
@@ -413,14 +412,6 @@ impl Db {
     }
 }
 
-/// Whether [`insert_many`] is of use.
-const INSERTS_MANY: bool = true;
-
-/// Stores rows by one statement, those that conflict excepted, and so by one round trip.
-async fn insert_many(conn: &mut Conn, rows: Vec<OutboxRow<'_>>) -> QueryResult<usize> {
-    diesel::insert_into(outbox::table).values(rows).on_conflict_do_nothing().execute(conn).await
-}
-
 /// Whether whatever another process has claimed, it died holding.
 const SERVES_ONE_PROCESS: bool = false;
 
@@ -433,12 +424,21 @@ impl Database for Db {
 #[async_trait]
 impl Backend for Db {
     async fn probe(&self) -> Result<(), Error> {
-        let mut conn = self.probe.lock().await;
-        if conn.is_broken() {
-            *conn = self.connector.connect().await?;
-        }
+        let mut kept = self.probe.lock().await;
+        // It comes back when it has answered: after a failure, or a probe that was cut off, the next
+        // one opens another.
+        let usable = |mut conn: Conn| (!PoolableConnection::is_broken(&mut conn)).then_some(conn);
+        let (mut conn, anew) = match kept.take().and_then(usable) {
+            Some(conn) => (conn, false),
+            None => (self.connector.connect().await?, true),
+        };
         refuse_replica(&mut conn).await?;
-        queries::touch_instance(&mut conn, &self.instance).await
+        queries::touch_instance(&mut conn, &self.instance).await?;
+        *kept = Some(conn);
+        if anew {
+            self.pool.close_idle();
+        }
+        Ok(())
     }
 
     async fn close(&self) {

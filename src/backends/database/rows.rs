@@ -50,6 +50,10 @@ impl ExecutionRow {
         &self.id
     }
 
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
     pub(super) fn new(execution: &Execution) -> Result<Self, Error> {
         Ok(Self {
             id: execution.id.clone(),
@@ -167,7 +171,7 @@ impl KeyRow {
 #[diesel(table_name = schema::runs)]
 pub(super) struct RunRow {
     pub(super) id: String,
-    request_id: String,
+    pub(super) request_id: String,
     definition: String,
     input: String,
     status: String,
@@ -244,24 +248,24 @@ pub(super) const DEAD: &str = "dead";
 /// A new row; the database numbers it.
 #[derive(Debug, Insertable)]
 #[diesel(table_name = schema::outbox)]
-pub(super) struct OutboxRow<'a> {
+pub(super) struct OutboxRow {
     lane: i32,
-    source: &'a str,
-    event_id: &'a str,
-    content_hash: &'a str,
+    source: String,
+    event_id: String,
+    content_hash: String,
     event: String,
     state: &'static str,
     created_at: i64,
     refusals: i32,
 }
 
-impl<'a> OutboxRow<'a> {
-    pub(super) fn new(new: &'a NewEvent, created_at: i64) -> Self {
+impl OutboxRow {
+    pub(super) fn new(new: &NewEvent, created_at: i64) -> Self {
         Self {
             lane: new.event.lane(),
-            source: &new.event.source,
-            event_id: &new.event.id,
-            content_hash: &new.content_hash,
+            source: new.event.source.clone(),
+            event_id: new.event.id.clone(),
+            content_hash: new.content_hash.clone(),
             event: new.event.to_json(),
             state: PENDING,
             created_at,
@@ -275,9 +279,9 @@ impl<'a> OutboxRow<'a> {
 #[diesel(table_name = schema::outbox)]
 pub(super) struct MovedEventRow {
     lane: i32,
-    source: String,
-    event_id: String,
-    content_hash: String,
+    pub(super) source: String,
+    pub(super) event_id: String,
+    pub(super) content_hash: String,
     event: String,
     state: String,
     created_at: i64,

@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::OwnedMutexGuard, time::timeout};
 
 use super::{
-    Database, FAMILY, SQLITE_VARIABLES, Unfinished,
+    Database, FAMILY, NewEvent, SQLITE_VARIABLES, Unfinished,
     errors::{check_version, migration_error, query_error},
     rows::OutboxRow,
+    schema::outbox,
 };
 use crate::{
     backends::pool::{Checkout, Connect, Pool},
@@ -389,11 +390,30 @@ impl DerefMut for Writer {
     }
 }
 
-/// A statement for each row costs little where no network is between.
-const INSERTS_MANY: bool = false;
+/// Stores all events in one transaction if none of them is known, and nothing otherwise. False then.
+///
+/// A hop to a thread that may block costs more than the statement that is run there, so all of them
+/// share one.
+async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> QueryResult<bool> {
+    use diesel::{RunQueryDsl, result::Error::RollbackTransaction};
 
-async fn insert_many(_conn: &mut Conn, _rows: Vec<OutboxRow<'_>>) -> QueryResult<usize> {
-    Ok(0)
+    let now = time::now().as_microsecond();
+    let rows: Vec<OutboxRow> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
+    let stored = conn.spawn_blocking(move |conn| {
+        conn.immediate_transaction(|conn| {
+            for row in &rows {
+                let insert = diesel::insert_into(outbox::table).values(row);
+                if RunQueryDsl::execute(insert.on_conflict_do_nothing(), conn)? == 0 {
+                    return Err(RollbackTransaction);
+                }
+            }
+            Ok(true)
+        })
+    });
+    match stored.await {
+        Err(RollbackTransaction) => Ok(false),
+        stored => stored,
+    }
 }
 
 /// Whether whatever another process has claimed, it died holding.

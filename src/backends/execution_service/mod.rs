@@ -89,14 +89,22 @@ pub trait ExecutionService: Backend {
     /// Has no effect.
     async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error>;
 
-    /// Waits up to `wait` for an execution to end, and says where it stands then.
+    /// Waits up to `wait` for an execution to end. Call it on a
+    /// [`Lease`](crate::connection::Lease), because no timeout of the guard fits it.
     ///
     /// # Errors
     /// `NotFound` when the backend does not know it.
     ///
     /// # Cancel safety
     /// Has no effect.
-    async fn result(&self, id: &str, wait: Duration) -> Result<Description, Error>;
+    async fn until_ended(&self, id: &str, wait: Duration) -> Result<(), Error>;
+
+    /// Waits up to `wait` for an execution to end, and says where it stands then.
+    #[cfg(test)]
+    async fn result(&self, id: &str, wait: Duration) -> Result<Description, Error> {
+        self.until_ended(id, wait).await?;
+        self.describe(id).await
+    }
 
     /// Sends a signal to a running execution.
     ///

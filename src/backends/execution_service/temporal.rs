@@ -302,12 +302,9 @@ impl ExecutionService for Temporal {
         self.ended_since(since, limit).await
     }
 
-    async fn result(&self, id: &str, wait: Duration) -> Result<Description, Error> {
+    async fn until_ended(&self, id: &str, wait: Duration) -> Result<(), Error> {
         // The poll's own deadline would not do: with little of it left the server answers at once.
-        if let Ok(ended) = timeout(wait, self.ended(id)).await {
-            ended?;
-        }
-        self.describe(id).await
+        timeout(wait, self.ended(id)).await.unwrap_or(Ok(()))
     }
 
     async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error> {

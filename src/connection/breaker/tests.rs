@@ -192,6 +192,56 @@ fn an_outage_that_probes_saw_before_it_opened_ends_with_a_good_probe() {
     assert!(core.probed(true, 1, now).is_some(), "the backend came back");
 }
 
+/// A backend that comes and goes is refused for as long as probes see it gone, each time.
+#[test]
+fn outages_that_probes_saw_do_not_add_up() {
+    let now = Instant::now();
+    let mut core = opened(now);
+    for _ in 0..5 {
+        assert_eq!(core.probed(false, 1, now), None);
+        assert!(core.probed(true, 1, now).is_some(), "the backend came back");
+        calls(&mut core, now, &[BAD; 10]);
+        assert_eq!(core.circuit(), Circuit::Open);
+    }
+    assert!(core.probed(true, 1, now).is_some(), "it counts as the first time");
+}
+
+#[test]
+fn a_good_probe_closes_a_half_open_breaker_that_no_call_tries() {
+    let now = Instant::now();
+    let mut core = opened(now);
+    calls(&mut core, after(now, 5), &[GOOD]);
+    assert_eq!(core.circuit(), Circuit::HalfOpen);
+    assert_eq!(core.probed(true, 2, after(now, 6)), None, "healthy_after is two");
+    let trial = core.admit(after(now, 6)).0.unwrap();
+    assert_eq!(core.probed(true, 2, after(now, 7)), None, "a trial is under way");
+    core.finish(trial, GOOD, after(now, 8), || 0.0);
+    assert!(core.probed(true, 2, after(now, 8)).is_some());
+}
+
+/// Good results are counted without the lock, and weigh as much.
+#[test]
+fn good_results_count_until_the_window_forgets_them() {
+    let now = Instant::now();
+    let breaker = Breaker::new(policy(), now);
+    let call = |at, sample| {
+        let (pass, _) = breaker.admit(at);
+        pass.map(|pass| pass.finish(sample, at)).is_ok()
+    };
+    assert!((0..11).all(|_| call(now, GOOD)) && (0..10).all(|_| call(now, BAD)));
+    assert_eq!(breaker.circuit(), Circuit::Closed, "10 of 21 failed");
+    assert!(call(now, BAD));
+    assert_eq!(breaker.circuit(), Circuit::Open);
+
+    let breaker = Breaker::new(policy(), now);
+    let call = |at, sample| breaker.admit(at).0.map(|pass| pass.finish(sample, at)).is_ok();
+    let good = (0..10).all(|second| call(after(now, second), GOOD));
+    assert!(good && (0..9).all(|_| call(after(now, 20), BAD)));
+    assert_eq!(breaker.circuit(), Circuit::Closed, "9 calls are too few, and the others are old");
+    assert!(call(after(now, 20), BAD));
+    assert_eq!(breaker.circuit(), Circuit::Open);
+}
+
 #[test]
 fn calls_of_before_a_recovery_do_not_open_it_afterwards() {
     let now = Instant::now();

@@ -235,6 +235,31 @@ async fn a_refusal_of_the_call_itself_is_not_the_backends_fault() {
     assert_eq!(world.guard.circuit(), Circuit::Closed);
 }
 
+/// A full pool hides an outage from those that wait in it; their results would make it look small.
+#[tokio::test(start_paused = true)]
+async fn what_never_met_the_backend_weighs_nothing() {
+    let world = World::new(|policies| policies.circuit_breaker.minimum_calls = 2);
+    let full = Error::new(ErrorKind::Overloaded, "the pool is full");
+    for _ in 0..100 {
+        world.call(START, std::slice::from_ref(&full)).await.unwrap_err();
+    }
+    world.call(START, &[refused(), refused(), refused()]).await.unwrap_err();
+    assert_eq!(world.guard.circuit(), Circuit::Open);
+    sleep(seconds(5)).await;
+    for _ in 0..10 {
+        world.call(START, std::slice::from_ref(&full)).await.unwrap_err();
+    }
+    assert_eq!(world.guard.circuit(), Circuit::HalfOpen, "no trial was good");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_without_time_reaches_no_backend() {
+    let world = World::new(|_| {});
+    let error = within(Instant::now(), world.call(START, &[])).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome_unknown()), (ErrorKind::Timeout, false));
+    assert_eq!(world.attempts(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_in_a_hurry_says_nothing_of_the_backend() {
     let world = World::new(|policies| policies.circuit_breaker.minimum_calls = 2);

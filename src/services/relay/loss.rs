@@ -5,9 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
 use super::{Claims, Shared};
-use crate::{connection::Operation, error::Error, model::events::Position};
+use crate::{
+    backends::database::Lane, connection::Operation, error::Error, model::events::Position,
+};
 
-const DELIVERED: Operation = Operation::idempotent("delivered_events");
+const DELIVERED: Operation = Operation::idempotent("delivered_places");
 const AGAIN: Operation = Operation::idempotent("send_again");
 const LOST: Operation = Operation::idempotent("lost");
 pub(super) const DATABASE_OPERATIONS: [Operation; 2] = [DELIVERED, AGAIN];
@@ -31,7 +33,7 @@ impl Shared {
         }
         let lost = !self.lost(&claims.places).await?.is_empty();
         if lost {
-            self.send_lost_again().await?;
+            self.send_lost_again(&claims.lanes).await?;
             claims.places.clear();
         }
         claims.looked = Some(Instant::now());
@@ -48,27 +50,31 @@ impl Shared {
         self.broker.call(LOST, |broker| async move { broker.lost(places).await }).await
     }
 
-    async fn send_lost_again(&self) -> Result<(), Error> {
-        let (mut before, mut sent_again) = (None, 0);
+    /// The oldest first, so that a process which takes over in the middle finds them in order. Only
+    /// in lanes of our own: those of others are looked after by them.
+    async fn send_lost_again(&self, held: &[Lane]) -> Result<(), Error> {
+        let owner = &*self.owner;
+        let (mut after, mut sent_again) = (0, 0);
         loop {
             let page = self
                 .database
                 .call(DELIVERED, |database| async move {
-                    database.delivered_events(before, LOOKED_AT_ONCE).await
+                    database.delivered_places(held, after, LOOKED_AT_ONCE).await
                 })
                 .await?;
-            let Some(oldest) = page.last() else { break };
-            before = Some(oldest.seq);
-            let places: Vec<Position> = page.iter().filter_map(|event| event.position).collect();
+            let Some((newest, _)) = page.last() else { break };
+            after = *newest;
+            let places: Vec<Position> = page.iter().map(|(_, place)| *place).collect();
             let lost: BTreeSet<Position> = self.lost(&places).await?.into_iter().collect();
-            let events = page.iter().filter_map(|event| Some((event.seq, event.position?)));
             let events: Vec<(i64, Position)> =
-                events.filter(|(_, place)| lost.contains(place)).collect();
+                page.into_iter().filter(|(_, place)| lost.contains(place)).collect();
             let events = &events;
-            sent_again += self
-                .database
-                .call(AGAIN, |database| async move { database.send_again(events).await })
-                .await?;
+            sent_again +=
+                self.database
+                    .call(AGAIN, |database| async move {
+                        database.send_again(owner, held, events).await
+                    })
+                    .await?;
         }
         if sent_again > 0 {
             tracing::warn!(

@@ -12,7 +12,7 @@ use super::{
             rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
             schema::{executions, idempotency_keys, outbox},
         },
-        Conn, Db, INSERTS_MANY, insert_many, now,
+        Conn, Db, insert_all, now,
     },
     Stop,
 };
@@ -166,34 +166,16 @@ fn only_events<'a>(batch: &[&'a Admission]) -> Option<Vec<&'a NewEvent>> {
     Some(all)
 }
 
-/// Stores events by one statement, if none of them is known and the database can do it.
-async fn store_at_once(conn: &mut Conn, events: &[&NewEvent], now: i64) -> Result<bool, Error> {
-    let rows: Vec<OutboxRow<'_>> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
-    let all = rows.len();
-    let stored: QueryResult<usize> = transaction!(conn, async |conn| {
-        match insert_many(conn, rows).await? {
-            inserted if inserted == all => Ok(inserted),
-            _ => Err(diesel::result::Error::RollbackTransaction),
-        }
-    });
-    match stored {
-        Ok(_) => Ok(true),
-        Err(diesel::result::Error::RollbackTransaction) => Ok(false),
-        Err(error) => Err(query_error(error)),
-    }
-}
-
 #[async_trait]
 impl Accept for Db {
     async fn accept(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
         let mut conn = self.first_writer().await?;
-        let now = now(&mut conn).await?;
-        if INSERTS_MANY
-            && let Some(events) = only_events(batch)
-            && store_at_once(&mut conn, &events, now).await?
+        if let Some(events) = only_events(batch)
+            && insert_all(&mut conn, &events).await.map_err(query_error)?
         {
             return Ok(vec![Acceptance::Stored; batch.len()]);
         }
+        let now = now(&mut conn).await?;
         let accepted: Result<Vec<Acceptance>, Stop> = transaction!(conn, async |conn| {
             let mut accepted = Vec::with_capacity(batch.len());
             for admission in batch {
@@ -204,13 +186,25 @@ impl Accept for Db {
         accepted.map_err(Stop::into_error)
     }
 
-    async fn forget_keys(&self) -> Result<usize, Error> {
+    async fn forget_keys(&self, limit: i64) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
-        let expired = idempotency_keys::expires_at.le(now);
-        diesel::delete(idempotency_keys::table.filter(expired))
-            .execute(&mut conn)
+        let expired: Vec<(String, String)> = idempotency_keys::table
+            .filter(idempotency_keys::expires_at.le(now))
+            .select((idempotency_keys::scope, idempotency_keys::idempotency_key))
+            .order(idempotency_keys::expires_at.asc())
+            .limit(limit)
+            .load(&mut conn)
             .await
-            .map_err(query_error)
+            .map_err(query_error)?;
+        let mut forgotten = 0;
+        for (scope, key) in expired {
+            let row = idempotency_keys::table.find((scope, key));
+            forgotten += diesel::delete(row.filter(idempotency_keys::expires_at.le(now)))
+                .execute(&mut conn)
+                .await
+                .map_err(query_error)?;
+        }
+        Ok(forgotten)
     }
 }

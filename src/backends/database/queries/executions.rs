@@ -169,10 +169,17 @@ impl ExecutionStore for Db {
         }
         let mut conn = self.writer().await?;
         let removed: QueryResult<usize> = transaction!(conn, async |conn| {
-            diesel::delete(runs::table.filter(runs::id.eq_any(&old))).execute(conn).await?;
-            diesel::delete(executions::table.filter(executions::id.eq_any(&old)))
-                .execute(conn)
-                .await
+            // After a pause of this process the id of one that others have removed may be a new
+            // one's.
+            let still = executions::id
+                .eq_any(&old)
+                .and(executions::finished_at.le(before).and(executions::rejected_at.is_null()));
+            let removed: Vec<String> = diesel::delete(executions::table.filter(still))
+                .returning(executions::id)
+                .get_results(conn)
+                .await?;
+            diesel::delete(runs::table.filter(runs::id.eq_any(&removed))).execute(conn).await?;
+            Ok(removed.len())
         });
         removed.map_err(query_error)
     }

@@ -219,17 +219,46 @@ impl Outbox for Db {
         Ok(places)
     }
 
-    async fn send_again(&self, events: &[(i64, Position)]) -> Result<usize, Error> {
-        if events.is_empty() {
-            return Ok(0);
-        }
-        let mut conn = self.writer().await?;
-        let only = format!("state = '{DELIVERED}' AND position = given.column2");
-        let set = format!("state = '{PENDING}', delivered_at = NULL, position = NULL");
-        diesel::sql_query(update_each(events, &set, &only))
-            .execute(&mut conn)
+    async fn delivered_places(
+        &self,
+        held: &[Lane],
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, Position)>, Error> {
+        let mut conn = self.reader().await?;
+        let of_ours = outbox::lane.eq_any(numbers(held)).and(outbox::position.is_not_null());
+        let rows: Vec<(i64, Option<String>)> = outbox::table
+            .filter(outbox::state.eq(DELIVERED).and(outbox::seq.gt(after)).and(of_ours))
+            .select((outbox::seq, outbox::position))
+            .order(outbox::seq.asc())
+            .limit(limit)
+            .load(&mut conn)
             .await
-            .map_err(query_error)
+            .map_err(query_error)?;
+        let read = |(seq, place): (i64, Option<String>)| Some((seq, place?.parse().ok()?));
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+
+    async fn send_again(
+        &self,
+        owner: &str,
+        held: &[Lane],
+        events: &[(i64, Position)],
+    ) -> Result<usize, Error> {
+        let mut conn = self.writer().await?;
+        let sent: QueryResult<usize> = transaction!(conn, async |conn| {
+            let still = still_held(conn, owner, held).await?;
+            if still.is_empty() || events.is_empty() {
+                return Ok(0);
+            }
+            let only = format!(
+                "lane IN ({}) AND state = '{DELIVERED}' AND position = given.column2",
+                list(&still)
+            );
+            let set = format!("state = '{PENDING}', delivered_at = NULL, position = NULL");
+            diesel::sql_query(update_each(events, &set, &only)).execute(conn).await
+        });
+        sent.map_err(query_error)
     }
 
     async fn note_refusal(
@@ -301,7 +330,9 @@ impl Outbox for Db {
             return Ok(0);
         }
         let mut conn = self.writer().await?;
-        diesel::delete(outbox::table.filter(outbox::seq.eq_any(old)))
+        // One that is to be handed over again since then stays.
+        let delivered = outbox::seq.eq_any(old).and(outbox::state.eq(DELIVERED));
+        diesel::delete(outbox::table.filter(delivered))
             .execute(&mut conn)
             .await
             .map_err(query_error)

@@ -15,35 +15,64 @@ use super::{
         },
         Conn, Db,
     },
-    ACCEPTED, RUNNING, count_up_to,
+    ACCEPTED, RUNNING, Stop, count_up_to,
 };
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+
+/// Stores a row unless it is stored already. Whatever else is stored in its place must not be taken
+/// for it: the row is removed from where it comes.
+macro_rules! take_in {
+    ($conn:ident, $table:expr, $row:expr, $what:expr, $stored:expr, $own:expr) => {
+        let insert = diesel::insert_into($table).values($row.clone());
+        if insert.on_conflict_do_nothing().execute($conn).await? == 0 {
+            let stored: Option<String> = $stored.first($conn).await.optional()?;
+            if stored.as_deref() != Some($own) {
+                return Err(taken(&$what).into());
+            }
+        }
+    };
+}
+
+fn taken(what: &str) -> Error {
+    let message = format!(
+        "the configured database has another {what}; nothing of these rows was moved: end or remove \
+         one of the two first"
+    );
+    Error::new(ErrorKind::Conflict, message)
+}
 
 /// `PostgreSQL` numbers the places itself; in order of arrival, so the order stays.
-async fn take_in(conn: &mut Conn, rows: &Rows) -> QueryResult<()> {
+async fn take_in(conn: &mut Conn, rows: &Rows) -> Result<(), Stop> {
     match rows {
         Rows::Runs(rows) => {
             for row in rows {
-                let insert = diesel::insert_into(runs::table).values(row.clone());
-                insert.on_conflict_do_nothing().execute(conn).await?;
+                let stored = runs::table.find(&row.id).select(runs::request_id);
+                let what = format!("run of the execution {:?}", row.id);
+                take_in!(conn, runs::table, row, what, stored, &row.request_id);
             }
         }
         Rows::Executions(rows) => {
             for row in rows {
-                let insert = diesel::insert_into(executions::table).values(row.clone());
-                insert.on_conflict_do_nothing().execute(conn).await?;
+                let (id, own) = (row.0.id(), row.0.request_id());
+                let stored = executions::table.find(id).select(executions::request_id);
+                let what = format!("execution with the id {id:?}");
+                take_in!(conn, executions::table, row, what, stored, own);
             }
         }
         Rows::Keys(rows) => {
             for row in rows {
-                let insert = diesel::insert_into(idempotency_keys::table).values(row.clone());
-                insert.on_conflict_do_nothing().execute(conn).await?;
+                let stored = idempotency_keys::table.find(row.primary_key());
+                let stored = stored.select(idempotency_keys::body_hash);
+                let what = format!("request with the Idempotency-Key {:?}", row.primary_key().1);
+                take_in!(conn, idempotency_keys::table, row, what, stored, &row.body_hash);
             }
         }
         Rows::Events(rows) => {
             for (_, row) in rows {
-                let insert = diesel::insert_into(outbox::table).values(row.clone());
-                insert.on_conflict_do_nothing().execute(conn).await?;
+                let place = outbox::source.eq(&row.source).and(outbox::event_id.eq(&row.event_id));
+                let stored = outbox::table.filter(place).select(outbox::content_hash);
+                let what = format!("event {:?} of the source {:?}", row.event_id, row.source);
+                take_in!(conn, outbox::table, row, what, stored, &row.content_hash);
             }
         }
     }
@@ -123,9 +152,9 @@ impl Transfer for Db {
 
     async fn take_in(&self, parcel: &Parcel) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        let taken: QueryResult<()> =
+        let taken: Result<(), Stop> =
             transaction!(conn, async |conn| take_in(conn, &parcel.0).await);
-        taken.map_err(query_error)
+        taken.map_err(Stop::into_error)
     }
 
     async fn forget(&self, parcel: &Parcel) -> Result<(), Error> {

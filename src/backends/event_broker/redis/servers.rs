@@ -75,6 +75,9 @@ impl Config {
             .with_time(Duration::from_secs(15))
             .with_interval(Duration::from_secs(5));
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        // A peer that acknowledges nothing for so long is gone, whatever waits for it.
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(Duration::from_secs(15));
         self.with_authorities(info.set_redis_settings(login).set_tcp_settings(tcp))
     }
 

@@ -26,8 +26,8 @@ use crate::{
     tls::{self, certificates},
 };
 
-/// Bounds an RPC when no guard does.
-pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bounds an RPC when no guard does, which has a limit of its own: as long as `timeout.attempt` may be.
+pub(super) const RPC_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// A dead connection is found by its pings alone where nobody probes it, as in the worker, and a
 /// longer time would leave the worker deaf for minutes.

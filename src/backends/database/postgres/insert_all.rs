@@ -1,0 +1,80 @@
+//! One statement for the events of many requests.
+
+use diesel::{
+    QueryResult,
+    pg::Pg,
+    query_builder::{AstPass, QueryFragment, QueryId},
+    sql_types::{Array, Integer, Text},
+};
+use diesel_async::{AsyncConnection, RunQueryDsl};
+
+use super::{
+    super::{NewEvent, rows::PENDING},
+    Conn,
+};
+
+/// Stores all events in one transaction if none of them is known, and nothing otherwise. False then.
+pub(super) async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> QueryResult<bool> {
+    let statement = InsertAll::new(events);
+    let stored = conn.transaction(async |conn| match statement.execute(conn).await? {
+        inserted if inserted == events.len() => Ok(true),
+        _ => Err(diesel::result::Error::RollbackTransaction),
+    });
+    match stored.await {
+        Err(diesel::result::Error::RollbackTransaction) => Ok(false),
+        stored => stored,
+    }
+}
+
+/// The columns come as arrays, so that the statement is the same for any number of events, and is
+/// prepared once for a connection.
+struct InsertAll<'a> {
+    lanes: Vec<i32>,
+    sources: Vec<&'a str>,
+    ids: Vec<&'a str>,
+    content_hashes: Vec<&'a str>,
+    events: Vec<String>,
+}
+
+impl<'a> InsertAll<'a> {
+    fn new(events: &[&'a NewEvent]) -> Self {
+        Self {
+            lanes: events.iter().map(|new| new.event.lane()).collect(),
+            sources: events.iter().map(|new| new.event.source.as_str()).collect(),
+            ids: events.iter().map(|new| new.event.id.as_str()).collect(),
+            content_hashes: events.iter().map(|new| new.content_hash.as_str()).collect(),
+            events: events.iter().map(|new| new.event.to_json()).collect(),
+        }
+    }
+}
+
+impl QueryFragment<Pg> for InsertAll<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "INSERT INTO outbox \
+             (lane, source, event_id, content_hash, event, state, created_at, refusals) \
+             SELECT lane, source, event_id, content_hash, event, ",
+        );
+        out.push_bind_param::<Text, _>(PENDING)?;
+        out.push_sql(", (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 0 FROM unnest(");
+        out.push_bind_param::<Array<Integer>, _>(&self.lanes)?;
+        for column in [&self.sources, &self.ids, &self.content_hashes] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<Text>, _>(column)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.events)?;
+        // The sequence numbers them in the order in which they came.
+        out.push_sql(
+            ") WITH ORDINALITY AS new (lane, source, event_id, content_hash, event, place) \
+             ORDER BY place ON CONFLICT DO NOTHING",
+        );
+        Ok(())
+    }
+}
+
+impl QueryId for InsertAll<'_> {
+    type QueryId = InsertAll<'static>;
+
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
