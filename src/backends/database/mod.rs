@@ -6,6 +6,7 @@
 mod acceptance;
 mod errors;
 mod executions;
+mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rows;

@@ -10,7 +10,7 @@ use diesel_async::{
     AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
     async_connection_wrapper::AsyncConnectionWrapper, pooled_connection::PoolableConnection,
 };
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{
@@ -22,6 +22,7 @@ use self::insert_all::insert_all;
 use super::{
     Database, FAMILY, POSTGRES_VARIABLES,
     errors::{check_version, migration_error, query_error},
+    migrations,
     tls,
 };
 use crate::{
@@ -209,13 +210,16 @@ async fn refuse_without_rights(conn: &mut Conn) -> Result<(), Error> {
 
 /// Applies what is missing. The lock ends with the connection, should this process die.
 async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
-    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
-    conn.batch_execute(&lock).await.map_err(query_error)?;
+    if !is_true(&mut conn, &format!("pg_try_advisory_lock({MIGRATION_LOCK})")).await? {
+        tracing::info!("another instance migrates the schema, waiting for it");
+        let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
+        conn.batch_execute(&lock).await.map_err(query_error)?;
+    }
     // On a thread of its own: the harness blocks, and a runtime's thread that blocks inside a future
     // can swallow the wake-up of a future beside it.
     let migration = tokio::task::spawn_blocking(move || {
         let mut conn = AsyncConnectionWrapper::<Conn>::from(conn);
-        let migrated = conn.run_pending_migrations(MIGRATIONS).map(|_| ());
+        let migrated = migrations::apply(&mut conn, MIGRATIONS);
         (migrated, conn.into_inner())
     });
     let (migrated, mut conn) = migration.await.map_err(migration_error)?;

@@ -14,7 +14,7 @@ use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection, pooled_connection::PoolableConnection,
     sync_connection_wrapper::SyncConnectionWrapper,
 };
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use tokio::{sync::OwnedMutexGuard, time::timeout};
 use super::{
     Database, FAMILY, NewEvent, SQLITE_VARIABLES, Unfinished,
     errors::{check_version, migration_error, query_error},
+    migrations,
     rows::OutboxRow,
     schema::outbox,
 };
@@ -212,9 +213,7 @@ async fn open(path: &Path) -> Result<Conn, Error> {
 async fn migrate(conn: &mut Conn) -> Result<(), Error> {
     let migrated = conn.spawn_blocking(|conn| {
         conn.immediate_transaction(|conn| {
-            conn.run_pending_migrations(MIGRATIONS)
-                .map(|_| ())
-                .map_err(diesel::result::Error::QueryBuilderError)
+            migrations::apply(conn, MIGRATIONS).map_err(diesel::result::Error::QueryBuilderError)
         })
     });
     migrated.await.map_err(migration_error)
