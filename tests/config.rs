@@ -164,6 +164,133 @@ fn a_broken_file_is_named_with_its_line() {
     assert!(report.contains("nowhere: the configuration folder does not exist"), "{report}");
 }
 
+/// A container engine makes a folder where the file to mount does not exist.
+mod wrong_mounts {
+    use super::*;
+
+    fn folder(place: &Place, name: &str) {
+        fs::create_dir_all(place.0.path().join(name)).unwrap();
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_named() {
+        let production = [("ENVIRONMENT", "staging")];
+        for (name, variables) in [
+            ("config/default.toml", &[][..]),
+            ("config/staging.toml", &production[..]),
+            (".env", &[][..]),
+        ] {
+            let place = Place::new();
+            folder(&place, name);
+            let report = place.problems(variables);
+            let line = format!("{name}: cannot be read: it is a folder; a container engine makes");
+            assert!(report.contains(&line), "{line:?} is missing in\n{report}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_folder_is_named() {
+        let report = Place::new().with("config", "[server]\n").problems(&[]);
+        assert!(
+            report.contains("config: is a file, but the configuration is a folder"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_named() {
+        let place = Place::new();
+        folder(&place, "config");
+        let link = place.0.path().join("config/default.toml");
+        std::os::unix::fs::symlink("..data/default.toml", link).unwrap();
+        let report = place.problems(&[]);
+        let line = "config/default.toml: is a link to ..data/default.toml, which does not exist";
+        assert!(report.contains(line), "{report}");
+    }
+
+    #[test]
+    fn a_named_folder_without_the_files_is_refused_and_shows_what_it_holds() {
+        let place = Place::new();
+        folder(&place, "mounted");
+        let variables = [("AGENTAREA_CONFIG_DIR", "mounted"), ("ENVIRONMENT", "staging")];
+        let line = "mounted: the configuration folder holds neither default.toml nor staging.toml: \
+                    it holds ";
+        let report = place.problems(&variables);
+        assert!(report.contains(&format!("{line}nothing; ")), "{report}");
+        let place = place.with("mounted/Staging.toml", "").with("mounted/defaults.toml", "");
+        let report = place.problems(&variables);
+        assert!(report.contains(&format!("{line}Staging.toml, defaults.toml; ")), "{report}");
+        let place = place.with("mounted/staging.toml", "");
+        assert!(place.run(&["config", "check"], &variables).status.success());
+        // The folder that nobody named may be anything.
+        let place = Place::new();
+        folder(&place, "config");
+        assert!(place.run(&["config", "check"], &[]).status.success());
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_secret_that_is_a_folder_or_empty_is_named() {
+        let place = Place::new().with("empty", "\n");
+        folder(&place, "secret");
+        for (file, complaint) in [
+            (
+                "secret",
+                "\"secret\" cannot be read: Is a directory (os error 21); it is a folder; a",
+            ),
+            ("empty", "\"empty\" is empty"),
+        ] {
+            let report = place.problems(&[("AGENTAREA_EVENT_BROKER__REDIS__URL_FILE", file)]);
+            let line = format!(
+                "AGENTAREA_EVENT_BROKER__REDIS__URL_FILE: event_broker.redis.url_file: {complaint}"
+            );
+            assert!(report.contains(&line), "{line:?} is missing in\n{report}");
+        }
+    }
+}
+
+/// What compose leaves behind when a variable is misspelt, or not set.
+mod variables_that_nobody_filled_in {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_is_named_and_its_default_is_not_shown() {
+        let place = Place::new().with(".env", "AGENTAREA_SERVER__HOST='${HOST}'\n");
+        let report = place.problems(&[
+            ("PORT", "${PORT}"),
+            ("AGENTAREA_OUTBOX__LINGER", "${LINGER:-hunter2}"),
+            ("HOME", "${ELSEWHERE}"),
+        ]);
+        for line in [
+            "PORT: holds ${PORT} as it is written",
+            "AGENTAREA_OUTBOX__LINGER: holds ${LINGER} as it is written",
+            "AGENTAREA_SERVER__HOST (.env): holds ${HOST} as it is written",
+        ] {
+            assert!(report.contains(line), "{line:?} is missing in\n{report}");
+        }
+        assert!(!report.contains("ELSEWHERE: "), "not ours\n{report}");
+    }
+
+    #[test]
+    fn an_empty_number_is_named() {
+        let report = Place::new().problems(&[("AGENTAREA_SERVER__PORT", "")]);
+        let line = "AGENTAREA_SERVER__PORT: server.port: expected a whole number, 0 to 65535";
+        assert!(report.contains(line), "{report}");
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn an_address_that_lost_its_host_is_refused_and_an_empty_one_is_mentioned() {
+        let report =
+            Place::new().with(".env", "REDIS_URL=redis://${REDIS_HOST}:6379\n").problems(&[]);
+        assert!(report.contains("REDIS_URL (.env)"), "{report}");
+        let output = Place::new().run(&["config", "check"], &[("REDIS_URL", "")]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("warning: REDIS_URL is empty, so it counts as not set"), "{told}");
+        assert!(output.status.success());
+    }
+}
+
 #[cfg(all(feature = "redis", feature = "temporal", feature = "postgres", feature = "sqlite"))]
 mod with_all_backends {
     use super::*;

@@ -12,6 +12,7 @@ mod outbox;
 mod policies;
 mod problem;
 mod production;
+mod reference;
 mod schema;
 mod section;
 mod server;
@@ -178,6 +179,12 @@ pub fn default_file(backends: &[BackendDescriptor]) -> String {
     default_file::render(&RootSchema::new(backends))
 }
 
+/// `docs/configuration.md`: every key with meaning, unit, limits, default and variable.
+#[must_use]
+pub fn reference(backends: &[BackendDescriptor]) -> String {
+    reference::render(&RootSchema::new(backends), backends)
+}
+
 /// Loads and checks the configuration.
 ///
 /// # Errors
@@ -268,11 +275,15 @@ fn resolve_secret_files(
         }
         let file = sources.working_dir.join(path);
         match read_secret(&file) {
+            Ok(value) if value.is_empty() => problem(format!("{path:?} is empty")),
             Ok(value) => {
                 let secret = SecretFromFile { value, file };
                 resolved.push((key, file_key, secret));
             }
-            Err(error) => problem(format!("{path:?} cannot be read: {error}")),
+            Err(error) => {
+                let hint = sources::wrong_mount(&file).map(|hint| format!("; {hint}"));
+                problem(format!("{path:?} cannot be read: {error}{}", hint.unwrap_or_default()));
+            }
         }
     }
     resolved

@@ -16,6 +16,8 @@ pub struct Setting {
     pub key: String,
     /// The value in TOML, or asterisks.
     pub value: String,
+    /// The same in JSON.
+    pub json: Schema,
     /// Where it was written.
     pub place: Place,
 }
@@ -38,9 +40,15 @@ fn collect(tree: &Tree, schema: &Schema, value: &Value, key: &str, list: &mut Ve
         }
         return;
     }
+    let json = if is_secret(schema) {
+        mask(value).into()
+    } else {
+        serde_json::to_value(value).unwrap_or_default()
+    };
     list.push(Setting {
         key: key.to_owned(),
-        value: if is_secret(schema) { mask(value) } else { to_toml(value) },
+        value: render(&json),
+        json,
         place: tree.place(key).unwrap_or(Place::Default),
     });
 }
@@ -56,14 +64,9 @@ fn mask(value: &Value) -> String {
                 if url.password().is_some() || !url.username().is_empty() { "***@" } else { "" };
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
             let host = url.host_str().unwrap_or_default();
-            format!("\"{}://{credentials}{host}{port}{}\"", url.scheme(), url.path())
+            format!("{}://{credentials}{host}{port}{}", url.scheme(), url.path())
         });
-    visible.unwrap_or_else(|| "\"***\"".to_owned())
-}
-
-fn to_toml(value: &Value) -> String {
-    let json = serde_json::to_value(value).unwrap_or_default();
-    render(&json)
+    visible.unwrap_or_else(|| "***".to_owned())
 }
 
 /// A JSON value as TOML writes it on one line.

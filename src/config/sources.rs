@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -20,8 +21,10 @@ use super::{
 
 /// Prefix of the variables that set any key.
 const PREFIX: &str = "AGENTAREA_";
+/// Variables without it that set a key, or the environment.
+const PLAIN: [&str; 3] = ["ENVIRONMENT", "PORT", "RUST_LOG"];
 /// Variables with the prefix that are no keys.
-const RESERVED: [&str; 1] = ["AGENTAREA_CONFIG_DIR"];
+const RESERVED: [&str; 2] = ["AGENTAREA_CONFIG_DIR", "AGENTAREA_KEY_FILE"];
 
 /// Where a configuration comes from, captured once, so that a reload sees the same environment.
 #[derive(Clone, Default)]
@@ -140,6 +143,7 @@ pub(super) fn layers(
         .or_else(|| lookup("AGENTAREA_CONFIG_DIR").map(|v| PathBuf::from(&v.value)));
     layers.add_files(sources, named.as_deref(), lookup("ENVIRONMENT").is_some());
     for variables in [&dotenv, &process] {
+        layers.check_filled_in(variables, backends);
         layers.add_well_known(variables, backends);
         layers.add_prefixed(variables, schema);
     }
@@ -176,30 +180,87 @@ impl Layers {
 
     fn add_files(&mut self, sources: &Sources, named: Option<&Path>, environment_named: bool) {
         let dir = sources.working_dir.join(named.unwrap_or(Path::new("config")));
-        if !dir.is_dir() {
-            if named.is_some() {
+        match fs::metadata(&dir) {
+            Ok(found) if found.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return,
+            found => {
+                let message = match found {
+                    Ok(_) => {
+                        "is a file, but the configuration is a folder of files; mount or name the \
+                         folder"
+                            .to_owned()
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        "the configuration folder does not exist; create it, or leave out \
+                         --config-dir and AGENTAREA_CONFIG_DIR to run on compiled defaults"
+                            .to_owned()
+                    }
+                    Err(error) => format!("the configuration folder cannot be read: {error}"),
+                };
+                self.problems.push(file_problem(&dir, message));
+                return;
+            }
+        }
+        let environment_file = format!("{}.toml", self.environment);
+        let mut any = false;
+        for name in ["default.toml", &environment_file] {
+            let path = dir.join(name);
+            match is_there(&path) {
+                Ok(true) => {
+                    any = true;
+                    self.figment = std::mem::take(&mut self.figment).merge(Toml::file_exact(path));
+                }
+                Ok(false) if environment_named && name == environment_file => {
+                    self.warnings.push(format!(
+                        "ENVIRONMENT is {:?}, but {} does not exist",
+                        self.environment,
+                        display_path(&path).display()
+                    ));
+                }
+                Ok(false) => {}
+                Err(problem) => {
+                    any = true;
+                    self.problems.push(problem);
+                }
+            }
+        }
+        if named.is_some() && !any {
+            let message = format!(
+                "the configuration folder holds neither default.toml nor {environment_file}: it \
+                 holds {}; mount or name the right one, or leave out --config-dir and \
+                 AGENTAREA_CONFIG_DIR to run on compiled defaults",
+                content(&dir)
+            );
+            self.problems.push(file_problem(&dir, message));
+        }
+    }
+
+    /// What was to be filled in by a shell or a container engine, and was not.
+    fn check_filled_in(&mut self, variables: &[Variable], backends: &[BackendDescriptor]) {
+        let of_backend = |name: &str| {
+            backends.iter().flat_map(|backend| backend.variables).any(|v| v.name == name)
+        };
+        for variable in variables {
+            let name = variable.name.as_str();
+            if !(name.starts_with(PREFIX) || PLAIN.contains(&name) || of_backend(name)) {
+                continue;
+            }
+            if let Some(left) = placeholder(&variable.value) {
+                let message = format!(
+                    "holds ${{{left}}} as it is written; whatever starts the program has not put \
+                     the value of {left} in its place"
+                );
+                let place = Some(variable.place());
                 self.problems.push(Problem {
                     key: String::new(),
-                    place: Some(Place::File { path: display_path(&dir), line: None }),
-                    message: "the configuration folder does not exist; create it, or leave out \
-                              --config-dir and AGENTAREA_CONFIG_DIR to run on compiled defaults"
-                        .to_owned(),
+                    place,
+                    message,
                     suggestion: None,
                 });
             }
-            return;
-        }
-        let environment_file = format!("{}.toml", self.environment);
-        for name in ["default.toml", &environment_file] {
-            let path = dir.join(name);
-            if path.is_file() {
-                self.figment = std::mem::take(&mut self.figment).merge(Toml::file_exact(path));
-            } else if environment_named && name == environment_file {
-                self.warnings.push(format!(
-                    "ENVIRONMENT is {:?}, but {} does not exist",
-                    self.environment,
-                    display_path(&path).display()
-                ));
+            if variable.value.is_empty() && of_backend(name) {
+                self.warnings
+                    .push(format!("{} is empty, so it counts as not set", variable.place()));
             }
         }
     }
@@ -287,18 +348,66 @@ fn is_service_link(variable: &Variable) -> bool {
             || variable.value.starts_with("udp://"))
 }
 
+fn file_problem(path: &Path, message: String) -> Problem {
+    let place = Place::File { path: display_path(path), line: None };
+    Problem { key: String::new(), place: Some(place), message, suggestion: None }
+}
+
+/// Whether there is a file. What else is in its place was meant to be one.
+fn is_there(path: &Path) -> Result<bool, Problem> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(true),
+        Ok(_) => {
+            let hint = wrong_mount(path).unwrap_or("it is no file");
+            Err(file_problem(path, format!("cannot be read: {hint}")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => {
+                let target = target.display();
+                Err(file_problem(path, format!("is a link to {target}, which does not exist")))
+            }
+            Err(_) => Ok(false),
+        },
+        Err(error) => Err(file_problem(path, format!("cannot be read: {error}"))),
+    }
+}
+
+/// Why there is a folder where a file belongs.
+pub(super) fn wrong_mount(path: &Path) -> Option<&'static str> {
+    path.is_dir().then_some(
+        "it is a folder; a container engine makes one where the file that it should mount does not \
+         exist",
+    )
+}
+
+/// The first names in a folder.
+fn content(dir: &Path) -> String {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    match names.len() {
+        0 => "nothing".to_owned(),
+        1..=5 => names.join(", "),
+        more => format!("{} and {} more", names[..5].join(", "), more - 5),
+    }
+}
+
+/// The name in `${NAME}`, `${NAME:-default}` and their like.
+fn placeholder(value: &str) -> Option<&str> {
+    let (_, rest) = value.split_once("${")?;
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+    (end > 0 && rest.contains('}')).then(|| &rest[..end])
+}
+
 fn read_dotenv(working_dir: &Path) -> Result<Vec<Variable>, ConfigError> {
     let path = working_dir.join(".env");
-    if !path.is_file() {
+    if !is_there(&path).map_err(|problem| ConfigError(vec![problem]))? {
         return Ok(Vec::new());
     }
     let broken = |error: dotenvy::Error| {
-        ConfigError(vec![Problem {
-            key: String::new(),
-            place: Some(Place::File { path: display_path(&path), line: None }),
-            message: format!("cannot be read: {error}; expected lines of the form NAME=value"),
-            suggestion: None,
-        }])
+        let message = format!("cannot be read: {error}; expected lines of the form NAME=value");
+        ConfigError(vec![file_problem(&path, message)])
     };
     dotenvy::from_path_iter(&path)
         .map_err(broken)?
