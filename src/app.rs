@@ -33,6 +33,11 @@ pub struct App {
     reloader: Arc<Reloader>,
 }
 
+/// Why a move fails that has not begun.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the configured database")]
+pub struct TargetUnusable;
+
 impl Default for App {
     fn default() -> Self {
         let instance: Arc<str> = ids::new_id().into();
@@ -148,7 +153,7 @@ impl App {
         let file = database::open_file(from, &context).await.context("the file")?;
         let database = &self.manager.database;
         database.start(Settings { startup: Startup::Fail, ..(&config.database).into() });
-        database.started().await.context("the configured database")?;
+        database.started().await.context(TargetUnusable)?;
         let backend = &config.execution_service.backend;
         let moved = transfer::move_all(&*file, database, backend, progress).await;
         file.close().await;

@@ -1,10 +1,12 @@
 //! `check`: tries every connection, without starting the service.
 
-use std::fmt::Write;
-
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
+use super::{
+    Format,
+    screen::{Cell, Progress, Screen, Tone, table},
+};
 use crate::{
     app::App,
     config::Loaded,
@@ -15,6 +17,11 @@ use crate::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
+Examples:
+  agentarea-api check
+  REDIS_URL=redis://redis:6379 agentarea-api check
+  agentarea-api check --format json | jq -r '.connections[] | select(.ok | not).name'
+
 All three connections are tried at once, lazy ones too, each for at most twice its
 pool.connect_timeout plus its probe.timeout. Nothing is changed: no table is made, no execution is
 run. It works beside a running service.
@@ -26,16 +33,8 @@ language: TLS fails or versions do not fit, 77 one refuses the login or forbids 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// How to print what was found
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// For people
-    Table,
-    /// One JSON document
-    Json,
 }
 
 /// What `--format json` prints.
@@ -89,16 +88,19 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded, app: &App) -> anyhow::
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
+    let mut progress = Progress::new();
+    progress.begin("trying every connection …");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let checked = runtime.block_on(app.check(&loaded.config));
+    drop(progress);
     // What is still on its way to a server that does not answer must not hold up the end.
     runtime.shutdown_background();
     let lines: Vec<Line> = checked.iter().map(Line::from).collect();
     let text = match arguments.format {
-        Format::Table => table(&lines),
+        Format::Text => in_columns(Screen::new(&loaded.sources), &lines),
         Format::Json => {
             let report = Report { ok: lines.iter().all(|line| line.ok), connections: lines };
-            format!("{}\n", serde_json::to_string_pretty(&report)?)
+            super::document(&report)?
         }
     };
     super::print(&text)?;
@@ -116,32 +118,23 @@ fn exit(checked: &[Checked]) -> Exit {
     exits.max_by_key(|exit| exit.code()).unwrap_or(Exit::Clean)
 }
 
-/// Aligned columns; what to do stands in a line of its own below the result.
-fn table(lines: &[Line]) -> String {
-    let head = ["CONNECTION", "BACKEND", "ADDRESS", "TIME", "RESULT"].map(str::to_owned);
-    let mut rows = vec![head];
+/// What to do stands in a line of its own below the result.
+fn in_columns(screen: Screen, lines: &[Line]) -> String {
+    let mut rows = Vec::new();
     for line in lines {
         let result = match (line.class, &line.message) {
-            (Some(class), Some(message)) => format!("{class}: {message}"),
-            (None, Some(note)) => format!("ok: {note}"),
-            _ => "ok".to_owned(),
+            (Some(class), Some(message)) => Cell::new(Tone::Bad, format!("{class}: {message}")),
+            (None, Some(note)) => Cell::new(Tone::Good, format!("ok: {note}")),
+            _ => Cell::new(Tone::Good, "ok"),
         };
         let took = format!("{} ms", line.duration_ms);
-        rows.push([line.name.to_owned(), line.backend.clone(), line.address.clone(), took, result]);
+        let [backend, address] = [&line.backend, &line.address].map(|text| text.clone().into());
+        rows.push([line.name.into(), backend, address, took.into(), result]);
         if let Some(remedy) = line.remedy {
-            let [name, backend, address, took] = [(); 4].map(|()| String::new());
-            rows.push([name, backend, address, took, format!("-> {remedy}")]);
+            let mut row: [Cell; 5] = Default::default();
+            row[4] = Cell::new(Tone::Warning, format!("-> {remedy}"));
+            rows.push(row);
         }
     }
-    let widths: [usize; 4] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
-    });
-    let mut text = String::new();
-    for [name, backend, address, took, result] in &rows {
-        let [a, b, c, d] = widths;
-        // Writing to a string cannot fail.
-        let _written =
-            writeln!(text, "{name:a$}  {backend:b$}  {address:c$}  {took:>d$}  {result}");
-    }
-    text
+    table(screen, ["CONNECTION", "BACKEND", "ADDRESS", "TIME", "RESULT"], Some(3), rows)
 }

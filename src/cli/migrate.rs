@@ -1,15 +1,22 @@
 //! `migrate`: from the embedded database to the configured one.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
-use crate::{app::App, config::Loaded, lifecycle::Exit, tls};
+use super::{Format, screen::Progress};
+use crate::{
+    app::{App, TargetUnusable},
+    config::Loaded,
+    lifecycle::Exit,
+    telemetry, tls,
+};
 
 pub(super) const AFTER_HELP: &str = "\
+Examples:
+  DATABASE_URL=postgres://user:password@host/name agentarea-api migrate --from sqlite:data/agentarea.db
+
 Executions with their results, idempotency keys and undelivered events move from the file to the
 configured database, in parcels, each of which is removed from the file once it is committed there. If
 it is interrupted, call it again. Stop the service that uses the file first.
@@ -17,14 +24,14 @@ it is interrupted, call it again. Stop the service that uses the file first.
 Exit codes: 0 everything has moved, 1 something failed, 69 the configured database cannot be used,
 78 the configuration has problems.";
 
-/// How often to tell how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Where from, such as `sqlite:data/agentarea.db`
     #[arg(long, value_name = "sqlite:PATH", value_parser = parse_from)]
     from: PathBuf,
+    /// For whom to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 fn parse_from(text: &str) -> Result<PathBuf, String> {
@@ -38,17 +45,28 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded, app: &App) -> anyhow::
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    let mut told = Instant::now();
-    let progress = |rows| {
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
-            eprintln!("{rows} rows have moved");
-        }
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let moved = runtime.block_on(app.migrate(&loaded.config, &arguments.from, progress));
+    // What takes long before the first row moves, such as the schema's migrations, says so.
+    let entered = runtime.enter();
+    let logs = telemetry::init(&loaded.config.telemetry)?;
+    let mut progress = Progress::new();
+    let tell = |rows| progress.tell(&format!("{rows} rows have moved"));
+    let moved = runtime.block_on(app.migrate(&loaded.config, &arguments.from, tell));
+    drop((progress, logs, entered));
     runtime.shutdown_background();
-    let (rows, from) = (moved?, arguments.from.display());
-    super::print(&format!("everything in {from} has moved, {rows} rows\n"))?;
+    let rows = match moved {
+        Ok(rows) => rows,
+        Err(error) if error.is::<TargetUnusable>() => {
+            eprintln!("agentarea-api: {error:#}");
+            return Ok(Exit::ConnectionUnavailable);
+        }
+        Err(error) => return Err(error),
+    };
+    let from = arguments.from.display();
+    let text = match arguments.format {
+        Format::Text => format!("everything in {from} has moved, {rows} rows\n"),
+        Format::Json => super::document(&json!({"from": from.to_string(), "rows": rows}))?,
+    };
+    super::print(&text)?;
     Ok(Exit::Clean)
 }

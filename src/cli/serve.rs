@@ -2,6 +2,22 @@
 
 use crate::{app::App, config::Loaded, lifecycle::Exit, telemetry, tls};
 
+pub(super) const SERVE_HELP: &str = "\
+SIGTERM or Ctrl-C: not ready, serve on for server.drain_delay, finish, close, end with 0. A second
+one ends at once. SIGHUP reads the configuration again.
+
+Exit codes: 0 stopped as asked, 69 a connection that start needs cannot be made, or the database
+refuses this program, 71 the port cannot be listened on, 75 stopped but something was cut off, 78
+the configuration has problems, 130 asked to stop twice.";
+
+#[cfg(feature = "worker")]
+pub(super) const WORKER_HELP: &str = "\
+It needs TEMPORAL_ADDRESS, and the same [workflows.*] as the service. SIGTERM or Ctrl-C: take no
+more, finish within server.shutdown_grace, end with 0.
+
+Exit codes: 0 stopped as asked, 1 it cannot run, 78 the configuration has problems, 130 asked to
+stop twice.";
+
 /// Serves the API until asked to stop.
 pub(super) fn serve(app: App, loaded: Loaded) -> anyhow::Result<Exit> {
     run(loaded, |loaded| app.serve(loaded))

@@ -11,6 +11,7 @@ mod api_events;
 mod api_executions;
 mod api_http;
 mod check;
+mod cli;
 mod health;
 #[cfg(feature = "redis")]
 mod ledger;
