@@ -56,7 +56,7 @@ fn show(name: &str, rate: &Rate) {
 }
 
 /// Waits until the database is connected; a broker that is out keeps the program from being ready.
-async fn accepting(server: &Server) {
+pub(crate) async fn accepting(server: &Server) {
     let (http, body) = (Client::new(), json!({"type": "t"}));
     while server.post(&http, DURABLE, &body).await != 202 {
         sleep(Duration::from_millis(10)).await;
@@ -72,11 +72,17 @@ async fn metric(server: &Server, name: &str) -> f64 {
 }
 
 /// A database of its own on the server of `url`.
-async fn postgres(url: &str) -> String {
+pub(crate) async fn postgres(url: &str) -> String {
     let (base, _) = url.rsplit_once('/').expect("a URL");
     let name = format!("figures_{}", uuid::Uuid::now_v7().simple());
     execute(url, &format!("CREATE DATABASE {name}")).await;
     format!("{base}/{name}")
+}
+
+/// Removes a database that [`postgres`] has made.
+pub(crate) async fn forget(server: &str, url: &str) {
+    let name = url.rsplit_once('/').expect("a URL").1;
+    execute(server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
 }
 
 async fn execute(url: &str, statement: &str) {
@@ -120,8 +126,7 @@ pub(crate) async fn figures(redis: &str, database: &str) {
         println!("delivery, {name}: {delivered:.0}/s, {depth:.0} waiting at the end");
     }
     full_outbox(redis, &url).await;
-    let name = url.rsplit_once('/').expect("a URL").1;
-    execute(database, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    forget(database, &url).await;
 }
 
 async fn full_outbox(redis: &str, url: &str) {

@@ -1,9 +1,12 @@
-//! The figures of the README, measured on the program itself: `cargo bench --bench figures`.
+//! The figures of the README, measured on the program itself: `cargo bench --bench figures`. The
+//! curves of `docs/performance.md`: `cargo bench --bench figures -- curves`.
 //!
 //! Those that need servers use the ones that `scripts/servers start DIR` starts, and are left out,
 //! by name, when `source DIR/env` was forgotten.
 
 mod accept;
+mod chart;
+mod curves;
 mod server;
 
 use std::{
@@ -25,6 +28,8 @@ use self::server::Server;
 
 /// Tells this program, started again, to serve the bare handler.
 const BARE: &str = "FIGURES_BARE";
+/// The variables that `scripts/servers` sets.
+const SERVERS: [&str; 3] = ["TEST_REDIS_URL", "TEST_DATABASE_URL", "TEST_TEMPORAL_ADDRESS"];
 const RUNS: usize = 7;
 const REQUESTS: usize = 20_000;
 const PARALLEL: usize = 16;
@@ -35,14 +40,22 @@ fn main() {
         return runtime.block_on(serve_bare());
     }
     agentarea_api::tls::install_provider();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |word: &str| arguments.iter().any(|argument| argument == word);
+    if asked("curves") {
+        let [Some(redis), Some(database), Some(temporal)] = SERVERS.map(variable) else {
+            eprintln!("no servers: run `scripts/servers start DIR` and `source DIR/env`");
+            std::process::exit(1);
+        };
+        let servers = curves::Servers { redis, database, temporal };
+        return runtime.block_on(curves::curves(&servers, asked("short")));
+    }
     runtime.block_on(async {
         start_to_ready().await;
         health_against_bare().await;
         health_in_an_outage().await;
         thousand_followers().await;
-        let servers =
-            ["TEST_REDIS_URL", "TEST_DATABASE_URL", "TEST_TEMPORAL_ADDRESS"].map(variable);
-        let [Some(redis), Some(database), Some(temporal)] = servers else {
+        let [Some(redis), Some(database), Some(temporal)] = SERVERS.map(variable) else {
             println!("left out, no servers: accept, idle-rss, first-requests");
             return;
         };
