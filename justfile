@@ -13,6 +13,7 @@ check:
 generate:
     cargo run --locked -- --config-dir /nonexistent config default > config/default.toml
     cargo run --locked -- --config-dir /nonexistent config schema > config/schema.json
+    cargo run --locked -- --config-dir /nonexistent config docs > docs/configuration.md
     cargo run --locked -- --config-dir /nonexistent openapi > openapi/agentarea-api.yaml
 
 # everything CI runs, on real servers

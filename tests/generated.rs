@@ -35,6 +35,11 @@ fn the_configuration_schema_is_current() {
 }
 
 #[test]
+fn the_page_of_the_configuration_is_current() {
+    compare("docs/configuration.md", &["config", "docs"]);
+}
+
+#[test]
 fn every_reference_of_the_specification_leads_somewhere() {
     let document: serde_json::Value = serde_yaml::from_str(&generated(&["openapi"])).unwrap();
     let mut references = 0;
