@@ -57,6 +57,53 @@ fn every_reference_of_the_specification_leads_somewhere() {
 }
 
 #[test]
+fn everything_of_the_specification_has_an_example() {
+    let document: serde_json::Value = serde_yaml::from_str(&generated(&["openapi"])).unwrap();
+    let members = |value: &serde_json::Value| value.as_object().cloned().unwrap_or_default();
+    let mut missing = Vec::new();
+    for (path, methods) in members(&document["paths"]) {
+        for (method, operation) in members(&methods) {
+            let of = |what: &str| format!("{method} {path}: {what}");
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            let named = parameters.iter().map(|it| (it["name"].to_string(), it.clone()));
+            let answers = members(&operation["responses"]).into_values();
+            let holders = answers.chain([operation["requestBody"].clone()]);
+            let bodies = holders.flat_map(|holder| members(&holder["content"]));
+            missing.extend(
+                named
+                    .chain(bodies)
+                    .filter(|(_, it)| it["example"].is_null())
+                    .map(|(it, _)| of(&it)),
+            );
+            if operation["description"].is_null() {
+                missing.push(of("description"));
+            }
+        }
+    }
+    for (name, response) in members(&document["components"]["responses"]) {
+        let content = members(&response["content"]);
+        missing.extend(content.values().filter(|it| it["example"].is_null()).map(|_| name.clone()));
+    }
+    assert!(missing.is_empty(), "src/api/examples.yaml lacks {missing:#?}");
+}
+
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, before) in [
+        ("CHANGELOG.md", "\n## ["),
+        ("deploy/kubernetes/guide.yaml", "image: agentarea-api:"),
+        ("deploy/kubernetes/overlays/production/kustomization.yaml", "newTag: "),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let after = text.split_once(before).unwrap_or_else(|| panic!("{file} has no {before:?}")).1;
+        let found = after.split([' ', ']', '\n']).next();
+        assert_eq!(found, Some(version), "{file} after {before:?}; Cargo.toml has the version");
+    }
+}
+
+#[test]
 fn the_specification_is_current() {
     compare("openapi/agentarea-api.yaml", &["openapi"]);
 }

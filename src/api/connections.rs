@@ -1,9 +1,11 @@
 //! `/v1/connections`.
 
-use poem_openapi::{Object, OpenApi, Tags, param::Path, payload::Json};
+use poem_openapi::{Enum, Object, OpenApi, Tags, param::Path, payload::Json};
 
 use super::{State, error::ApiError, types::DateTime};
-use crate::connection::{ConnectionReport, PoolStatus, ProbeReport, Transition};
+use crate::connection::{
+    self, Circuit, ConnectionReport, PoolStatus, ProbeReport, Service, Transition,
+};
 
 #[derive(Tags)]
 pub(super) enum Tag {
@@ -11,19 +13,94 @@ pub(super) enum Tag {
     Connections,
 }
 
+/// Where a connection stands in its life.
+#[derive(Clone, Copy, Debug, Enum)]
+#[oai(rename_all = "snake_case")]
+pub(super) enum ConnectionState {
+    /// Nobody needed it yet.
+    NotInitialized,
+    /// It is being made for the first time.
+    Initializing,
+    /// It works.
+    Initialized,
+    /// It does not.
+    Unavailable,
+    /// It was closed at shutdown.
+    Closed,
+}
+
+impl From<Service> for ConnectionState {
+    fn from(service: Service) -> Self {
+        match service {
+            Service::NotInitialized => Self::NotInitialized,
+            Service::Initializing => Self::Initializing,
+            Service::Initialized => Self::Initialized,
+            Service::Unavailable => Self::Unavailable,
+            Service::Closed => Self::Closed,
+        }
+    }
+}
+
+/// Whether calls pass a circuit breaker.
+#[derive(Clone, Copy, Debug, Enum)]
+#[oai(rename_all = "snake_case")]
+enum CircuitState {
+    /// Calls pass.
+    Closed,
+    /// Calls are refused.
+    Open,
+    /// A few calls try.
+    HalfOpen,
+    /// An operator has calls refused.
+    ForcedOpen,
+    /// An operator has calls pass.
+    ForcedClosed,
+}
+
+impl From<Circuit> for CircuitState {
+    fn from(circuit: Circuit) -> Self {
+        match circuit {
+            Circuit::Closed => Self::Closed,
+            Circuit::Open => Self::Open,
+            Circuit::HalfOpen => Self::HalfOpen,
+            Circuit::ForcedOpen => Self::ForcedOpen,
+            Circuit::ForcedClosed => Self::ForcedClosed,
+        }
+    }
+}
+
+/// What a change of state is about.
+#[derive(Clone, Copy, Debug, Enum)]
+#[oai(rename_all = "snake_case")]
+enum Subject {
+    /// The connection, as its probes find it.
+    Connection,
+    /// Its circuit breaker.
+    CircuitBreaker,
+}
+
+impl From<connection::Subject> for Subject {
+    fn from(subject: connection::Subject) -> Self {
+        match subject {
+            connection::Subject::Connection => Self::Connection,
+            connection::Subject::CircuitBreaker => Self::CircuitBreaker,
+        }
+    }
+}
+
 /// A connection in short.
 #[derive(Clone, Debug, Object)]
 pub(super) struct ConnectionSummary {
-    /// Its name.
+    /// Its name: `event_broker`, `execution_service` or `database`.
     name: String,
     /// The backend in use.
     backend: String,
     /// Whether an outage makes the instance unhealthy.
     required: bool,
-    /// `not_initialized`, `initializing`, `initialized`, `unavailable` or `closed`.
-    state: String,
-    /// Whether calls pass: `closed`, `open`, `half_open`, `forced_open` or `forced_closed`.
-    circuit: String,
+    /// Where it stands in its life.
+    state: ConnectionState,
+    /// Whether calls pass its circuit breaker.
+    circuit: CircuitState,
     /// How full the retry budget is, 0 to 1.
     retry_budget: f64,
     /// Its pool, if it has one.
@@ -100,9 +177,9 @@ struct LastError {
 struct StateChange {
     /// When.
     at: DateTime,
-    /// What changed: `connection` or `circuit_breaker`.
-    subject: String,
-    /// The state that ended.
+    /// What changed.
+    subject: Subject,
+    /// The state that ended: of the connection, or of its circuit breaker.
     from: String,
     /// The state that began.
     to: String,
@@ -137,8 +214,8 @@ impl ConnectionSummary {
             name: report.name.to_owned(),
             backend: report.backend.clone(),
             required: report.required,
-            state: report.service.as_str().to_owned(),
-            circuit: report.circuit.as_str().to_owned(),
+            state: report.service.into(),
+            circuit: report.circuit.into(),
             retry_budget: report.retry_budget,
             pool: report.pool.map(Pool::from),
             reuse: Reuse {
@@ -185,7 +262,7 @@ impl From<&Transition> for StateChange {
     fn from(transition: &Transition) -> Self {
         Self {
             at: DateTime(transition.at),
-            subject: transition.subject.as_str().to_owned(),
+            subject: transition.subject.into(),
             from: transition.from.to_owned(),
             to: transition.to.to_owned(),
             cause: transition.cause.to_string(),
@@ -200,6 +277,8 @@ pub(super) struct Api(pub(super) State);
 #[OpenApi(tag = "Tag::Connections")]
 impl Api {
     /// List the connections
+    ///
+    /// As the answering instance sees them. Nothing is asked of a backend: the last probe tells.
     #[oai(path = "/v1/connections", method = "get", operation_id = "listConnections")]
     async fn list(&self) -> Json<ConnectionList> {
         let items = self.0.manager.reports().iter().map(ConnectionSummary::new).collect();
@@ -207,6 +286,8 @@ impl Api {
     }
 
     /// Look at a connection
+    ///
+    /// With its timeline: what changed, when and why.
     #[oai(path = "/v1/connections/:name", method = "get", operation_id = "getConnection")]
     async fn get(
         &self,

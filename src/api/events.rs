@@ -16,7 +16,7 @@ use super::{
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
     problem::InvalidItem,
-    types::Raw,
+    types::{DateTime, Raw},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -60,7 +60,7 @@ pub(super) struct CloudEvent {
     /// What it happened to; events of one subject keep their order.
     subject: Option<String>,
     /// When it happened, RFC 3339.
-    time: Option<String>,
+    time: Option<DateTime>,
     /// The media type of `data`.
     datacontenttype: Option<String>,
     /// The schema of `data`.
@@ -145,8 +145,12 @@ pub(super) enum StreamResponse {
     #[oai(status = 200, content_type = "text/event-stream")]
     Stream(
         Binary<poem::Body>,
-        #[oai(header = "Cache-Control")] String,
-        #[oai(header = "X-Accel-Buffering")] String,
+        /// Always `no-store`.
+        #[oai(header = "Cache-Control")]
+        String,
+        /// Always `no`, so that nginx does not hold events back.
+        #[oai(header = "X-Accel-Buffering")]
+        String,
     ),
 }
 
@@ -156,7 +160,8 @@ pub(super) struct Api(pub(super) State);
 impl Api {
     /// Publish events
     ///
-    /// Takes one `CloudEvent`, a batch, or the short form, by content type.
+    /// Takes one `CloudEvent`, a batch, or the short form, by content type. Once it is answered 202 it
+    /// is committed to the database, and will be delivered whatever happens to the broker.
     #[oai(path = "/v1/events", method = "post", operation_id = "publishEvents")]
     async fn publish(
         &self,

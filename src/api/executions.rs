@@ -202,6 +202,9 @@ pub(super) struct Api(pub(super) State);
 #[OpenApi(tag = "Tag::Executions")]
 impl Api {
     /// Start an execution
+    ///
+    /// Once it is answered 202 it is committed to the database, and starts once, whatever happens to
+    /// the backend meanwhile.
     #[oai(path = "/v1/executions", method = "post", operation_id = "startExecution")]
     async fn start(
         &self,
@@ -226,7 +229,9 @@ impl Api {
         Ok(StartResponse::Accepted(Json(execution), location))
     }
 
-    /// List executions, newest first
+    /// List executions
+    ///
+    /// Newest first, page by page.
     #[oai(path = "/v1/executions", method = "get", operation_id = "listExecutions")]
     async fn list(
         &self,
@@ -259,6 +264,8 @@ impl Api {
     }
 
     /// Look at an execution
+    ///
+    /// With `wait` the answer is held until the execution ends, so that nobody needs to poll.
     #[oai(path = "/v1/executions/:id", method = "get", operation_id = "getExecution")]
     async fn get(
         &self,
@@ -278,6 +285,8 @@ impl Api {
     }
 
     /// Ask an execution to end
+    ///
+    /// It ends when its workflow heeds the wish; one that was not handed over yet ends at once.
     #[oai(path = "/v1/executions/:id/cancel", method = "post", operation_id = "cancelExecution")]
     async fn cancel(
         &self,
@@ -290,6 +299,8 @@ impl Api {
     }
 
     /// End an execution by force
+    ///
+    /// Its workflow is not asked.
     #[oai(
         path = "/v1/executions/:id/terminate",
         method = "post",
@@ -309,6 +320,8 @@ impl Api {
     }
 
     /// Send a signal to an execution
+    ///
+    /// What it means is up to the workflow. 501 where the backend has no signals.
     #[oai(
         path = "/v1/executions/:id/signals/:name",
         method = "post",
@@ -330,6 +343,8 @@ impl Api {
     }
 
     /// Ask a question of an execution
+    ///
+    /// Its workflow answers. 501 where the backend has no queries.
     #[oai(
         path = "/v1/executions/:id/queries/:name",
         method = "post",

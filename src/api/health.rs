@@ -6,15 +6,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use poem::{FromRequest, IntoResponse, Request, Response, http::StatusCode, web::Data};
 use poem_openapi::{
-    ApiResponse, Object, OpenApi, Tags, param::Query, payload::PlainText, types::ToJSON,
+    ApiResponse, Enum, Object, OpenApi, Tags, param::Query, payload::PlainText, types::ToJSON,
 };
 use tokio::time::Instant;
 
 use super::{
     State,
-    connections::ConnectionSummary,
+    connections::{ConnectionState, ConnectionSummary},
     edge::Caller,
-    types::{DateTime, Written},
+    types::{DateTime, Flag, Written},
 };
 use crate::{
     connection::ConnectionReport,
@@ -28,12 +28,65 @@ pub(super) enum Tag {
     Health,
 }
 
+/// The status of the whole.
+#[derive(Clone, Copy, Debug, Enum)]
+#[oai(rename_all = "snake_case")]
+enum HealthStatus {
+    /// All is well.
+    Healthy,
+    /// It works, with less than all of its parts.
+    Degraded,
+    /// A required connection was neither made nor refused yet.
+    Starting,
+    /// A required connection is down.
+    Unhealthy,
+    /// The service is stopping.
+    Draining,
+    /// The probes do not run: the process hangs.
+    Stalled,
+}
+
+impl From<health::Status> for HealthStatus {
+    fn from(status: health::Status) -> Self {
+        match status {
+            health::Status::Healthy => Self::Healthy,
+            health::Status::Degraded => Self::Degraded,
+            health::Status::Starting => Self::Starting,
+            health::Status::Unhealthy => Self::Unhealthy,
+            health::Status::Draining => Self::Draining,
+            health::Status::Stalled => Self::Stalled,
+        }
+    }
+}
+
+/// The worst of the connections.
+#[derive(Clone, Copy, Debug, Enum)]
+#[oai(rename_all = "snake_case")]
+enum ConnectionsStatus {
+    /// All work.
+    Healthy,
+    /// One is down that is not required, or its circuit breaker is not closed.
+    Degraded,
+    /// A required one is down.
+    Unhealthy,
+}
+
+impl ConnectionsStatus {
+    fn of(reports: &[ConnectionReport]) -> Self {
+        match health::connections_status(reports) {
+            Some(health::Status::Healthy) => Self::Healthy,
+            Some(health::Status::Unhealthy) => Self::Unhealthy,
+            // While a required connection is undecided, the others tell; the whole says `starting`.
+            _ => Self::Degraded,
+        }
+    }
+}
+
 /// Whether the service and its connections work, measured in the background moments ago.
 #[derive(Debug, Object)]
 pub(super) struct HealthReport {
-    /// The status of the whole: `healthy`, `degraded`, `starting`, `unhealthy`, `draining` or
-    /// `stalled`.
-    status: String,
+    /// The status of the whole.
+    status: HealthStatus,
     /// Always `agentarea-api`.
     service: String,
     /// The version of the program.
@@ -54,10 +107,9 @@ pub(super) struct HealthReport {
 struct Connections {
     /// The value of `ENVIRONMENT`.
     environment: String,
-    /// The worst of the connections: `healthy`, `degraded` or `unhealthy`.
-    status: String,
-    /// Each connection: `not_initialized`, `initializing`, `initialized`, `unavailable` or
-    /// `closed`.
+    /// The worst of the connections.
+    status: ConnectionsStatus,
+    /// Where each connection stands.
     services: Services,
     /// True while no backend was built for a single call.
     connection_reuse: bool,
@@ -103,11 +155,11 @@ impl From<Backlog> for Waiting {
 #[derive(Debug, Object)]
 struct Services {
     /// Carries events.
-    event_broker: String,
+    event_broker: ConnectionState,
     /// Runs executions.
-    execution_service: String,
+    execution_service: ConnectionState,
     /// Keeps what was accepted.
-    database: String,
+    database: ConnectionState,
 }
 
 /// The report, under the HTTP status that the configuration gives to its state.
@@ -125,12 +177,22 @@ pub(super) enum HealthResponse {
 
 #[derive(ApiResponse)]
 pub(super) enum ProbeResponse {
-    /// Yes.
+    /// Yes. The text is the status of the whole, and with `verbose` a line for each connection.
     #[oai(status = 200)]
-    Yes(PlainText<String>, #[oai(header = "Cache-Control")] String),
-    /// No.
+    Yes(
+        PlainText<String>,
+        /// Always `no-store`.
+        #[oai(header = "Cache-Control")]
+        String,
+    ),
+    /// No. The text is the same.
     #[oai(status = 503)]
-    No(PlainText<String>, #[oai(header = "Cache-Control")] String),
+    No(
+        PlainText<String>,
+        /// Always `no-store`.
+        #[oai(header = "Cache-Control")]
+        String,
+    ),
 }
 
 #[derive(ApiResponse)]
@@ -202,6 +264,9 @@ impl Api {
 #[OpenApi(tag = "Tag::Health")]
 impl Api {
     /// Report on the service and its connections
+    ///
+    /// Answered from memory: the probes in the background have measured it. The HTTP status of each
+    /// state is configurable in `[health.http_status]`. Details are for those who may see them.
     #[oai(path = "/health", method = "get", operation_id = "getHealth")]
     async fn health(&self, caller: Data<&Caller>) -> HealthResponse {
         let details = self.state.shows_details(&caller);
@@ -223,23 +288,27 @@ impl Api {
     #[oai(path = "/livez", method = "get", operation_id = "getLiveness")]
     async fn livez(
         &self,
-        /// List the parts.
-        verbose: Query<Option<String>>,
+        /// List the connections too.
+        verbose: Query<Option<Flag>>,
     ) -> ProbeResponse {
-        self.probe(verbose.0.is_some(), health::Status::is_alive)
+        self.probe(verbose.0.is_some_and(|flag| flag.0), health::Status::is_alive)
     }
 
     /// Tell whether the service should get traffic
+    ///
+    /// For readiness probes: no while it starts, drains, or lacks a required connection.
     #[oai(path = "/readyz", method = "get", operation_id = "getReadiness")]
     async fn readyz(
         &self,
-        /// List the parts.
-        verbose: Query<Option<String>>,
+        /// List the connections too.
+        verbose: Query<Option<Flag>>,
     ) -> ProbeResponse {
-        self.probe(verbose.0.is_some(), health::Status::is_ready)
+        self.probe(verbose.0.is_some_and(|flag| flag.0), health::Status::is_ready)
     }
 
     /// Give the metrics to Prometheus
+    ///
+    /// Every series exists from the start.
     #[oai(path = "/metrics", method = "get", operation_id = "getMetrics")]
     async fn metrics(&self) -> MetricsResponse {
         // Reporting brings the gauges of pools and probes up to date.
@@ -278,18 +347,16 @@ fn report(
 ) -> HealthReport {
     let service = |name: &str| {
         let report = reports.iter().find(|report| report.name == name);
-        report.map_or("not_initialized", |report| report.service.as_str()).to_owned()
+        report.map_or(ConnectionState::NotInitialized, |report| report.service.into())
     };
-    // While a required connection is undecided, the others tell; the whole says `starting`.
-    let connections = health::connections_status(reports).unwrap_or(health::Status::Degraded);
     HealthReport {
-        status: status.as_str().to_owned(),
+        status: status.into(),
         service: "agentarea-api".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: state.instance.to_string(),
         connections: Connections {
             environment: state.config.environment.clone(),
-            status: connections.as_str().to_owned(),
+            status: ConnectionsStatus::of(reports),
             services: Services {
                 event_broker: service("event_broker"),
                 execution_service: service("execution_service"),

@@ -8,6 +8,7 @@ mod document;
 mod edge;
 mod error;
 mod events;
+mod examples;
 mod executions;
 mod explain;
 mod health;
@@ -30,7 +31,7 @@ use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response, endpoint::BoxEndpoint, http::Method,
     middleware::CatchPanic,
 };
-use poem_openapi::OpenApiService;
+use poem_openapi::{ContactObject, LicenseObject, OpenApiService};
 
 use self::explain::Parameters;
 pub use self::{
@@ -134,7 +135,10 @@ fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
             "The front door of an AgentArea deployment: publish events, follow them, and run \
              durable executions.",
         )
-        .license("Apache-2.0")
+        .contact(ContactObject::new().name("AgentArea contributors"))
+        .license(
+            LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"),
+        )
 }
 
 /// The specification of the features that are on, as YAML. Needs no running connection.

@@ -86,6 +86,8 @@ impl Api {
     }
 
     /// Force a circuit breaker, or let it decide again
+    ///
+    /// Only of the instance that answers.
     #[oai(
         path = "/v1/connections/:name/circuit-breaker",
         method = "put",

@@ -10,7 +10,7 @@ use poem::{
 use poem_openapi::{
     payload::{Json, Payload},
     registry::{MetaSchema, MetaSchemaRef, Registry},
-    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+    types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
 use serde_json::Value;
 
@@ -52,6 +52,38 @@ impl ParseFromJSON for DateTime {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
         let Some(Value::String(text)) = value else { return Err(ParseError::expected_input()) };
         text.parse().map(Self).map_err(ParseError::custom)
+    }
+}
+
+/// A query parameter that is on by being there, `?verbose`, unless it says `false`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Flag(pub(super) bool);
+
+impl Type for Flag {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        bool::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        bool::schema_ref()
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromParameter for Flag {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        Ok(Self(value != "false"))
     }
 }
 
