@@ -42,11 +42,13 @@ COPY config/ config/
 COPY --from=build /build/target/release/agentarea-api /usr/local/bin/
 
 ARG VERSION=unknown
+ARG SOURCE=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="agentarea-api" \
       org.opencontainers.image.description="The front door of an AgentArea deployment: events and durable executions over managed connections" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="AgentArea contributors" \
+      org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
