@@ -289,6 +289,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             let Ok(settings) = self.settings() else { return };
             // A probe that takes as long as it may is no reason to look less often.
             let next = Instant::now() + jittered(settings.probe.interval);
+            self.metrics.probe_interval.set(settings.probe.interval.as_secs_f64());
             if self.needed.load(Ordering::Relaxed) {
                 self.probe_once(&settings).await;
             }

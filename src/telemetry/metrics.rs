@@ -188,6 +188,7 @@ struct ConnectionFamilies {
     probes: Family<ByOutcome, Counter>,
     probe_seconds: HistogramFamily<ByConnection>,
     probe_age: Family<ByConnection, Seconds>,
+    probe_interval: Family<ByConnection, Seconds>,
 }
 
 /// What accepted events wait for.
@@ -308,6 +309,7 @@ impl ConnectionFamilies {
             probes: Family::default(),
             probe_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
             probe_age: Family::default(),
+            probe_interval: Family::default(),
         };
         let all = families.clone();
         registry.register("connection_up", "Whether the connection works", all.up);
@@ -367,6 +369,12 @@ impl ConnectionFamilies {
             Unit::Seconds,
             all.probe_age,
         );
+        registry.register_with_unit(
+            "probe_interval",
+            "Time between two probes, as configured",
+            Unit::Seconds,
+            all.probe_interval,
+        );
         families
     }
 
@@ -412,6 +420,7 @@ impl ConnectionFamilies {
             probe_failures: self.probes.get_or_create_owned(&outcome(Outcome::Failure)),
             probe_seconds: self.probe_seconds.get_or_create_owned(&by),
             probe_age: self.probe_age.get_or_create_owned(&by),
+            probe_interval: self.probe_interval.get_or_create_owned(&by),
             call_seconds: self.call_seconds.clone(),
             calls: Arc::default(),
         }
@@ -466,6 +475,8 @@ pub struct ConnectionMetrics {
     pub probe_seconds: Histogram,
     /// Time since the last finished probe.
     pub probe_age: Seconds,
+    /// Time between two probes, as configured.
+    pub probe_interval: Seconds,
     call_seconds: HistogramFamily<ByCall>,
     /// Those of the operations called so far: a search among a few names is quicker than to hash
     /// the labels of each call.
