@@ -4,18 +4,19 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use reqwest::{Client, StatusCode};
+use reqwest::{Certificate, Client, StatusCode, Version, redirect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::support::{Database, Redis, Service, Setup, eventually, free_port, signal};
+use crate::support::{Database, Redis, Service, Setup, eventually, free_port, server, signal};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "plain.conf",
+    "nginx.conf",
     "agentarea/http.conf",
     "agentarea/locations.conf",
     "agentarea/proxy.conf",
@@ -26,14 +27,22 @@ const FILES: [&str; 5] = [
 struct Nginx {
     folder: TempDir,
     child: Child,
+    /// Of `plain.conf`, or of what sends elsewhere in `nginx.conf`.
     base: String,
+    /// Of `nginx.conf`.
+    secure: String,
 }
 
 impl Nginx {
     async fn before(replicas: &[u16; 2]) -> Self {
+        Self::with("plain.conf", replicas).await
+    }
+
+    async fn with(configuration: &str, replicas: &[u16; 2]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().display().to_string();
-        let port = free_port();
+        let (port, secure) = (free_port(), free_port());
+        let certificates = server("TEST_CERTIFICATES");
         fs::create_dir(folder.path().join("agentarea")).unwrap();
         for file in FILES {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx").join(file);
@@ -44,18 +53,23 @@ impl Nginx {
                 .replace("api1:8000", &format!("127.0.0.1:{}", replicas[0]))
                 .replace("api2:8000", &format!("127.0.0.1:{}", replicas[1]))
                 .replace("listen 8080", &format!("listen 127.0.0.1:{port}"))
+                .replace("listen 80;", &format!("listen 127.0.0.1:{port};"))
+                .replace("listen 443", &format!("listen 127.0.0.1:{secure}"))
+                .replace("tls/tls.crt", &format!("{certificates}/server.pem"))
+                .replace("tls/tls.key", &format!("{certificates}/server.key"))
                 .replace("/tmp/nginx", &format!("{own}/nginx"))
                 .replace("/dev/stdout", &format!("{own}/access.log"));
             fs::write(folder.path().join(file), text).unwrap();
         }
         let child = Command::new("nginx")
             .args(["-g", "daemon off;", "-p", &own, "-c"])
-            .arg(folder.path().join("plain.conf"))
+            .arg(folder.path().join(configuration))
             .stderr(fs::File::create(folder.path().join("error.log")).unwrap())
             .spawn()
             .expect("nginx is missing: apt-get install -y --no-install-recommends nginx-light");
         let base = format!("http://127.0.0.1:{port}");
-        let nginx = Self { folder, child, base };
+        let secure = format!("https://localhost:{secure}");
+        let nginx = Self { folder, child, base, secure };
         eventually("nginx listens", async || {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
         })
@@ -205,6 +219,110 @@ async fn events_pass_at_once_and_what_nobody_can_answer_is_a_problem() {
         seen.push_str(&String::from_utf8_lossy(&chunk));
     }
     assert_eq!(get("/metrics").await.status(), 404);
+    drop((service, nginx));
+    fleet.database.drop().await;
+}
+
+#[tokio::test]
+async fn too_large_a_body_is_refused_by_the_service_and_beyond_its_reach_by_nginx() {
+    let fleet = Fleet::new().await;
+    let service = fleet.replica(0).await;
+    let nginx = Nginx::before(&fleet.ports).await;
+    let post = async |mebibytes: usize| {
+        let body = json!({"type": "t", "data": "x".repeat(mebibytes << 20)});
+        Client::new().post(format!("{}/v1/events", nginx.base)).json(&body).send().await.unwrap()
+    };
+    let answer = post(2).await;
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let answer = post(9).await;
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let refused =
+        r#"agentarea_http_requests_total{method="POST",route="/v1/events",status="413"} 1"#;
+    assert!(metrics.contains(refused), "the second did not come through: {metrics}");
+    drop((service, nginx));
+    fleet.database.drop().await;
+}
+
+/// Established connections of this machine to a port of the loopback.
+fn connections_to(port: u16) -> usize {
+    let peer = format!("0100007F:{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let established = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(2) == Some(&&*peer) && fields.get(3) == Some(&"01")
+    };
+    table.lines().filter(established).count()
+}
+
+#[tokio::test]
+async fn nginx_keeps_its_connections_until_the_replica_drains() {
+    let fleet = Fleet::new().await;
+    let mut service = Setup::new()
+        .variable("AGENTAREA_SERVER__PORT", &fleet.ports[0].to_string())
+        .set("server.drain_delay", "\"10s\"")
+        .start()
+        .await;
+    service.healthy().await;
+    let nginx = Nginx::before(&fleet.ports).await;
+    let http = Client::new();
+    let livez = async || {
+        let answer = http.get(format!("{}/livez", nginx.base)).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    };
+    // This client keeps its own, so that one worker of nginx serves it.
+    service.http = Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    livez().await;
+    livez().await;
+    assert_eq!(connections_to(fleet.ports[0]), 1, "one is kept and used again");
+
+    signal(&service.child, "-TERM");
+    service.health("it drains", |health| health["status"] == "draining").await;
+    livez().await;
+    let answered = Instant::now();
+    eventually("nginx keeps none to a replica that drains", async || {
+        (connections_to(fleet.ports[0]) == 0).then_some(())
+    })
+    .await;
+    // Its own keepalive_timeout is five.
+    assert!(answered.elapsed() < Duration::from_secs(4), "it closed for another reason");
+    livez().await;
+    assert_eq!(service.exit_code().await, Some(0));
+    drop((service, nginx));
+    fleet.database.drop().await;
+}
+
+#[tokio::test]
+async fn over_tls_everything_is_answered_in_http_2_and_asks_for_tls_for_ever() {
+    let fleet = Fleet::new().await;
+    let nginx = Nginx::with("nginx.conf", &fleet.ports).await;
+    let authority = fs::read(format!("{}/ca.pem", server("TEST_CERTIFICATES"))).unwrap();
+    let http = Client::builder()
+        .tls_built_in_root_certs(false)
+        .add_root_certificate(Certificate::from_pem(&authority).unwrap())
+        .redirect(redirect::Policy::none())
+        .build()
+        .unwrap();
+    let get = async |path: &str| {
+        let answer = http.get(format!("{}{path}", nginx.secure)).send().await.unwrap();
+        assert_eq!(answer.version(), Version::HTTP_2);
+        let lasting: Vec<_> =
+            answer.headers().get_all("strict-transport-security").iter().collect();
+        assert_eq!(lasting, ["max-age=31536000"], "{path}");
+        answer
+    };
+    let answer = get("/health").await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (503, &"5".parse().unwrap())
+    );
+
+    let service = fleet.replica(0).await;
+    eventually("it is found", async || (get("/livez").await.status() == 200).then_some(())).await;
+    let answer = http.get(format!("{}/health?x=1", nginx.base)).send().await.unwrap();
+    assert_eq!(answer.status(), 301);
+    assert_eq!(answer.headers()["location"], "https://127.0.0.1/health?x=1");
     drop((service, nginx));
     fleet.database.drop().await;
 }
