@@ -43,7 +43,7 @@ const GROWTH_KIB: u64 = 20 * 1024;
 
 /// What happens to the link.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(crate) enum Fault {
     /// The proxy closes all connections and listens no more.
     Cut,
     /// Data stops, connections stay.
@@ -75,12 +75,12 @@ impl Fault {
 }
 
 /// A toxiproxy with one proxy in front of a server.
-struct Toxiproxy {
+pub(crate) struct Toxiproxy {
     child: Child,
     http: Client,
     base: String,
     upstream: String,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Drop for Toxiproxy {
@@ -91,7 +91,7 @@ impl Drop for Toxiproxy {
 }
 
 impl Toxiproxy {
-    async fn before(upstream: &str) -> Self {
+    pub(crate) async fn before(upstream: &str) -> Self {
         agentarea_api::tls::install_provider();
         let port = free_port();
         let child = Command::new("toxiproxy-server")
@@ -118,7 +118,7 @@ impl Toxiproxy {
         answer.json().await.unwrap_or_default()
     }
 
-    async fn begin(&self, fault: Fault) {
+    pub(crate) async fn begin(&self, fault: Fault) {
         let Some((kind, attributes)) = fault.toxic() else {
             self.send("/proxies/link", &json!({"enabled": false})).await;
             return;

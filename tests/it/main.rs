@@ -43,6 +43,8 @@ mod fleet;
 mod kubelet;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod migrate;
+#[cfg(all(feature = "redis", feature = "temporal", feature = "postgres", feature = "sqlite"))]
+mod outages;
 #[cfg(all(feature = "redis", feature = "postgres"))]
 mod proxy;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]

@@ -18,8 +18,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A configuration of `deploy/prometheus`, which finds `targets` in place of what it would discover.
-/// Only its rates stay to be chosen.
+/// A configuration of `deploy/prometheus` that is given `targets` in place of what it would discover.
 pub(crate) fn shipped(file: &str, targets: &Value) -> Value {
     let folder = repository().join("deploy/prometheus");
     let mut config: Value =
@@ -77,6 +76,7 @@ impl Prometheus {
     }
 
     /// Its alerts, pending and firing, with their texts.
+    #[cfg(all(feature = "redis", feature = "temporal", feature = "postgres", feature = "sqlite"))]
     pub(crate) async fn alerts(&self) -> Vec<Value> {
         let answer = self.http.get(format!("{}/api/v1/alerts", self.base)).send().await.unwrap();
         let mut answer: Value = answer.json().await.unwrap();
@@ -238,6 +238,32 @@ fn the_troubleshooting_guide_explains_every_error_class_and_no_other() {
     let mut known = ErrorKind::ALL.map(ErrorKind::as_str);
     known.sort_unstable();
     assert_eq!(explained, known);
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    heading.to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn the_troubleshooting_guide_and_the_outages_lead_to_each_other() {
+    let (guide, outages) = (read("docs/troubleshooting.md"), read("docs/outages.md"));
+    let links = |text: &str, page: &str| {
+        let before = format!("{page}#");
+        let parts = text.split(&before).skip(1);
+        let mut anchors: Vec<String> =
+            parts.filter_map(|part| Some(part.split_once(')')?.0.to_owned())).collect();
+        anchors.sort_unstable();
+        anchors.dedup();
+        anchors
+    };
+    let played: Vec<String> = lines_with(&outages, "## ").into_iter().map(anchor).collect();
+    assert_eq!(played.len(), 12);
+    assert_eq!(links(&guide, "outages.md"), played);
+    let sections: Vec<String> = lines_with(&guide, "## ").into_iter().map(anchor).collect();
+    for linked in links(&outages, "troubleshooting.md") {
+        assert!(sections.contains(&linked), "{linked} is no section");
+    }
 }
 
 /// Pods as Kubernetes would describe them: one of the API, one that was evicted, and a worker, which
