@@ -253,6 +253,7 @@ impl Shared {
         };
         let mut described = describe().await;
         if described.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            tracing::debug!(execution.id = id, "the backend does not know an execution");
             // What is lost is lost for good, so a server that is just taking over is asked again.
             sleep(ASK_AGAIN).await;
             described = describe().await;

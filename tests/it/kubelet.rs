@@ -505,11 +505,11 @@ async fn the_secrets_of_the_stack_need_no_image_and_their_key_opens_the_door() {
     let make = || Command::new(setup.path().join("scripts/compose-secrets")).output().unwrap();
     let key = printed_key(&make());
     let read = |name: &str| fs::read_to_string(setup.path().join(name)).unwrap();
-    let made = [".env", "secrets/postgres_password", "secrets/grafana_password"].map(read);
-    assert!(made.iter().all(|text| text.len() >= 24), "{made:?}");
+    let files = [".env", "secrets/postgres_password", "secrets/grafana_password"].map(read);
+    assert!(files.iter().all(|text| text.len() >= 24), "{files:?}");
     // The service reads .env as Compose does.
     assert!(make().stderr.is_empty(), "what exists stays as it is");
-    assert_eq!(read(".env"), made[0]);
+    assert_eq!(read(".env"), files[0]);
     opens_with(&setup.start().await, &key).await;
 }
 

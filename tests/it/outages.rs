@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What the project promises: from the fault to the alert.
-const ALERTED: Duration = Duration::from_secs(60);
+const ALERTED: Duration = Duration::from_mins(1);
 
 const INTRODUCTION: &str = "# Twelve outages
 
@@ -91,7 +91,6 @@ async fn twelve_outages_raise_their_alerts_within_a_minute_and_look_as_documente
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "says that the page is to be written")]
 fn is_to_be_written() -> bool {
     std::env::var_os("WRITE_OUTAGES").is_some()
 }

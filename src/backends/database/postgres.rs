@@ -22,8 +22,7 @@ use self::insert_all::insert_all;
 use super::{
     Database, FAMILY, POSTGRES_VARIABLES,
     errors::{check_version, migration_error, query_error},
-    migrations,
-    tls,
+    migrations, tls,
 };
 use crate::{
     backends::{
