@@ -204,8 +204,9 @@ mod wrong_mounts {
         let link = place.0.path().join("config/default.toml");
         std::os::unix::fs::symlink("..data/default.toml", link).unwrap();
         let report = place.problems(&[]);
-        let line = "config/default.toml: is a link to ..data/default.toml, which does not exist";
-        assert!(report.contains(line), "{report}");
+        let expected =
+            "config/default.toml: is a link to ..data/default.toml, which does not exist";
+        assert!(report.contains(expected), "{report}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Clock {
 
 fn library() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").unwrap().flatten();
-    let libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    let found = libraries.filter(|library| library.exists()).next();
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let found = libraries.find(|library| library.exists());
     found.expect("libfaketime is missing: apt-get install -y faketime")
 }

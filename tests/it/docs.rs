@@ -85,7 +85,7 @@ fn blocks() -> Vec<Block> {
                     block.text.push('\n');
                 }
                 (None, None) if line.starts_with('#') => {
-                    heading = line.trim_start_matches(['#', ' ']).to_owned();
+                    line.trim_start_matches(['#', ' ']).clone_into(&mut heading);
                 }
                 (None, None) => {}
             }
@@ -126,7 +126,6 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     while let Some(letter) = letters.next() {
         match (quote, letter) {
             (Some(open), letter) if letter == open => quote = None,
-            (Some(_), letter) => word.push(letter),
             (None, '\'' | '"') => (quote, begun) = (Some(letter), true),
             (None, '#') if !begun && word.is_empty() => break,
             (None, ' ' | '|' | ';' | '&' | '>' | '<' | '(' | ')') => {
@@ -145,7 +144,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
                     _ => {}
                 }
             }
-            (None, letter) => word.push(letter),
+            (_, letter) => word.push(letter),
         }
     }
     if begun || !word.is_empty() {

@@ -278,7 +278,7 @@ impl Service {
         };
         match tokio::time::timeout(DEADLINE, eventually("the execution ends", ended)).await {
             Ok(execution) => execution,
-            Err(_) => panic!("the execution does not end: {last}"),
+            Err(elapsed) => panic!("the execution does not end, {elapsed}: {last}"),
         }
     }
 
