@@ -98,6 +98,7 @@ async fn execute(url: &str, statement: &str) {
 pub(crate) async fn figures(redis: &str, database: &str) {
     let url = postgres(database).await;
     let off = [("REDIS_URL", NOWHERE), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
+    waits_for_disk(database, true).await;
     let stubbed = Server::program(&[]);
     stubbed.ready().await;
     show("without a commit", &rate(&stubbed, WITHOUT_COMMIT, CLIENTS, MEASURED).await);
@@ -110,6 +111,15 @@ pub(crate) async fn figures(redis: &str, database: &str) {
         show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
         show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
         drop(server);
+        // Everything but the wait for the disk: what a commit costs beyond it is in both.
+        let normal = [("AGENTAREA_DATABASE__SQLITE__SYNCHRONOUS", "normal")];
+        waits_for_disk(database, false).await;
+        let server = Server::program(&[&off[..], &variables[..], &normal[..]].concat());
+        accepting(&server).await;
+        let unwaited = rate(&server, DURABLE, CLIENTS, MEASURED).await;
+        show(&format!("{name}, without waiting for the disk"), &unwaited);
+        drop(server);
+        waits_for_disk(database, true).await;
         let on = [("REDIS_URL", redis), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
         let server = Server::program(&[&on[..], &variables[..]].concat());
         server.ready().await;
@@ -127,6 +137,13 @@ pub(crate) async fn figures(redis: &str, database: &str) {
     }
     full_outbox(redis, &url).await;
     forget(database, &url).await;
+}
+
+/// Whether the `PostgreSQL` server waits for the disk at a commit.
+async fn waits_for_disk(database: &str, waits: bool) {
+    let fsync = if waits { "on" } else { "off" };
+    execute(database, &format!("ALTER SYSTEM SET fsync = {fsync}")).await;
+    execute(database, "SELECT pg_reload_conf()").await;
 }
 
 async fn full_outbox(redis: &str, url: &str) {

@@ -144,6 +144,12 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
 /// Every reload makes all three connections anew while requests come as fast as they are served.
 pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
     setup.write_config("");
+    // A new backend is probed while four clients keep the machine busy.
+    let setup =
+        ["event_broker", "execution_service", "database"].iter().fold(setup, |setup, name| {
+            let setup = setup.set(&format!("{name}.probe.interval"), "\"1s\"");
+            setup.set(&format!("{name}.probe.timeout"), "\"2s\"")
+        });
     let service = setup.start().await;
     service.healthy().await;
     let reloading = tokio_util::sync::CancellationToken::new();
