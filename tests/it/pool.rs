@@ -16,6 +16,10 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
     let service = Setup::new()
         .set("telemetry.log_filter", "\"warn,agentarea_api::app=info\"")
         .set("database.pool.leak_after", "\"200ms\"")
+        // So that a request which waits behind others on a busy machine is not refused.
+        .set("database.pool.acquire_timeout", "\"20s\"")
+        .set("database.timeout.attempt", "\"25s\"")
+        .set("database.timeout.total", "\"25s\"")
         .start()
         .await;
     service.healthy().await;
@@ -38,10 +42,6 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
             .header("x-request-id", "the-slow-one")
             .json(&json!({"workflow": "echo", "input": 1}));
         let ((status, _), ()) = tokio::join!(answer(request), unlocked);
-        // One that waited for long behind others on a busy machine says nothing.
-        if status == 503 {
-            return None;
-        }
         assert_eq!(status, 202);
         // A background task that came first may have kept it waiting for its turn.
         let log = service.log();

@@ -227,6 +227,7 @@ async fn events_pass_at_once_and_what_nobody_can_answer_is_a_problem() {
 async fn too_large_a_body_is_refused_by_the_service_and_beyond_its_reach_by_nginx() {
     let fleet = Fleet::new().await;
     let service = fleet.replica(0).await;
+    service.healthy().await;
     let nginx = Nginx::before(&fleet.ports).await;
     let post = async |mebibytes: usize| {
         let body = json!({"type": "t", "data": "x".repeat(mebibytes << 20)});
