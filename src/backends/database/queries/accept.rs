@@ -189,22 +189,24 @@ impl Accept for Db {
     async fn forget_keys(&self, limit: i64) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
-        let expired: Vec<(String, String)> = idempotency_keys::table
-            .filter(idempotency_keys::expires_at.le(now))
-            .select((idempotency_keys::scope, idempotency_keys::idempotency_key))
-            .order(idempotency_keys::expires_at.asc())
-            .limit(limit)
-            .load(&mut conn)
-            .await
-            .map_err(query_error)?;
-        let mut forgotten = 0;
-        for (scope, key) in expired {
-            let row = idempotency_keys::table.find((scope, key));
-            forgotten += diesel::delete(row.filter(idempotency_keys::expires_at.le(now)))
-                .execute(&mut conn)
-                .await
-                .map_err(query_error)?;
-        }
-        Ok(forgotten)
+        // One transaction, because each commit waits for the disk.
+        let forgotten: QueryResult<usize> = transaction!(conn, async |conn| {
+            let expired: Vec<(String, String)> = idempotency_keys::table
+                .filter(idempotency_keys::expires_at.le(now))
+                .select((idempotency_keys::scope, idempotency_keys::idempotency_key))
+                .order(idempotency_keys::expires_at.asc())
+                .limit(limit)
+                .load(conn)
+                .await?;
+            let mut forgotten = 0;
+            for (scope, key) in expired {
+                let row = idempotency_keys::table.find((scope, key));
+                forgotten += diesel::delete(row.filter(idempotency_keys::expires_at.le(now)))
+                    .execute(conn)
+                    .await?;
+            }
+            Ok(forgotten)
+        });
+        forgotten.map_err(query_error)
     }
 }
