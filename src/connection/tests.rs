@@ -2,6 +2,7 @@
 //! waits, waits on tokio's clock.
 
 use std::{
+    hint::black_box,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -343,4 +345,18 @@ async fn a_reconnect_replaces_the_backend_or_says_why_not() {
         slot.reconnect().await.unwrap_err();
     }
     assert_eq!(slot.report().service, Service::Initialized, "the old one works");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_call_through_the_guard_allocates_nothing() {
+    let connection = managed(Startup::Wait, &Arc::default());
+    connection.started().await.unwrap();
+    connection.declare(&[CALL]);
+    let good = || async { connection.call(CALL, |_backend| async { Ok(()) }).await.unwrap() };
+    let one = || assert_eq!(good().now_or_never(), Some(()));
+    one();
+    let box_of_one = allocation_counter::measure(|| drop(black_box(Box::new(1))));
+    assert_eq!(box_of_one.count_total, 1, "the counter does not count");
+    let hundred_calls = allocation_counter::measure(|| (0..100).for_each(|_| one()));
+    assert_eq!(hundred_calls.count_total, 0, "{hundred_calls:?}");
 }
