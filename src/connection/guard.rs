@@ -243,8 +243,16 @@ impl Guard {
     }
 
     /// A state is told when it changes, not for each call that meets it.
+    #[inline]
     fn announce(&self, change: Option<Change>, error: Option<ErrorKind>) {
-        let Some(Change { from, to, cause, lasted }) = change else { return };
+        if let Some(change) = change {
+            self.tell(change, error);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, change: Change, error: Option<ErrorKind>) {
+        let Change { from, to, cause, lasted } = change;
         let (connection, state) = (self.connection, to.as_str());
         let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
         if to == Circuit::Open {

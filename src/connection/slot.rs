@@ -84,7 +84,9 @@ impl<B: ?Sized + Backend> Slot<B> {
                 live
             } else {
                 let begin = Instant::now();
-                let live = self.first_use().await?;
+                // Boxed, because each caller's future would have room for it otherwise, and is moved
+                // several times on its way through the guard.
+                let live = Box::pin(self.first_use()).await?;
                 self.waited.add(begin.elapsed());
                 live
             };
