@@ -123,10 +123,7 @@ pub(crate) async fn figures(redis: &str, database: &str) {
         let on = [("REDIS_URL", redis), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
         let server = Server::program(&[&on[..], &variables[..]].concat());
         server.ready().await;
-        // What waits from before is handed over first.
-        while metric(&server, "agentarea_outbox_rows").await > 0.0 {
-            sleep(Duration::from_millis(100)).await;
-        }
+        hand_over_the_rest(&server).await;
         let before = metric(&server, "agentarea_outbox_delivered_total").await;
         let begin = Instant::now();
         show(&format!("{name}, relay on"), &rate(&server, DURABLE, CLIENTS, SUSTAINED).await);
@@ -137,6 +134,20 @@ pub(crate) async fn figures(redis: &str, database: &str) {
     }
     full_outbox(redis, &url).await;
     forget(database, &url).await;
+}
+
+/// Waits until what waits from before is handed over. The depth is not known at once, so that the
+/// count has to stand still as well.
+async fn hand_over_the_rest(server: &Server) {
+    let delivered = async || metric(server, "agentarea_outbox_delivered_total").await;
+    loop {
+        let before = delivered().await;
+        sleep(Duration::from_secs(2)).await;
+        let waiting = metric(server, "agentarea_outbox_rows").await;
+        if waiting <= 0.0 && delivered().await <= before {
+            return;
+        }
+    }
 }
 
 /// Whether the `PostgreSQL` server waits for the disk at a commit.

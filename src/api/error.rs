@@ -57,7 +57,8 @@ impl ApiError {
         tracing::warn!(connection, %error, error.class = class.as_str(), "it cannot be made");
         let remedy = class.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         let detail = format!("{connection} cannot be made ({class}); nothing was changed{remedy}");
-        Self { detail: Some(detail), ..error.into() }
+        // Whatever became of it, the connection that serves was not touched.
+        Self { detail: Some(detail), ..error.without_effect().into() }
     }
 
     /// How long the client should wait, where waiting helps.

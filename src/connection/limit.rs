@@ -126,6 +126,8 @@ impl Drop for Waiting<'_> {
 mod tests {
     use std::sync::Arc;
 
+    use tokio::task::JoinSet;
+
     use super::*;
 
     fn limit(max_in_flight: usize, max_waiting: usize) -> Limit {
@@ -214,11 +216,12 @@ mod tests {
         const PLACES: usize = 3;
         let limit = Arc::new(limit(PLACES, 1000));
         let working = Arc::new(AtomicUsize::new(0));
-        let tasks = (0..64_usize).map(|task| {
+        let mut tasks = JoinSet::new();
+        for task in 0..64_u64 {
             let (limit, working) = (Arc::clone(&limit), Arc::clone(&working));
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 for round in 0..500 {
-                    let patience = Duration::from_micros(((task + round) % 7 * 300) as u64);
+                    let patience = Duration::from_micros((task + round) % 7 * 300);
                     let Ok(_place) = acquire(&limit, Instant::now() + patience).await else {
                         continue;
                     };
@@ -227,10 +230,10 @@ mod tests {
                     tokio::task::yield_now().await;
                     working.fetch_sub(1, SeqCst);
                 }
-            })
-        });
-        for task in tasks.collect::<Vec<_>>() {
-            task.await.unwrap();
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
         }
         let places: Vec<_> = std::iter::from_fn(|| limit.try_acquire()).collect();
         assert_eq!(places.len(), PLACES);

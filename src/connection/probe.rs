@@ -192,6 +192,8 @@ impl ProbeState {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const OK: Result<(), ErrorKind> = Ok(());
@@ -239,5 +241,55 @@ mod tests {
         assert!(verdict.recovered_after.is_some());
         run(&mut state, &policy, &[OK, OK]);
         assert_eq!(state.recoveries(), 1);
+    }
+
+    /// The rules in the fewest words: what a connection is after a result.
+    fn expected(was: Service, good: u32, bad: u32, policy: &Probe) -> Service {
+        use Service::{Initialized, NotInitialized, Unavailable};
+        match was {
+            NotInitialized if good > 0 => Initialized,
+            NotInitialized => Unavailable,
+            Initialized if bad >= policy.unhealthy_after => Unavailable,
+            Unavailable if good >= policy.healthy_after => Initialized,
+            unchanged => unchanged,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn thresholds_decide_and_the_times_add_up(
+            unhealthy_after in 1_u32..5, healthy_after in 1_u32..5,
+            results in prop::collection::vec((any::<bool>(), 0_u64..30), 1..60),
+        ) {
+            let (policy, begin) = (policy(unhealthy_after, healthy_after), Instant::now());
+            let mut state = ProbeState::new(begin);
+            let (mut now, mut told, mut outage) = (begin, Duration::ZERO, None);
+            let (mut good, mut bad, mut recoveries) = (0, 0, 0);
+            for (ok, seconds) in results {
+                now += Duration::from_secs(seconds);
+                (good, bad) = if ok { (good + 1, 0) } else { (0, bad + 1) };
+                let was = state.service();
+                if !ok {
+                    outage.get_or_insert(now);
+                } else if was == Service::Initialized {
+                    outage = None;
+                }
+                let result = if ok { OK } else { REFUSED };
+                let verdict = state.record(now, Duration::ZERO, result, &policy);
+                let is = state.service();
+                prop_assert_eq!(is, expected(was, good, bad, &policy));
+                prop_assert_eq!(verdict.rebuild, !ok && bad >= unhealthy_after);
+                prop_assert_eq!(verdict.transition.is_some(), is != was);
+                told += verdict.transition.map_or(Duration::ZERO, |change| change.lasted);
+                let back = is == Service::Initialized && was == Service::Unavailable;
+                let lasted = outage.filter(|_| back).map(|began| now - began);
+                prop_assert_eq!(verdict.recovered_after, lasted);
+                if back {
+                    (recoveries, outage) = (recoveries + 1, None);
+                }
+                prop_assert_eq!(state.recoveries(), recoveries);
+            }
+            prop_assert_eq!(told + (now - state.since), now - begin);
+        }
     }
 }

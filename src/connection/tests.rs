@@ -1,6 +1,8 @@
 //! The managed connection over a backend whose behaviour the test decides. Time is paused: what
 //! waits, waits on tokio's clock.
 
+mod storm;
+
 use std::{
     hint::black_box,
     sync::{
@@ -31,6 +33,8 @@ const CALL: Operation = Operation::idempotent("call");
 struct World {
     refuses: AtomicBool,
     sick: AtomicBool,
+    /// Probes keep their thread.
+    blocks: AtomicBool,
     build_takes_ms: AtomicUsize,
     builds: AtomicUsize,
     closed: AtomicUsize,
@@ -55,6 +59,9 @@ struct MockBackend {
 #[async_trait]
 impl Backend for MockBackend {
     async fn probe(&self) -> Result<(), Error> {
+        while self.world.blocks.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         if self.world.sick.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Timeout, "it is sick"));
         }

@@ -98,3 +98,44 @@ impl Window {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A result with the time since the one before.
+    type Result = (u64, bool, bool);
+
+    fn results() -> impl Strategy<Value = Vec<Result>> {
+        prop::collection::vec((0_u64..3000, any::<bool>(), any::<bool>()), 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn it_counts_what_lies_within_its_length_give_or_take_a_tenth(results in results()) {
+            let (length, begin) = (Duration::from_secs(10), Instant::now());
+            let mut window = Window::new(length, begin);
+            let (mut now, mut all) = (begin, Vec::new());
+            for (millis, failed, slow) in results {
+                now += Duration::from_millis(millis);
+                window.add(now, failed, slow);
+                all.push((now, failed, slow));
+                let within = |age: Duration| {
+                    let young = all.iter().filter(|(at, ..)| now - *at < age);
+                    young.fold((0, 0, 0), |(calls, bad, late), (_, failed, slow)| {
+                        (calls + 1, bad + u32::from(*failed), late + u32::from(*slow))
+                    })
+                };
+                let (least, most) = (within(length.mul_f64(0.9)), within(length));
+                let Counts { calls, failed, slow } = window.total;
+                prop_assert!((least.0..=most.0).contains(&calls), "{calls}: {least:?} {most:?}");
+                prop_assert!((least.1..=most.1).contains(&failed), "{failed}: {least:?} {most:?}");
+                prop_assert!((least.2..=most.2).contains(&slow), "{slow}: {least:?} {most:?}");
+                let sum = window.spans.iter().map(|span| span.calls).sum::<u32>();
+                prop_assert_eq!(sum, calls, "the total is the sum of the spans");
+            }
+        }
+    }
+}

@@ -144,6 +144,12 @@ mod redis {
     }
 
     #[tokio::test]
+    async fn a_database_that_is_not_there_is_named() {
+        let redis = Redis::start_with("--databases 4").await;
+        fails(at(&format!("{}/9", redis.url())), (69, "missing", "no such database")).await;
+    }
+
+    #[tokio::test]
     async fn an_unknown_authority_is_a_matter_of_tls() {
         let stranger = format!("{}/stranger.pem", server("TEST_CERTIFICATES"));
         let setup = at(&server("TEST_REDIS_TLS_URL")).set("event_broker.redis.ca_file", &stranger);
@@ -184,6 +190,13 @@ mod temporal {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent = silent.local_addr().unwrap().to_string();
         fails(at(&silent), (69, "timeout", "no connection")).await;
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_a_matter_of_tls() {
+        let setup = at(&server("TEST_TEMPORAL_ADDRESS"))
+            .set("execution_service.temporal.tls.enabled", "true");
+        fails(setup, (76, "tls", "corrupt message")).await;
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ mod docs;
 mod faults;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod fleet;
+#[cfg(all(feature = "redis", feature = "postgres"))]
+mod keys;
 #[cfg(feature = "postgres")]
 mod kubelet;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]

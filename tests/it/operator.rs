@@ -147,8 +147,8 @@ pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
     // A new backend is probed while four clients keep the machine busy.
     let setup =
         ["event_broker", "execution_service", "database"].iter().fold(setup, |setup, name| {
-            let setup = setup.set(&format!("{name}.probe.interval"), "\"1s\"");
-            setup.set(&format!("{name}.probe.timeout"), "\"2s\"")
+            let setup = setup.set(&format!("{name}.probe.interval"), "\"5s\"");
+            setup.set(&format!("{name}.probe.timeout"), "\"10s\"")
         });
     let service = setup.start().await;
     service.healthy().await;
@@ -198,4 +198,135 @@ pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
         "{one} {two} {three} {four}"
     );
     service.healthy().await;
+}
+
+#[cfg(feature = "redis")]
+mod with_redis {
+    use super::*;
+    use crate::support::{Redis, free_port};
+
+    fn broker_at(url: &str, pool: u32) -> String {
+        format!(
+            "[event_broker]\nbackend = \"redis\"\n[event_broker.redis]\nurl = \"{url}\"\n\
+             [event_broker.pool]\nmax_size = {pool}\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn a_reload_whose_connection_cannot_be_made_leaves_the_old_one_serving() {
+        let redis = Redis::start().await;
+        let setup = Setup::new();
+        setup.write_config(&broker_at(&redis.url(), 5));
+        let service = setup.start().await;
+        service.healthy().await;
+        let publishes = async || {
+            let direct = "/v1/events?delivery=direct";
+            let (status, answer) = service.send(direct, &json!({"type": "x"})).await;
+            assert_eq!(status, 200, "{answer}");
+        };
+        publishes().await;
+
+        service.write_config(&broker_at(&format!("redis://127.0.0.1:{}", free_port()), 6));
+        let (status, problem) = answer(service.post("/v1/config/reload")).await;
+        assert_eq!(status, 503, "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        for word in ["event_broker.redis.url", "refused", "nothing was changed"] {
+            assert!(detail.contains(word), "{word} is missing in {detail}");
+        }
+        publishes().await;
+        let broker = service.json("/v1/connections/event_broker").await;
+        assert_eq!(broker["pool"]["max"], 5, "{broker}");
+        assert_eq!(broker["reuse"]["rebuilds"], 0, "{broker}");
+        let health = service.json("/health").await;
+        assert_eq!(health["status"], "healthy", "{health}");
+        assert_eq!(health["connections"]["connection_reuse"], true, "{health}");
+
+        service.write_config(&broker_at(&redis.url(), 7));
+        let (status, reloaded) = answer(service.post("/v1/config/reload")).await;
+        assert_eq!((status.as_u16(), &reloaded["rebuilt"]), (200, &json!(["event_broker"])));
+        publishes().await;
+        assert_eq!(service.json("/v1/connections/event_broker").await["pool"]["max"], 7);
+    }
+
+    #[tokio::test]
+    async fn the_timeline_tells_cause_class_and_length_of_an_outage() {
+        let mut redis = Redis::start().await;
+        let service = Setup::new()
+            .variable("REDIS_URL", &redis.url())
+            .set("event_broker.circuit_breaker.minimum_calls", "1")
+            .start()
+            .await;
+        service.healthy().await;
+        let up = std::time::Instant::now();
+        redis.down();
+        let event = json!({"type": "x"});
+        eventually("the breaker opens", async || {
+            service.send("/v1/events?delivery=direct", &event).await;
+            let broker = service.json("/v1/connections/event_broker").await;
+            (broker["circuit"] == "open").then_some(())
+        })
+        .await;
+        let services = |health: &serde_json::Value| health["connections"]["services"].clone();
+        let unavailable =
+            |health: &serde_json::Value| services(health)["event_broker"] == "unavailable";
+        service.health("the outage shows", unavailable).await;
+        redis.up().await;
+        service.healthy().await;
+        let at_most = up.elapsed();
+
+        let broker = service.json("/v1/connections/event_broker").await;
+        let timeline = broker["timeline"].as_array().unwrap();
+        let change = |subject: &str, to: &str| {
+            let of_it =
+                |change: &&serde_json::Value| change["subject"] == subject && change["to"] == to;
+            timeline.iter().rfind(of_it).unwrap_or_else(|| panic!("{subject} {to}: {timeline:?}"))
+        };
+        let lost = change("connection", "unavailable");
+        assert_eq!(lost["from"], "initialized");
+        assert_eq!(lost["cause"], "probe failed");
+        let class = lost["error_class"].as_str().unwrap();
+        assert!(["refused", "disconnected", "timeout"].contains(&class), "{lost}");
+        let found = change("connection", "initialized");
+        assert_eq!((&found["cause"], found.get("error_class")), (&json!("recovered"), None));
+        let lasted = u128::from(found["duration_ms"].as_u64().unwrap());
+        assert!((1..=at_most.as_millis()).contains(&lasted), "{found} of {at_most:?}");
+        let opened = change("circuit_breaker", "open");
+        assert!(opened["cause"].as_str().unwrap().ends_with("calls failed"), "{opened}");
+        assert!(opened["error_class"].is_string(), "{opened}");
+        let times: Vec<&str> =
+            timeline.iter().map(|change| change["at"].as_str().unwrap()).collect();
+        assert!(times.is_sorted(), "oldest first: {times:?}");
+    }
+
+    #[tokio::test]
+    async fn calls_beyond_the_concurrency_limit_are_refused_with_retry_after() {
+        let redis = Redis::start().await;
+        let service = Setup::new()
+            .variable("REDIS_URL", &redis.url())
+            .set("event_broker.concurrency", "{ max_in_flight = 1, max_waiting = 0 }")
+            .set("event_broker.circuit_breaker.half_open_calls", "1")
+            // Long enough for the other to be refused, whatever the machine does beside.
+            .set("event_broker.timeout", "{ attempt = \"20s\", total = \"20s\" }")
+            .set("event_broker.probe.interval", "\"10m\"")
+            .start()
+            .await;
+        service.healthy().await;
+        redis.freeze(true);
+        let direct = || service.post("/v1/events?delivery=direct").json(&json!({"type": "x"}));
+        let hangs = answer(direct());
+        let refused = async {
+            eventually("a call hangs", async || {
+                let broker = service.json("/v1/connections/event_broker").await;
+                (broker["reuse"]["in_use"].as_u64() > Some(0)).then_some(())
+            })
+            .await;
+            direct().send().await.unwrap()
+        };
+        let refused = tokio::select! {
+            (status, problem) = hangs => panic!("the first one was answered {status}: {problem}"),
+            refused = refused => refused,
+        };
+        crate::support::is_overloaded(refused).await;
+        redis.freeze(false);
+    }
 }

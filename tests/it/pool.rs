@@ -52,3 +52,30 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
     assert!(report.contains("WARN request{request_id=the-slow-one"), "{report}");
     assert!(report.contains("connection=\"database\" operation=\"accept\""), "{report}");
 }
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_call_that_finds_no_pooled_connection_in_time_is_refused_with_retry_after() {
+    use crate::support::{Database, Link, Passing, is_overloaded};
+
+    let database = Database::create().await;
+    let link = Link::to(database.address()).await;
+    let url = database.url().replace(database.address(), &link.address);
+    let service = Setup::new()
+        .variable("DATABASE_URL", &url)
+        .set("database.pool", "{ max_size = 1, acquire_timeout = \"200ms\" }")
+        // Long enough for the other to be refused, whatever the machine does beside.
+        .set("database.timeout", "{ attempt = \"20s\", total = \"20s\" }")
+        .set("database.probe", "{ interval = \"10m\", timeout = \"5s\" }")
+        .start()
+        .await;
+    service.healthy().await;
+    link.set(Passing::Stalled);
+    // At most one of them, or a task in the background, has the only connection.
+    let [one, two] = [(), ()].map(|()| Box::pin(service.get("/v1/executions").send()));
+    let (first, _hangs) = futures_util::future::select(one, two).await.factor_first();
+    is_overloaded(first.unwrap()).await;
+    link.set(Passing::Cut);
+    drop(service);
+    database.drop().await;
+}

@@ -320,6 +320,16 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
 }
 
 /// An event of a client; `n` counts those of its subject.
+/// Refused for want of room, with the time after which trying again makes sense.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub(crate) async fn is_overloaded(response: reqwest::Response) {
+    assert_eq!(response.status(), 503);
+    let seconds = response.headers()["retry-after"].to_str().unwrap().parse::<u64>();
+    assert!(seconds.is_ok_and(|seconds| seconds >= 1));
+    let problem: Value = response.json().await.unwrap();
+    assert!(problem["type"].as_str().unwrap().ends_with("overloaded"), "{problem}");
+}
+
 pub(crate) fn cloud_event(subject: &str, n: usize) -> Value {
     json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
         "subject": subject, "data": n})

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, RetryClass};
 
 /// What a failed statement means.
 pub(super) fn query_error(error: DieselError) -> Error {
+    let mut message = "the statement failed";
     let kind = match &error {
         DieselError::DatabaseError(kind, information) => match kind {
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => {
@@ -18,6 +19,10 @@ pub(super) fn query_error(error: DieselError) -> Error {
                 ErrorKind::Disconnected
             }
             _ if information.message().starts_with("permission denied") => ErrorKind::Forbidden,
+            _ if information.message().ends_with("due to lock timeout") => {
+                message = "another transaction, which has not ended, holds what this one needs";
+                ErrorKind::Conflict
+            }
             _ => ErrorKind::Unavailable,
         },
         // Our own `Queryable`s and the schema do not agree.
@@ -28,7 +33,7 @@ pub(super) fn query_error(error: DieselError) -> Error {
         _ => ErrorKind::Unavailable,
     };
     // The statement reached the database, so what it did is unknown unless the kind says better.
-    let error = Error::new(kind, "the statement failed").with_source(error);
+    let error = Error::new(kind, message).with_source(error);
     if kind == ErrorKind::Unavailable { error.with_retry(RetryClass::MaybeSent) } else { error }
 }
 

@@ -40,7 +40,7 @@ const MIGRATION_LOCK: i64 = 4_917_230_115;
 
 type Conn = AsyncPgConnection;
 
-/// `PostgreSQL`, for any number of instances.
+/// `PostgreSQL`, for any number of instances. Needs version 10 or newer.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -117,11 +117,15 @@ impl BackendConfig for Config {
     }
 }
 
-/// A process that is paused in the middle of a transaction must not keep its locks from others. What
-/// is committed must be on the disk, whatever server, database or user are set to.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; \
+/// A process that is paused in the middle of a transaction must not keep its locks from others, nor
+/// may one request that needs such a lock hold up those that share its commit. What is committed
+/// must be on the disk, whatever server, database or user are set to.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '1s'; \
     SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Identity columns came with it.
+const OLDEST_SERVER: u32 = 10;
 
 pub(super) struct Factory;
 
@@ -207,8 +211,10 @@ async fn refuse_without_rights(conn: &mut Conn) -> Result<(), Error> {
     Ok(())
 }
 
-/// Applies what is missing. The lock ends with the connection, should this process die.
+/// Applies what is missing, and waits for locks as long as that takes. The lock ends with the
+/// connection, should this process die.
 async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
+    conn.batch_execute("SET lock_timeout = 0").await.map_err(query_error)?;
     if !is_true(&mut conn, &format!("pg_try_advisory_lock({MIGRATION_LOCK})")).await? {
         tracing::info!("another instance migrates the schema, waiting for it");
         let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
@@ -222,7 +228,7 @@ async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
         (migrated, conn.into_inner())
     });
     let (migrated, mut conn) = migration.await.map_err(migration_error)?;
-    let unlock = format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})");
+    let unlock = format!("SELECT pg_advisory_unlock({MIGRATION_LOCK}); {SESSION}");
     conn.batch_execute(&unlock).await.map_err(query_error)?;
     migrated.map_err(migration_error)?;
     Ok(conn)
@@ -299,9 +305,11 @@ impl Connector {
         let refused = |error| connect_error(config, error);
         let established = if let Some(tls) = &self.tls {
             let (client, conn) = config.connect(tls.clone()).await.map_err(refused)?;
+            check_server(conn.parameter("server_version"))?;
             AsyncPgConnection::try_from_client_and_connection(client, conn).await
         } else {
             let (client, conn) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
+            check_server(conn.parameter("server_version"))?;
             AsyncPgConnection::try_from_client_and_connection(client, conn).await
         };
         let mut conn = established.map_err(|error| {
@@ -309,6 +317,19 @@ impl Connector {
         })?;
         conn.batch_execute(SESSION).await.map_err(query_error)?;
         Ok(conn)
+    }
+}
+
+/// Refuses a server that is too old. One that does not tell its version, as some proxies, is tried.
+fn check_server(version: Option<&str>) -> Result<(), Error> {
+    let version = version.unwrap_or_default();
+    let major = version.split(|sign: char| !sign.is_ascii_digit()).next().unwrap_or_default();
+    match major.parse::<u32>() {
+        Ok(major) if major < OLDEST_SERVER => Err(Error::new(
+            ErrorKind::Incompatible,
+            format!("the server is version {version}, older than {OLDEST_SERVER}"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -522,5 +543,18 @@ mod tests {
         let problems = config.check();
         assert_eq!(problems.len(), 1);
         assert!(!problems[0].1.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_is_refused_by_its_version() {
+        for version in ["9.6.24", "9.5beta1", "8.4"] {
+            let error = check_server(Some(version)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Incompatible);
+            assert!(error.to_string().contains(&format!("{version}, older than 10")), "{error}");
+        }
+        for version in ["10.23", "15.14 (Debian 15.14-0+deb12u1)", "18beta2", "CockroachDB", ""] {
+            assert!(check_server(Some(version)).is_ok(), "{version}");
+        }
+        assert!(check_server(None).is_ok());
     }
 }

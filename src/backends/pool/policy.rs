@@ -106,6 +106,8 @@ impl Life {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn seconds(seconds: u64) -> Duration {
@@ -183,5 +185,46 @@ mod tests {
     fn rounds_are_as_frequent_as_the_shortest_time_needs() {
         assert_eq!(policy().pace(), Some(Duration::from_millis(1250)));
         assert_eq!(Policy::new(&config::Pool::default()).pace(), Some(seconds(5)));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_outlives_its_times_and_nothing_ends_before_them(
+            (lifetime, idle, keepalive) in (0_u64..500, 0_u64..100, 0_u64..50),
+            steps in prop::collection::vec((1_u64..60, any::<bool>()), 1..100),
+        ) {
+            let policy = Policy::new(&config::Pool {
+                max_lifetime: seconds(lifetime),
+                idle_timeout: seconds(idle),
+                keepalive: seconds(keepalive),
+                ..config::Pool::default()
+            });
+            let begin = Instant::now();
+            let mut life = policy.begin(begin);
+            let (mut now, mut used, mut seen) = (begin, begin, begin);
+            for (pause, use_it) in steps {
+                now += seconds(pause);
+                let over = |limit: u64, since: Instant, share: f64| {
+                    limit > 0 && now - since >= seconds(limit).mul_f64(share)
+                };
+                let due = policy.due(&life, now);
+                let must_end = over(lifetime, begin, 1.0) || over(idle, used, 1.0);
+                let may_end = over(lifetime, begin, 0.9) || over(idle, used, 1.0);
+                let ends = matches!(due, Due::Close(_));
+                prop_assert!(ends || !must_end, "{due:?} although its time is over");
+                prop_assert!(may_end || !ends, "{due:?} before its time");
+                if ends {
+                    break;
+                }
+                prop_assert_eq!(due == Due::Check, over(keepalive, seen, 1.0));
+                if use_it {
+                    life.given_back(now);
+                    (used, seen) = (now, now);
+                } else if due == Due::Check {
+                    life.answered(now);
+                    seen = now;
+                }
+            }
+        }
     }
 }
