@@ -144,6 +144,18 @@ mod redis {
     }
 
     #[tokio::test]
+    async fn a_server_that_may_lose_events_is_good_and_told_of() {
+        let redis = Redis::start_with("--appendonly no --maxmemory-policy allkeys-lru").await;
+        let (code, report) = check(at(&redis.url())).await;
+        let broker = connection(&report, "event_broker");
+        assert_eq!((code, &broker["ok"]), (0, &json!(true)), "{report}");
+        assert!(broker["message"].as_str().unwrap().contains("noeviction"), "{broker}");
+        let redis = Redis::start().await;
+        let (_, report) = check(at(&redis.url())).await;
+        assert_eq!(connection(&report, "event_broker").get("message"), None, "{report}");
+    }
+
+    #[tokio::test]
     async fn a_database_that_is_not_there_is_named() {
         let redis = Redis::start_with("--databases 4").await;
         fails(at(&format!("{}/9", redis.url())), (69, "missing", "no such database")).await;

@@ -1,11 +1,9 @@
 //! The rows of the health table, on the real program.
 
-use std::time::Duration;
-
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Setup, eventually};
+use crate::support::Setup;
 
 fn status(health: &Value) -> &str {
     health["status"].as_str().unwrap()
@@ -125,8 +123,10 @@ async fn draining_is_told_before_the_door_closes() {
 
 #[cfg(feature = "redis")]
 mod with_redis {
+    use std::time::Duration;
+
     use super::*;
-    use crate::support::Redis;
+    use crate::support::{Redis, eventually};
 
     #[tokio::test]
     async fn an_outage_of_the_broker_degrades_and_heals_by_itself() {

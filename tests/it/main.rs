@@ -26,9 +26,9 @@ mod traces;
 
 #[cfg(feature = "redis")]
 mod backend_redis;
-#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
 mod chaos;
-#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+#[cfg(feature = "sqlite")]
 mod clock;
 #[cfg(feature = "sqlite")]
 mod disk;

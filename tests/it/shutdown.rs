@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{DEADLINE, Setup, eventually, free_port, signal};
+#[cfg(feature = "redis")]
+use crate::support::free_port;
+use crate::support::{DEADLINE, Setup, eventually, signal};
 
 #[tokio::test]
 async fn requests_under_way_finish_and_streams_end_with_a_hint() {

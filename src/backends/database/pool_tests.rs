@@ -206,6 +206,7 @@ async fn idle_connections_to_sqlite_are_closed_and_opened_again() {
         .await;
 }
 
+#[cfg(feature = "postgres")]
 async fn a_held_connection_is_reported_once(world: World, block: Block) {
     let log = Log::default();
     let _capturing = log.capture();

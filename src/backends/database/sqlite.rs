@@ -4,8 +4,8 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::{Arc, LazyLock, Weak},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -396,7 +396,7 @@ impl DerefMut for Writer {
 async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> QueryResult<bool> {
     use diesel::{RunQueryDsl, result::Error::RollbackTransaction};
 
-    let now = time::now().as_microsecond();
+    let now = micros();
     let rows: Vec<OutboxRow> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
     let stored = conn.spawn_blocking(move |conn| {
         conn.immediate_transaction(|conn| {
@@ -454,7 +454,16 @@ impl Backend for Db {
 
 /// One process writes the file, so its clock is the database's.
 async fn now(_conn: &mut Conn) -> Result<i64, Error> {
-    Ok(time::now().as_microsecond())
+    Ok(micros())
+}
+
+/// Begins with the wall clock and goes on with the monotonic one: no claim and no pause may end
+/// sooner or later because somebody sets the clock.
+fn micros() -> i64 {
+    static BEGAN: LazyLock<(i64, Instant)> =
+        LazyLock::new(|| (time::now().as_microsecond(), Instant::now()));
+    let since = i64::try_from(BEGAN.1.elapsed().as_micros()).unwrap_or(i64::MAX);
+    BEGAN.0.saturating_add(since)
 }
 
 /// Writers take the write lock at once: upgrading a read lock later could deadlock.

@@ -7,6 +7,7 @@
 
 mod agentarea;
 mod config;
+mod durability;
 mod link;
 mod servers;
 mod translate;
@@ -78,6 +79,18 @@ impl BackendFactory<dyn EventBroker> for Factory {
         // The probe finds out what a server that answers may still refuse.
         tokio::try_join!(broker.probe(), broker.check_server(), broker.ask_largest_text())?;
         Ok(Arc::new(broker))
+    }
+
+    async fn check(
+        &self,
+        section: &Section,
+        context: &BuildContext,
+    ) -> Result<Option<&'static str>, Error> {
+        let broker = RedisBroker::new(section.read()?, context)?;
+        tokio::try_join!(broker.probe(), broker.check_server())?;
+        let note = durability::what_it_may_lose(&broker.commands).await;
+        broker.close().await;
+        Ok(note)
     }
 }
 
