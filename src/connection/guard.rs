@@ -33,13 +33,12 @@ use tokio::{
     task::coop::unconstrained,
     time::{Instant, sleep},
 };
-use tracing::Instrument;
 
 use super::{
     backoff,
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     budget::Budget,
-    context::{self, Advancing},
+    context::{self, Attempt},
     limit::{self, Limit},
     report::Circuit,
     timeline::{Subject, Timeline, Transition},
@@ -349,8 +348,8 @@ impl Call<'_> {
             operation = operation.name,
             number
         );
-        let attempt = context::during(operation.name, attempt());
-        let result = bounded(limit, attempt).instrument(span).await;
+        let attempt = Attempt::new(operation.name, span, attempt());
+        let result = bounded(limit, attempt).await;
         let end = Instant::now();
         let slow = end - begin >= applied.slow_after;
         let failed = result.as_ref().is_err_and(|error| operation.blames_backend(error));
@@ -396,16 +395,12 @@ pub(super) async fn bounded<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    // Dropped after the future, which learns by it that it was cut off.
-    let mut cut_off = None;
     let mut future = pin!(future);
     let mut time_up = pin!(None);
     poll_fn(|context| {
-        let advancing = Advancing::set(true);
         if let Poll::Ready(result) = future.as_mut().poll(context) {
             return Poll::Ready(result);
         }
-        drop(advancing);
         if time_up.is_none() {
             // Not before there is something to wait for: what answers at once needs no timer.
             // It ends even if the future never leaves the task any budget.
@@ -413,7 +408,6 @@ pub(super) async fn bounded<T>(
         }
         let Some(time_up) = time_up.as_mut().as_pin_mut() else { return Poll::Pending };
         time_up.poll(context).map(|()| {
-            cut_off = Some(Advancing::set(false));
             let message = format!("no answer within {}", humantime::format_duration(limit));
             Err(Error::new(ErrorKind::Timeout, message).with_retry(RetryClass::MaybeSent))
         })

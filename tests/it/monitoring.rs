@@ -357,6 +357,23 @@ async fn every_series_of_a_connection_exists_before_its_first_call() {
     let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
     for connection in ["event_broker", "execution_service", "database"] {
         for series in [
+            r#"connection_up{connection="NAME"} 1"#,
+            r#"connection_builds_total{connection="NAME",outcome="success"} "#,
+            r#"connection_builds_total{connection="NAME",outcome="failure"} "#,
+            r#"connection_uses_total{connection="NAME"} "#,
+            r#"connection_pool_max{connection="NAME"} "#,
+            r#"connection_pool_in_use{connection="NAME"} "#,
+            r#"connection_pool_idle{connection="NAME"} "#,
+            r#"connection_pool_waiting{connection="NAME"} "#,
+            r#"connection_leaks_total{connection="NAME"} 0"#,
+            r#"connection_acquire_seconds_count{connection="NAME",phase="wait"} "#,
+            r#"connection_acquire_seconds_count{connection="NAME",phase="connect"} "#,
+            r#"connection_acquire_seconds_count{connection="NAME",phase="validate"} "#,
+            r#"call_attempts_total{connection="NAME"} "#,
+            r#"probes_total{connection="NAME",outcome="success"} "#,
+            r#"probes_total{connection="NAME",outcome="failure"} "#,
+            r#"probe_seconds_count{connection="NAME"} "#,
+            r#"probe_age_seconds{connection="NAME"} "#,
             r#"circuit_breaker_state{connection="NAME",state="closed"} 1"#,
             r#"circuit_breaker_state{connection="NAME",state="half_open"} 0"#,
             r#"circuit_breaker_transitions_total{connection="NAME",to="open"} 0"#,

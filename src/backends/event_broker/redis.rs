@@ -94,6 +94,19 @@ impl BackendFactory<dyn EventBroker> for Factory {
     }
 }
 
+/// What does not tell a version, as some that speak the same language, is tried.
+fn check_version(version: &str) -> Result<(), Error> {
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    let (oldest, minor) = OLDEST_SERVER;
+    match (parts.next(), parts.next()) {
+        (Some(a), Some(b)) if (a, b) < OLDEST_SERVER => Err(Error::new(
+            ErrorKind::Incompatible,
+            format!("the server is version {version}, older than {oldest}.{minor}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Keeps the events in a stream of Redis.
 struct RedisBroker {
     config: Config,
@@ -145,16 +158,7 @@ impl RedisBroker {
             let message = "the server is part of a cluster: set mode = \"cluster\"";
             return Err(Error::new(ErrorKind::Incompatible, message));
         }
-        let version = value("redis_version:").unwrap_or_default();
-        let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-        let (oldest, minor) = OLDEST_SERVER;
-        match (parts.next(), parts.next()) {
-            (Some(a), Some(b)) if (a, b) < OLDEST_SERVER => Err(Error::new(
-                ErrorKind::Incompatible,
-                format!("the server is version {version}, older than {oldest}.{minor}"),
-            )),
-            _ => Ok(()),
-        }
+        check_version(value("redis_version:").unwrap_or_default())
     }
 
     /// The server resets a connection that brings more, which looks like an outage; so what is too
