@@ -14,8 +14,8 @@ async fn ten_thousand_simultaneous_first_requests_build_one_connection() {
         // While ten thousand requests come, two cores have no time for a quick probe.
         .set("event_broker.probe.interval", "\"10s\"")
         .set("event_broker.probe.timeout", "\"10s\"")
-        .set("event_broker.timeout.attempt", "\"25s\"")
-        .set("event_broker.timeout.total", "\"25s\"")
+        .set("event_broker.timeout", "{ attempt = \"100s\", total = \"100s\" }")
+        .set("server.request_timeout", "\"110s\"")
         .start()
         .await;
     service.health("the service is healthy", |health| health["status"] == "healthy").await;

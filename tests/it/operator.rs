@@ -150,6 +150,10 @@ pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
             let setup = setup.set(&format!("{name}.probe.interval"), "\"5s\"");
             setup.set(&format!("{name}.probe.timeout"), "\"10s\"")
         });
+    // A disk that stands still for a while is no failure of the reload.
+    let setup = setup
+        .set("database.pool.acquire_timeout", "\"20s\"")
+        .set("database.timeout", "{ attempt = \"25s\", total = \"25s\" }");
     let service = setup.start().await;
     service.healthy().await;
     let reloading = tokio_util::sync::CancellationToken::new();
