@@ -15,6 +15,7 @@ async fn ten_thousand_simultaneous_first_requests_build_one_connection() {
         .set("event_broker.probe.interval", "\"10s\"")
         .set("event_broker.probe.timeout", "\"10s\"")
         .set("event_broker.timeout", "{ attempt = \"100s\", total = \"100s\" }")
+        .set("event_broker.circuit_breaker.half_open_timeout", "\"100s\"")
         .set("server.request_timeout", "\"110s\"")
         .start()
         .await;
