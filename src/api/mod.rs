@@ -21,6 +21,7 @@ mod server;
 mod status_page;
 mod tls;
 mod types;
+mod unread;
 
 use std::sync::{
     Arc,

@@ -39,7 +39,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::tls::{self, TlsFileError};
+use super::{
+    tls::{self, TlsFileError},
+    unread,
+};
 use crate::config::Server;
 
 type HyperBody = http_body_util::combinators::BoxBody<bytes::Bytes, io::Error>;
@@ -50,6 +53,9 @@ const BACKLOG: i32 = 1024;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// The largest request head.
 const MAX_HEAD: usize = 64 << 10;
+/// Of a body that is refused, so many times `max_body` are still read. By the defaults that is what
+/// nginx in `deploy/nginx` passes on, so that there each refusal arrives.
+const UNREAD: u64 = 8;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +89,7 @@ pub struct Bound {
     pub address: SocketAddr,
     max_connections: usize,
     header_timeout: Duration,
+    max_unread: u64,
 }
 
 impl Bound {
@@ -99,7 +106,8 @@ impl Bound {
         };
         let (listener, address) = bind().map_err(|error| BindError::Address { wanted, error })?;
         let Server { max_connections, header_timeout, .. } = *config;
-        Ok(Self { listener, tls, address, max_connections, header_timeout })
+        let max_unread = UNREAD * config.max_body.0 as u64;
+        Ok(Self { listener, tls, address, max_connections, header_timeout, max_unread })
     }
 
     /// Where clients find it, such as `http://127.0.0.1:8000`.
@@ -127,18 +135,20 @@ pub async fn serve<E>(bound: Bound, endpoint: E, stop: CancellationToken, drain:
 where
     E: Endpoint<Output = Response> + 'static,
 {
-    let Bound { listener, tls, header_timeout, max_connections, .. } = bound;
+    let Bound { listener, tls, header_timeout, max_connections, max_unread, .. } = bound;
+    let connections = TaskTracker::new();
     let carrier = Arc::new(Carrier {
         endpoint,
         tls,
         builder: builder(header_timeout),
         header_timeout,
+        max_unread,
+        tasks: connections.clone(),
         stop: stop.clone(),
         cut: CancellationToken::new(),
     });
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(max_connections));
-    let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -201,6 +211,8 @@ struct Carrier<E> {
     tls: Option<TlsAcceptor>,
     builder: Builder<TokioExecutor>,
     header_timeout: Duration,
+    max_unread: u64,
+    tasks: TaskTracker,
     stop: CancellationToken,
     cut: CancellationToken,
 }
@@ -249,7 +261,9 @@ impl<E: Endpoint<Output = Response> + 'static> Carrier<E> {
             let carrier = Arc::clone(&carrier);
             let parts = (request, local.clone(), remote.clone(), scheme.clone());
             async move {
-                let response = carrier.endpoint.get_response(parts.into()).await;
+                let mut request = poem::Request::from(parts);
+                unread::drop_rest(&mut request, carrier.max_unread, &carrier.tasks);
+                let response = carrier.endpoint.get_response(request).await;
                 Ok::<hyper::Response<HyperBody>, Infallible>(response.into())
             }
         });

@@ -111,6 +111,66 @@ async fn a_head_that_never_ends_is_cut() {
     service.healthy().await;
 }
 
+/// The next answer on a connection.
+async fn next_answer(stream: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    let whole = async {
+        loop {
+            stream.read_buf(&mut read).await.unwrap();
+            let text = String::from_utf8_lossy(&read).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.unwrap().parse().unwrap() {
+                return text;
+            }
+        }
+    };
+    timeout(DEADLINE, whole).await.expect("an answer comes")
+}
+
+#[tokio::test]
+async fn who_is_refused_while_still_sending_reads_the_answer_and_goes_on() {
+    let service = Setup::new().start().await;
+    let address = service.base.trim_start_matches("http://");
+    let body = "x".repeat(3 << 20);
+    for (path, expected) in [("/v1/events", 413), ("/nowhere", 404)] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = next_answer(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+        stream.write_all(body.as_bytes()).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let answer = next_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_body_is_not_read_without_end() {
+    let service = Setup::new().set("server.max_body", "1KiB").start().await;
+    let address = service.base.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let broken = async { while stream.write_all(&[b'x'; 4096]).await.is_ok() {} };
+    timeout(DEADLINE, broken).await.expect("the connection ends");
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_is_refused_without_the_body() {
+    let service = Setup::new().start().await;
+    let address = service.base.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\
+                expect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut read = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut read)).await.expect("it ends").unwrap();
+    assert!(read.starts_with("HTTP/1.1 413"), "{read}");
+}
+
 #[tokio::test]
 async fn clients_beyond_the_limit_wait_for_a_place() {
     let service = Setup::new().set("server.max_connections", "2").start().await;

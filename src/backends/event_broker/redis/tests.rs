@@ -546,24 +546,32 @@ async fn a_long_blocking_read_is_no_leak() {
     assert!(metrics.text().contains(none));
 }
 
-/// Publishes and reads until `stop`; gives the errors.
+/// What came of work.
+#[derive(Default)]
+struct Worked {
+    published: usize,
+    errors: Vec<Error>,
+}
+
+/// Publishes and reads until `stop`.
 async fn work_until(
     broker: &dyn EventBroker,
     done: &AtomicUsize,
     stop: &CancellationToken,
-) -> Vec<Error> {
-    let mut errors = Vec::new();
+) -> Worked {
+    let Worked { mut published, mut errors } = Worked::default();
     while !stop.is_cancelled() {
-        let published = broker.publish(&[event(1)]).await;
+        let publish = broker.publish(&[event(1)]).await;
+        published += usize::from(publish.is_ok());
         let read = broker.wait(Position::START, 1, Duration::from_millis(2)).await;
-        for result in [published.map(drop), read.map(drop)] {
+        for result in [publish.map(drop), read.map(drop)] {
             match result {
                 Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => errors.push(error),
             }
         }
     }
-    errors
+    Worked { published, errors }
 }
 
 #[tokio::test]
@@ -596,8 +604,8 @@ async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed()
         stop.cancel();
     };
     let load = (0..8).map(|_| work_until(&*broker, &done, &stop));
-    let (errors, ()) = tokio::join!(futures_util::future::join_all(load), rotation);
-    let errors: Vec<_> = errors.into_iter().flatten().collect();
+    let (worked, ()) = tokio::join!(futures_util::future::join_all(load), rotation);
+    let errors: Vec<_> = worked.into_iter().flat_map(|worked| worked.errors).collect();
     let killed = |error: &Error| error.kind() == ErrorKind::Disconnected;
     assert!(errors.iter().all(killed), "{errors:?}");
 }
