@@ -99,10 +99,7 @@ mod redis {
     }
 
     fn at(url: &str) -> Setup {
-        Setup::new()
-            .variable("REDIS_URL", url)
-            .set("event_broker.pool.connect_timeout", "500ms")
-            .set("event_broker.startup", "lazy")
+        Setup::new().variable("REDIS_URL", url).set("event_broker.startup", "lazy")
     }
 
     #[tokio::test]
@@ -184,9 +181,7 @@ mod temporal {
     }
 
     fn at(address: &str) -> Setup {
-        Setup::new()
-            .variable("TEMPORAL_ADDRESS", address)
-            .set("execution_service.pool.connect_timeout", "1s")
+        Setup::new().variable("TEMPORAL_ADDRESS", address)
     }
 
     #[tokio::test]
@@ -231,7 +226,7 @@ mod postgres {
     }
 
     fn at(url: &str) -> Setup {
-        Setup::new().variable("DATABASE_URL", url).set("database.pool.connect_timeout", "500ms")
+        Setup::new().variable("DATABASE_URL", url)
     }
 
     #[tokio::test]

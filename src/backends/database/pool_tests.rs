@@ -393,7 +393,8 @@ async fn rotate_under_load(max_lifetime: Duration, kill: bool) -> Vec<Error> {
     let role = format!("role_{}", uuid::Uuid::now_v7().simple());
     let url = database.give_to(&role, "password-0").await;
     let file = SecretFile::new("password-0");
-    let pool = Pool { max_size: 4, max_lifetime, ..quiet() };
+    // Connecting takes a busy machine long.
+    let pool = Pool { max_size: 4, max_lifetime, acquire_timeout: DEADLINE, ..quiet() };
     let table = json!({"url": url, "password": file.value()});
     let world = World::new("postgres", table, pool).await;
     let looks = AtomicUsize::new(0);
