@@ -269,6 +269,12 @@ impl<B: ?Sized + Backend> Managed<B> {
         self.0.guard.force(force);
     }
 
+    /// Whether its probes, or the attempts to make it, find the backend out.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.0.state.lock().service() == Service::Unavailable
+    }
+
     /// How often the state, or the breaker's, has changed.
     #[must_use]
     pub fn changes(&self) -> u64 {

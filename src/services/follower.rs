@@ -18,16 +18,25 @@ use crate::{
 };
 
 const TAKE_ROLE: Operation = Operation::idempotent("take_role");
-const GIVE_ROLES_BACK: Operation = Operation::idempotent("give_roles_back");
+const GIVE_ROLE_BACK: Operation = Operation::idempotent("give_role_back");
 const UNCONFIRMED: Operation = Operation::idempotent("unconfirmed");
 const OPEN: Operation = Operation::idempotent("open_among");
 const CONFIRM: Operation = Operation::idempotent("confirm");
 const FORGET_KEYS: Operation = Operation::idempotent("forget_keys");
+const FORGET_PROCESSES: Operation = Operation::idempotent("forget_processes");
 const REMOVE_ENDED: Operation = Operation::idempotent("remove_ended");
 const LIST: Operation = Operation::idempotent("list");
 const DESCRIBE: Operation = Operation::idempotent("describe");
-pub(super) const DATABASE_OPERATIONS: [Operation; 7] =
-    [TAKE_ROLE, GIVE_ROLES_BACK, UNCONFIRMED, OPEN, CONFIRM, FORGET_KEYS, REMOVE_ENDED];
+pub(super) const DATABASE_OPERATIONS: [Operation; 8] = [
+    TAKE_ROLE,
+    GIVE_ROLE_BACK,
+    UNCONFIRMED,
+    OPEN,
+    CONFIRM,
+    FORGET_KEYS,
+    FORGET_PROCESSES,
+    REMOVE_ENDED,
+];
 pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [LIST, DESCRIBE];
 
 /// The role of the process that follows.
@@ -45,6 +54,8 @@ const OVERLAP: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How often what is kept no longer is removed.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
+/// A process that was not seen for so long is gone.
+const GONE_AFTER: Duration = Duration::from_hours(1);
 /// Executions that are removed at once.
 const REMOVED_AT_ONCE: i64 = 500;
 
@@ -78,7 +89,9 @@ impl Executions {
         let owner = &*shared.owner;
         let given_back = shared
             .database
-            .call(GIVE_ROLES_BACK, |database| async move { database.give_roles_back(owner).await })
+            .call(GIVE_ROLE_BACK, |database| async move {
+                database.give_role_back(FOLLOWER, owner).await
+            })
             .await;
         if let Err(error) = given_back {
             tracing::debug!(%error, "the follower's place cannot be given back, it expires");
@@ -94,7 +107,9 @@ impl Shared {
         let owner = &*self.owner;
         let mut follower: Option<Follower> = None;
         loop {
-            if follower.as_ref().is_none_or(|follower| follower.since.elapsed() > lease / 3) {
+            let due = follower.as_ref().is_none_or(|follower| follower.since.elapsed() > lease / 3);
+            // Others may reach the execution service when this process does not.
+            if due && !self.service.is_out() {
                 // The time begins before the database counts it from.
                 let since = Instant::now();
                 let taken = self
@@ -135,6 +150,11 @@ impl Shared {
 
     /// Removes what is kept no longer, in small batches.
     async fn clean(&self) -> Result<(), Error> {
+        self.database
+            .call(FORGET_PROCESSES, |database| async move {
+                database.forget_processes(GONE_AFTER).await
+            })
+            .await?;
         let are_all = |removed| i64::try_from(removed).is_ok_and(|count| count < REMOVED_AT_ONCE);
         loop {
             let forgotten =

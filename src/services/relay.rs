@@ -30,7 +30,7 @@ use crate::{
     },
     config,
     connection::{Managed, Operation},
-    error::Error,
+    error::{Error, ErrorKind},
     model::{
         backlog::Backlog,
         events::{LANES, Position},
@@ -243,11 +243,21 @@ impl Shared {
     }
 
     /// Claims lanes, or renews the claims when a third of their time has passed. A process that was
-    /// paused for longer finds them expired before it hands over anything.
+    /// paused for longer finds them expired before it hands over anything. One that is cut off from
+    /// the broker lets them expire.
     async fn claim(&self, claims: &mut Claims) -> Result<(), Error> {
-        let fresh = |made: Instant| made.elapsed() < self.config.lease / 3;
-        if claims.made.is_some_and(fresh) {
+        let younger_than = |limit| claims.made.is_some_and(|made| made.elapsed() < limit);
+        if younger_than(self.config.lease / 3) {
             return Ok(());
+        }
+        if self.broker.is_out() {
+            // Tried on what it holds, but not for longer: others may reach the broker.
+            if younger_than(self.config.lease * 2 / 3) {
+                return Ok(());
+            }
+            *claims = Claims::default();
+            let message = "the event broker is out, and the lanes are left to others";
+            return Err(Error::new(ErrorKind::Unavailable, message));
         }
         // The time begins before the database counts it from.
         let made = Instant::now();

@@ -1,15 +1,20 @@
 //! Whatever may happen to processes, servers and the links between, in an order that a seed gives,
-//! under load. `CHAOS_FAULTS` and `CHAOS_SEED` make it longer, or the same again.
+//! under load. `CHAOS_FAULTS` and `CHAOS_SEED` make it longer, or the same again. What there is to
+//! look at after a failure is kept.
 
 use std::{
     collections::BTreeMap,
     env,
     fmt::Write,
-    process::Child,
+    fs,
+    panic::{AssertUnwindSafe, resume_unwind},
+    path::PathBuf,
+    process::{Child, Command},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Client;
@@ -29,7 +34,6 @@ use crate::{
 
 /// Faults of the short form, each kind once.
 const FAULTS: usize = Fault::ALL.len();
-const REPLICAS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -38,6 +42,7 @@ enum Fault {
     JumpClocks,
     KillRedis,
     FreezeRedis,
+    EmptyRedis,
     CrashPostgres,
     CutPostgres,
     StallPostgres,
@@ -49,12 +54,13 @@ enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::KillReplica,
         Self::PauseReplica,
         Self::JumpClocks,
         Self::KillRedis,
         Self::FreezeRedis,
+        Self::EmptyRedis,
         Self::CrashPostgres,
         Self::CutPostgres,
         Self::StallPostgres,
@@ -64,22 +70,32 @@ impl Fault {
         Self::StopTemporal,
         Self::KillWorker,
     ];
+}
 
+/// What a seed gives.
+struct Schedule {
+    replicas: usize,
+    /// With the replica that is met, if one is.
+    faults: Vec<(Fault, usize, Duration)>,
+}
+
+impl Schedule {
     /// Each kind in turn, in another order each time.
-    fn schedule(seed: u64, count: usize) -> Vec<(Self, usize, Duration)> {
+    fn new(seed: u64, count: usize) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut schedule = Vec::new();
-        while schedule.len() < count {
-            let kinds: Vec<Self> =
-                Self::ALL.choose_multiple(&mut random, FAULTS).copied().collect();
+        let replicas = random.random_range(2..=4);
+        let mut faults = Vec::new();
+        while faults.len() < count {
+            let kinds: Vec<Fault> =
+                Fault::ALL.choose_multiple(&mut random, FAULTS).copied().collect();
             for fault in kinds {
-                let replica = random.random_range(0..REPLICAS);
+                let replica = random.random_range(0..replicas);
                 let lasts = Duration::from_millis(random.random_range(200..3000));
-                schedule.push((fault, replica, lasts));
+                faults.push((fault, replica, lasts));
             }
         }
-        schedule.truncate(count);
-        schedule
+        faults.truncate(count);
+        Self { replicas, faults }
     }
 }
 
@@ -100,7 +116,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn start() -> Self {
+    async fn start(replicas: usize) -> Self {
         let (redis, postgres, temporal) =
             tokio::join!(Redis::start(), Postgres::start(), Temporal::start());
         let database = Database::create_on(postgres.url()).await;
@@ -113,11 +129,11 @@ impl Fleet {
         let (worker, _log) = worker.argument("worker").spawn();
         let url = database.url().replace(database.address(), &to_postgres.address);
         let replica = || clock.rule(setup(&redis, &url, &to_temporal.address, &prefix)).start();
-        let mut replicas = Vec::new();
-        for _ in 0..REPLICAS {
-            replicas.push(replica().await);
+        let mut running = Vec::new();
+        for _ in 0..replicas {
+            running.push(replica().await);
         }
-        for replica in &replicas {
+        for replica in &running {
             replica.healthy().await;
         }
         Self {
@@ -131,7 +147,7 @@ impl Fleet {
             _clock: folder,
             prefix,
             worker,
-            replicas,
+            replicas: running,
         }
     }
 
@@ -164,6 +180,11 @@ impl Fleet {
                 self.redis.freeze(true);
                 sleep(lasts).await;
                 self.redis.freeze(false);
+            }
+            Fault::EmptyRedis => {
+                self.redis.forget_everything();
+                sleep(lasts).await;
+                self.redis.up().await;
             }
             Fault::CrashPostgres => {
                 self.postgres.crash();
@@ -208,6 +229,23 @@ impl Fleet {
         let described = self.temporal.ask(&["workflow", "describe", "--workflow-id", &workflow]);
         let queue = ["task-queue", "describe", "--task-queue", &self.prefix];
         format!("{described}\n{}", self.temporal.ask(&queue))
+    }
+
+    /// Keeps the ledger, the logs of the replicas and the database for whoever looks for the cause.
+    fn keep(&self, ledger: &Ledger, executions: &BTreeMap<String, usize>) -> PathBuf {
+        let folder = tempfile::Builder::new().prefix("chaos-").tempdir().unwrap().keep();
+        let ledger = json!({"events": ledger.accepted(), "executions": executions});
+        fs::write(folder.join("ledger.json"), ledger.to_string()).unwrap();
+        for (number, replica) in self.replicas.iter().enumerate() {
+            fs::write(folder.join(format!("replica-{number}.log")), replica.log()).unwrap();
+        }
+        let dump = folder.join("database.sql");
+        let dumped =
+            Command::new("pg_dump").arg("--file").arg(dump).arg(self.database.url()).status();
+        if !dumped.is_ok_and(|status| status.success()) {
+            eprintln!("the database cannot be dumped");
+        }
+        folder
     }
 
     /// The ids of all workflows that Temporal has started for this run, in order.
@@ -257,6 +295,8 @@ fn setup(redis: &Redis, database: &str, temporal: &str, prefix: &str) -> Setup {
         .set("executions.lease", "\"3s\"")
         .set("executions.confirm_within", "\"2s\"")
         .set("outbox.lease", "\"2s\"")
+        // Beyond the whole run: nobody keeps what an empty Redis was told before that.
+        .set("outbox.replay_window", "\"1d\"")
 }
 
 /// Starts executions, each until it is accepted, and writes them down.
@@ -317,22 +357,57 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
     let seed = number("CHAOS_SEED").unwrap_or_else(rand::random);
-    let schedule = Fault::schedule(seed, number("CHAOS_FAULTS").unwrap_or(FAULTS));
-    println!("CHAOS_SEED={seed}");
+    let schedule = Schedule::new(seed, number("CHAOS_FAULTS").unwrap_or(FAULTS));
+    println!("CHAOS_SEED={seed}, {} replicas", schedule.replicas);
     let begin = Instant::now();
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start(schedule.replicas).await;
     let ledger = Ledger::new(&fleet.running(None));
-    let accepted = Arc::new(Mutex::new(BTreeMap::new()));
+    let executions = Arc::new(Mutex::new(BTreeMap::new()));
+    let proof = async {
+        suffer_all(&mut fleet, schedule, &ledger, &executions).await;
+        let executions = executions.lock().clone();
+        let started = each_was_run_once(&fleet, &executions).await;
+        let service = &fleet.replicas[0];
+        let repeats = ledger.check(service).await;
+        for destination in ["event_broker", "execution_service"] {
+            let letters = format!("/v1/dead-letters?destination={destination}");
+            let letters = service.json(&letters).await;
+            assert_eq!(letters["items"], json!([]), "dead letters without cause");
+        }
+        println!(
+            "{:.0} s: {} events accepted, {repeats} delivered again, {} executions accepted, \
+             {started} started; 0 lost, 0 started twice, 0 dead letters, order kept",
+            begin.elapsed().as_secs_f64(),
+            ledger.total(),
+            executions.len(),
+        );
+    };
+    let proved = AssertUnwindSafe(proof).catch_unwind().await;
+    if let Err(panic) = proved {
+        let kept = fleet.keep(&ledger, &executions.lock());
+        eprintln!("CHAOS_SEED={seed} failed, see {}", kept.display());
+        resume_unwind(panic);
+    }
+}
+
+/// Lets all faults happen under load; writes down the executions that were accepted.
+async fn suffer_all(
+    fleet: &mut Fleet,
+    schedule: Schedule,
+    ledger: &Ledger,
+    executions: &Arc<Mutex<BTreeMap<String, usize>>>,
+) {
+    let begin = Instant::now();
     let mut starting = JoinSet::new();
     for client in 0..4 {
-        starting.spawn(start_executions(ledger.clone(), client, Arc::clone(&accepted)));
+        starting.spawn(start_executions(ledger.clone(), client, Arc::clone(executions)));
     }
     let mut happened: BTreeMap<Fault, usize> = BTreeMap::new();
     ledger
         .under_load(async {
-            for (fault, replica, lasts) in schedule {
+            for (fault, replica, lasts) in schedule.faults {
                 println!("{:>7.1} s {fault:?} {replica} {lasts:?}", begin.elapsed().as_secs_f64());
-                fleet.suffer(fault, replica, lasts, &ledger).await;
+                fleet.suffer(fault, replica, lasts, ledger).await;
                 // In the end everything works again.
                 ledger.more(50).await;
                 *happened.entry(fault).or_default() += 1;
@@ -342,11 +417,19 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
     while let Some(client) = starting.join_next().await {
         client.expect("every answer was 202, 503 or 504");
     }
+    let mut table = String::new();
+    for (fault, times) in happened {
+        write!(table, " {fault:?} {times},").unwrap();
+    }
+    println!("{} happened", table.trim_matches([' ', ',']));
+}
 
-    let executions = accepted.lock().clone();
+/// All that were accepted end as they should, and none was started twice. Gives the number of those
+/// that were started.
+async fn each_was_run_once(fleet: &Fleet, executions: &BTreeMap<String, usize>) -> usize {
     let service = &fleet.replicas[0];
     service.healthy().await;
-    for (id, input) in &executions {
+    for (id, input) in executions {
         // A step of a worker that was killed is given up when its heartbeat has been out for long.
         let mut ended = None;
         for _ in 0..3 {
@@ -370,20 +453,5 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
     assert!(twice.is_empty(), "started twice: {twice:?}");
     let (started, most) = (started.len(), executions.len() + 4);
     assert!(started <= most, "{started} were started, {most} were accepted at most");
-    let repeats = ledger.check(service).await;
-    for destination in ["event_broker", "execution_service"] {
-        let letters = service.json(&format!("/v1/dead-letters?destination={destination}")).await;
-        assert_eq!(letters["items"], json!([]), "dead letters without cause");
-    }
-    let mut table = String::new();
-    for (fault, times) in happened {
-        write!(table, " {fault:?} {times},").unwrap();
-    }
-    println!(
-        "{:.0} s:{table} {} events accepted, {repeats} delivered again, {} executions accepted, \
-         {started} started; 0 lost, 0 started twice, 0 dead letters, order kept",
-        begin.elapsed().as_secs_f64(),
-        ledger.total(),
-        executions.len(),
-    );
+    started
 }

@@ -115,6 +115,37 @@ async fn what_is_accepted_during_an_outage_of_temporal_runs_once_after_it() {
     database.drop().await;
 }
 
+#[tokio::test]
+async fn a_replica_cut_off_from_temporal_leaves_following_to_the_others() {
+    let redis = Redis::start().await;
+    let database = Database::create().await;
+    let link = Link::to(&server("TEST_TEMPORAL_ADDRESS")).await;
+    let queue = format!("it-{}", uuid::Uuid::now_v7());
+    let (mut worker, _log) = fleet(&redis, &database, &queue).argument("worker").spawn();
+    let replica = || fleet(&redis, &database, &queue).set("executions.lease", "\"3s\"");
+    let cut_off = replica().variable("TEMPORAL_ADDRESS", &link.address).start().await;
+    cut_off.healthy().await;
+    eventually("it follows", async || {
+        let followers = "SELECT count(*) FROM roles WHERE name = 'follower'";
+        (database.value(followers).await == 1).then_some(())
+    })
+    .await;
+    let other = replica().start().await;
+    other.healthy().await;
+    link.set(Passing::Cut);
+    cut_off.health("the outage shows", |health| health["status"] == "degraded").await;
+    let id = other.execute(&json!({"workflow": "echo", "input": 7})).await;
+    eventually("its end is known to who cannot ask for it", async || {
+        let execution = cut_off.json(&format!("/v1/executions/{id}")).await;
+        (execution["status"] == "completed").then_some(())
+    })
+    .await;
+    crate::support::signal(&worker, "-TERM");
+    eventually("the worker ends", async || worker.try_wait().unwrap()).await;
+    drop((cut_off, other));
+    database.drop().await;
+}
+
 /// Packets are dropped and no connection is ever closed, as by a firewall that has forgotten them.
 #[tokio::test(flavor = "multi_thread")]
 async fn links_that_died_in_silence_are_left_for_new_ones() {

@@ -56,6 +56,11 @@ impl Ledger {
         bases[turn % bases.len()].clone()
     }
 
+    /// How many events of each subject were accepted.
+    pub(crate) fn accepted(&self) -> BTreeMap<String, usize> {
+        self.accepted.lock().clone()
+    }
+
     pub(crate) fn total(&self) -> usize {
         self.accepted.lock().values().sum()
     }
@@ -112,7 +117,7 @@ impl Ledger {
     /// Reads the whole stream until all that was accepted was seen, and checks the order of
     /// first deliveries. Gives the number of repeats.
     pub(crate) async fn check(&self, service: &Service) -> usize {
-        let accepted = self.accepted.lock().clone();
+        let accepted = self.accepted();
         let mut missing: BTreeSet<String> = accepted
             .iter()
             .flat_map(|(subject, count)| (0..*count).map(move |n| format!("{subject}-{n}")))

@@ -90,9 +90,76 @@ async fn an_idempotency_key_publishes_once() {
     assert_eq!(of_the_key(&mut events).await, last["id"]);
 }
 
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_second_process_with_a_memory_broker_is_refused_until_the_first_has_ended() {
+    let database = crate::support::Database::create().await;
+    let setup = || Setup::new().variable("DATABASE_URL", &database.url());
+    let mut first = setup().start().await;
+    first.healthy().await;
+    let second = setup().start().await;
+    second
+        .health("it is refused", |health| {
+            health["connections"]["details"]["event_broker"]["state"] == "unavailable"
+        })
+        .await;
+    assert!(second.log().contains("another process on the same database"), "{}", second.log());
+    let mut events = first.follow("", None).await;
+    for subject in 0..32 {
+        let event = cloud_event(&subject.to_string(), 0);
+        assert_eq!(send_cloud_event(&second, &event).await.0, 202, "it is accepted all the same");
+    }
+    assert_eq!(events.ids(31).await.len(), 31);
+    let last = events.next().await;
+
+    crate::support::signal(&first.child, "-TERM");
+    assert_eq!(first.exit_code().await, Some(0));
+    second.healthy().await;
+    let mut resumed = second.follow("", last.id.as_deref()).await;
+    assert_eq!(send_cloud_event(&second, &cloud_event("a", 1)).await.0, 202);
+    assert_eq!(resumed.ids(1).await, ["a-1"]);
+
+    let again = second.kill().start().await;
+    again.healthy().await;
+    drop((first, again));
+    database.drop().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_memory_broker_that_was_paused_finds_another_in_its_place() {
+    let database = crate::support::Database::create().await;
+    let setup = || {
+        Setup::new()
+            .variable("DATABASE_URL", &database.url())
+            .set("event_broker.probe.interval", "\"500ms\"")
+    };
+    let first = setup().start().await;
+    first.healthy().await;
+    let second = setup().start().await;
+    crate::support::signal(&first.child, "-STOP");
+    second.healthy().await;
+    crate::support::signal(&first.child, "-CONT");
+    first
+        .health("it notices", |health| {
+            health["connections"]["details"]["event_broker"]["state"] == "unavailable"
+        })
+        .await;
+    let mut events = second.follow("", None).await;
+    for service in [&first, &second] {
+        let event = cloud_event(&service.base, 1);
+        assert_eq!(send_cloud_event(service, &event).await.0, 202);
+    }
+    assert_eq!(events.ids(2).await.len(), 2);
+    drop((first, second));
+    database.drop().await;
+}
+
 #[cfg(feature = "redis")]
 mod with_redis {
     use super::*;
+    #[cfg(feature = "postgres")]
+    use crate::support::{Link, Passing};
     use crate::{
         ledger::{Ledger, from_the_beginning},
         support::Redis,
@@ -350,6 +417,46 @@ mod with_redis {
         }
         assert_eq!(events.ids(3).await, ["a-0", "a-1", "a-2"]);
         drop((one, two));
+        database.drop().await;
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn a_replica_cut_off_from_redis_leaves_its_lanes_to_the_others() {
+        let redis = Redis::start().await;
+        let database = crate::support::Database::create().await;
+        let link = Link::to(redis.url().trim_start_matches("redis://")).await;
+        let replica = |url: &str| {
+            Setup::new()
+                .variable("REDIS_URL", url)
+                .variable("DATABASE_URL", &database.url())
+                .set("event_broker.probe.interval", "\"500ms\"")
+                .set("outbox.lease", "\"4s\"")
+        };
+        let cut_off = format!("redis://{}", link.address);
+        let (cut_off, other) =
+            tokio::join!(replica(&cut_off).start(), replica(&redis.url()).start());
+        cut_off.healthy().await;
+        other.healthy().await;
+        let share_lanes = async || {
+            let owners = "SELECT count(DISTINCT owner) FROM lanes";
+            (database.value(owners).await == 2).then_some(())
+        };
+        eventually("they share the lanes", share_lanes).await;
+
+        link.set(Passing::Cut);
+        cut_off.health("the outage shows", |health| health["status"] != "healthy").await;
+        let mut events = other.follow("", None).await;
+        for subject in 0..32 {
+            let event = cloud_event(&subject.to_string(), 0);
+            assert_eq!(send_cloud_event(&cut_off, &event).await.0, 202);
+        }
+        assert_eq!(events.ids(32).await.len(), 32);
+
+        link.set(Passing::Open);
+        cut_off.healthy().await;
+        eventually("they share the lanes again", share_lanes).await;
+        drop((cut_off, other));
         database.drop().await;
     }
 

@@ -610,6 +610,12 @@ impl Redis {
         }
     }
 
+    /// What it has written is no more when it is up again.
+    pub(crate) fn forget_everything(&mut self) {
+        self.down();
+        self.folder = tempfile::tempdir().unwrap();
+    }
+
     pub(crate) fn freeze(&self, frozen: bool) {
         signal(self.child.as_ref().unwrap(), if frozen { "-STOP" } else { "-CONT" });
     }

@@ -53,6 +53,7 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     a_terminated_run_stays_terminated(database).await;
     concurrent_claims_take_different_runs(database).await;
     events_are_stored_once_and_all_or_none(database).await;
+    who_is_forgotten_has_no_share_of_the_lanes(database).await;
     lanes_are_shared_and_a_lost_one_marks_nothing(database).await;
     a_refused_event_is_a_dead_letter_in_the_end(database).await;
     callers_that_go_away_hold_nobody_up(database).await;
@@ -345,7 +346,9 @@ async fn a_role_has_one_holder(database: &dyn Database) {
     assert!(take("one", MINUTE).await);
     assert!(take("one", MINUTE).await, "its holder keeps it");
     assert_eq!(take("two", MINUTE).await, database.serves_one_process());
-    database.give_roles_back("one").await.expect("it is given back");
+    database.give_role_back("contract", "two").await.expect("nothing happens");
+    assert_eq!(take("two", MINUTE).await, database.serves_one_process());
+    database.give_role_back("contract", "one").await.expect("it is given back");
     assert!(take("two", Duration::ZERO).await);
     assert!(take("one", MINUTE).await, "it expires");
 }
@@ -605,6 +608,20 @@ async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
     assert_eq!((backlog.rows, backlog.dead), (2, 0));
     assert!(backlog.oldest.is_some_and(|oldest| oldest < MINUTE));
     database.release_lanes("one").await.expect("they are given back");
+}
+
+async fn who_is_forgotten_has_no_share_of_the_lanes(database: &dyn Database) {
+    let all = usize::try_from(LANES).expect("a small number");
+    let forget = async |silent_for| {
+        database.forget_processes(silent_for).await.expect("the database answers");
+    };
+    claim(database, "gone", Duration::ZERO).await;
+    forget(MINUTE).await;
+    let share = if database.serves_one_process() { all } else { all / 2 };
+    assert_eq!(claim(database, "two", MINUTE).await.len(), share, "it was seen lately");
+    forget(Duration::ZERO).await;
+    assert_eq!(claim(database, "two", MINUTE).await.len(), all);
+    database.release_lanes("two").await.expect("they are given back");
 }
 
 async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) {

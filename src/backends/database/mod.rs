@@ -414,11 +414,17 @@ pub trait Roles {
     /// When the database cannot be asked.
     async fn take_role(&self, role: &str, owner: &str, lease: Duration) -> Result<bool, Error>;
 
-    /// Gives all roles of `owner` back.
+    /// Gives a role back, if `owner` still has it.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn give_roles_back(&self, owner: &str) -> Result<(), Error>;
+    async fn give_role_back(&self, role: &str, owner: &str) -> Result<(), Error>;
+
+    /// Removes what is left of processes that were not seen for so long.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn forget_processes(&self, silent_for: Duration) -> Result<(), Error>;
 }
 
 /// What processes that share the database tell each other, so that work does not wait until it is

@@ -1,9 +1,11 @@
 //! The stream in this process's memory, for one process. What was accepted durably comes back from
 //! the database after a restart, at its place.
 
+mod sole_use;
+
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -13,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
+use self::sole_use::SoleUse;
 use super::{EventBroker, FAMILY};
 use crate::{
     backends::database::Database,
@@ -30,8 +33,9 @@ const DELIVERED: Operation = Operation::idempotent("delivered_events");
 /// Events that are read from the database at once.
 const PAGE: i64 = 1000;
 
-/// The stream in this process's memory: for one instance. After a restart it holds what was accepted
-/// durably within `outbox.replay_window`; what was delivered directly is lost.
+/// The stream in this process's memory: for one instance, a second on the same database is refused.
+/// After a restart it holds what was accepted durably within `outbox.replay_window`; what was
+/// delivered directly is lost.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -58,11 +62,12 @@ impl BackendConfig for Config {
 
 pub(super) struct Factory {
     database: Managed<dyn Database>,
+    brokers: Arc<AtomicUsize>,
 }
 
 impl Factory {
     pub(super) fn new(database: Managed<dyn Database>) -> Self {
-        Self { database }
+        Self { database, brokers: Arc::default() }
     }
 
     /// What an earlier stream held, oldest first, at most `most` events.
@@ -106,12 +111,15 @@ impl BackendFactory<dyn EventBroker> for Factory {
     async fn build(
         &self,
         section: &Section,
-        _context: &BuildContext,
+        context: &BuildContext,
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let config: Config = section.read()?;
         self.database.declare(&[DELIVERED]);
+        self.database.declare(&sole_use::OPERATIONS);
+        // First, so that nothing is delivered elsewhere after this broker was filled.
+        let sole = SoleUse::take(&self.database, &self.brokers, context).await?;
         let earlier = self.earlier(config.max_events).await?;
-        Ok(Arc::new(MemoryBroker::new(config, earlier)))
+        Ok(Arc::new(MemoryBroker { sole, ..MemoryBroker::new(config, earlier) }))
     }
 
     /// Needs nothing. It is not filled: that would open the database for good.
@@ -128,6 +136,7 @@ impl BackendFactory<dyn EventBroker> for Factory {
 #[derive(Debug)]
 struct MemoryBroker {
     config: Config,
+    sole: Option<Arc<SoleUse>>,
     ring: Mutex<Ring>,
     newest: watch::Sender<Position>,
 }
@@ -150,7 +159,11 @@ impl MemoryBroker {
         let bytes = earlier.iter().map(|event| event.json.len()).sum();
         let mut ring = Ring { events: earlier.into(), bytes, complete_after, newest };
         ring.trim(&config);
-        Self { config, ring: Mutex::new(ring), newest: watch::Sender::new(newest) }
+        Self { config, sole: None, ring: Mutex::new(ring), newest: watch::Sender::new(newest) }
+    }
+
+    fn check_sole_use(&self) -> Result<(), Error> {
+        self.sole.as_ref().map_or(Ok(()), |sole| sole.check())
     }
 }
 
@@ -178,15 +191,20 @@ fn next_position(newest: Position) -> Position {
 #[async_trait]
 impl Backend for MemoryBroker {
     async fn probe(&self) -> Result<(), Error> {
-        Ok(())
+        self.check_sole_use()
     }
 
-    async fn close(&self) {}
+    async fn close(&self) {
+        if let Some(sole) = &self.sole {
+            sole.give_back().await;
+        }
+    }
 }
 
 #[async_trait]
 impl EventBroker for MemoryBroker {
     async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error> {
+        self.check_sole_use()?;
         let mut ring = self.ring.lock();
         let mut places = Vec::with_capacity(events.len());
         for event in events {

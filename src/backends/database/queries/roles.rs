@@ -7,7 +7,12 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::super::{
-    super::{Roles, errors::query_error, rows::micros, schema::roles},
+    super::{
+        Roles,
+        errors::query_error,
+        rows::micros,
+        schema::{instances, relays, roles},
+    },
     Db, SERVES_ONE_PROCESS, now,
 };
 use crate::error::Error;
@@ -40,10 +45,24 @@ impl Roles for Db {
             .map_err(query_error)
     }
 
-    async fn give_roles_back(&self, owner: &str) -> Result<(), Error> {
+    async fn give_role_back(&self, role: &str, owner: &str) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        diesel::update(roles::table.filter(roles::owner.eq(owner)))
+        diesel::update(roles::table.find(role).filter(roles::owner.eq(owner)))
             .set(roles::claimed_until.eq(0))
+            .execute(&mut conn)
+            .await
+            .map(|_| ())
+            .map_err(query_error)
+    }
+
+    async fn forget_processes(&self, silent_for: Duration) -> Result<(), Error> {
+        let mut conn = self.writer().await?;
+        let long_ago = now(&mut conn).await?.saturating_sub(micros(silent_for));
+        diesel::delete(relays::table.filter(relays::seen_at.lt(long_ago)))
+            .execute(&mut conn)
+            .await
+            .map_err(query_error)?;
+        diesel::delete(instances::table.filter(instances::seen_at.lt(long_ago)))
             .execute(&mut conn)
             .await
             .map(|_| ())
