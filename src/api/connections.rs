@@ -144,9 +144,9 @@ struct Reuse {
     uses: u64,
     /// Calls being served.
     in_use: u64,
-    /// Mean time to get the backend, in milliseconds.
+    /// Mean time until a call had the backend, and a connection of its pool, in milliseconds.
     acquire_mean_ms: f64,
-    /// Longest time to get the backend, in milliseconds.
+    /// The longest, in milliseconds.
     acquire_max_ms: f64,
 }
 

@@ -246,8 +246,9 @@ impl<C: Connect> Pool<C> {
         let span = tracing::debug_span!("acquire", operation);
         let (taken, spent) = SPENT.scope(Cell::default(), taking).instrument(span).await;
         let manager = self.pool.manager();
-        let waited = begin.elapsed().saturating_sub(spent);
-        manager.metrics.acquire_wait.observe(waited.as_secs_f64());
+        let took = begin.elapsed();
+        manager.metrics.acquisition.add(took);
+        manager.metrics.acquire_wait.observe(took.saturating_sub(spent).as_secs_f64());
         let object = taken.map_err(pool_error)?;
         let pooled = Arc::clone(&object).lock_owned().await;
         let now = Instant::now();

@@ -152,6 +152,9 @@ impl Core {
         }
         let switched_off = !policy.enabled && !self.circuit().is_forced();
         self.policy = policy;
+        if let State::Open(open) = &mut self.state {
+            open.until = open.until.min(self.since + self.policy.max_open_for);
+        }
         let passes = matches!(self.state, State::Closed);
         (switched_off && !passes).then(|| self.enter(State::Closed, now, "switched off".to_owned()))
     }

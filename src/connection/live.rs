@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -62,30 +62,6 @@ impl<B: ?Sized + Backend> Live<B> {
         }
         self.closing.cancel();
         self.backend.close().await;
-    }
-}
-
-/// Time that callers spent waiting for a build; those who find a backend wait for nothing.
-#[derive(Default)]
-pub(super) struct Waited {
-    total_nanos: AtomicU64,
-    max_nanos: AtomicU64,
-}
-
-impl Waited {
-    pub(super) fn add(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.total_nanos.fetch_add(nanos, Ordering::Relaxed);
-        self.max_nanos.fetch_max(nanos, Ordering::Relaxed);
-    }
-
-    /// The mean of so many callers.
-    pub(super) fn mean(&self, callers: u64) -> Duration {
-        Duration::from_nanos(self.total_nanos.load(Ordering::Relaxed) / callers.max(1))
-    }
-
-    pub(super) fn max(&self) -> Duration {
-        Duration::from_nanos(self.max_nanos.load(Ordering::Relaxed))
     }
 }
 

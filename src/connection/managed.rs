@@ -20,11 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Backend, ConnectionReport, Force, Operation, Policies, Registry, Service, Transition,
-    guard::Guard,
-    live::{Lease, Waited},
-    probe::ProbeState,
-    slot::Slot,
-    timeline::Timeline,
+    guard::Guard, live::Lease, probe::ProbeState, slot::Slot, timeline::Timeline,
 };
 use crate::{
     config::{self, BackendDescriptor, Pool, Probe, Section, Startup},
@@ -119,7 +115,6 @@ impl<B: ?Sized + Backend> Managed<B> {
             swaps: AtomicUsize::new(0),
             rebuilds: AtomicU64::new(0),
             live_backends: Arc::default(),
-            waited: Waited::default(),
             created: now,
             heartbeat_millis: AtomicU64::new(0),
             supervised: AtomicBool::new(false),

@@ -115,9 +115,9 @@ pub struct ConnectionReport {
     pub uses: u64,
     /// Calls being served.
     pub in_use: usize,
-    /// Mean time to get the backend.
+    /// Mean time until a call had the backend, and a connection of its pool.
     pub acquire_mean: Duration,
-    /// Longest time to get the backend.
+    /// The longest.
     pub acquire_max: Duration,
     /// The state of its pool.
     pub pool: Option<PoolStatus>,

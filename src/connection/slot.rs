@@ -27,7 +27,7 @@ use super::{
     Backend, BuildContext, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings,
     Transition,
     guard::{Guard, bounded},
-    live::{Lease, Live, Waited},
+    live::{Lease, Live},
     probe::{ProbeState, Verdict},
     timeline::Timeline,
 };
@@ -63,7 +63,6 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) swaps: AtomicUsize,
     pub(super) rebuilds: AtomicU64,
     pub(super) live_backends: Arc<AtomicUsize>,
-    pub(super) waited: Waited,
     pub(super) created: Instant,
     pub(super) heartbeat_millis: AtomicU64,
     pub(super) supervised: AtomicBool,
@@ -87,7 +86,7 @@ impl<B: ?Sized + Backend> Slot<B> {
                 // Boxed, because each caller's future would have room for it otherwise, and is moved
                 // several times on its way through the guard.
                 let live = Box::pin(self.first_use()).await?;
-                self.waited.add(begin.elapsed());
+                self.metrics.acquisition.add(begin.elapsed());
                 live
             };
             // A backend is taken out before it is retired, so the next look finds another, or none.
@@ -412,8 +411,8 @@ impl<B: ?Sized + Backend> Slot<B> {
             swapping: self.swaps.load(Ordering::Relaxed) > 0,
             uses: self.metrics.uses.get(),
             in_use: live.map_or(0, |live| live.in_use.load(Ordering::Relaxed)),
-            acquire_mean: self.waited.mean(self.metrics.uses.get()),
-            acquire_max: self.waited.max(),
+            acquire_mean: self.metrics.acquisition.mean(self.metrics.uses.get()),
+            acquire_max: self.metrics.acquisition.max(),
             pool,
             probe,
             last_error: state.last_error(),

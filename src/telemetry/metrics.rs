@@ -3,6 +3,7 @@
 //! Labels come from closed sets, and the series of connections exist from the start, so that a
 //! rate is never missing its first value.
 
+mod acquisition;
 mod outbox;
 
 use std::{sync::Arc, time::Duration};
@@ -15,8 +16,8 @@ use prometheus_client::{
 };
 use std::sync::atomic::AtomicU64;
 
-pub use self::outbox::Destination;
 use self::outbox::OutboxMetrics;
+pub use self::{acquisition::Acquisition, outbox::Destination};
 use crate::{error::ErrorKind, model::backlog::Backlog};
 
 /// Upper bounds in seconds: half a millisecond to ten seconds.
@@ -395,6 +396,7 @@ impl ConnectionFamilies {
             pool_idle: self.pool_idle.get_or_create_owned(&by),
             pool_waiting: self.pool_waiting.get_or_create_owned(&by),
             leaks: self.leaks.get_or_create_owned(&by),
+            acquisition: Arc::default(),
             acquire_wait: phase("wait"),
             acquire_connect: phase("connect"),
             acquire_validate: phase("validate"),
@@ -449,6 +451,8 @@ pub struct ConnectionMetrics {
     pub pool_waiting: Gauge,
     /// Checkouts held for longer than `pool.leak_after`.
     pub leaks: Counter,
+    /// Time until calls had what they need, for the connection's own report.
+    pub acquisition: Arc<Acquisition>,
     /// Time waiting for a free pooled connection.
     pub acquire_wait: Histogram,
     /// Time making a connection.

@@ -97,6 +97,12 @@ impl World {
         self.database.report().pool.unwrap()
     }
 
+    /// The time that all calls together waited for what they needed.
+    fn waited(&self) -> Duration {
+        let report = self.database.report();
+        report.acquire_mean * u32::try_from(report.uses).unwrap()
+    }
+
     /// A metric's value of this connection.
     fn count(&self, metric: &str) -> u64 {
         let text = self.metrics.text();
@@ -282,6 +288,7 @@ async fn a_held_connection_to_sqlite_is_reported_with_operation_and_request() {
 }
 
 async fn a_full_pool_is_an_overload_of_ours(world: World, block: Block) {
+    let before = world.waited();
     let held = world.insert();
     tokio::pin!(held);
     let refused = async {
@@ -294,6 +301,8 @@ async fn a_full_pool_is_an_overload_of_ours(world: World, block: Block) {
     };
     assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
     assert!(!error.outcome_unknown());
+    let waited = world.waited() - before;
+    assert!(waited >= millis(99), "the report tells how long calls wait: {waited:?}");
     drop(block);
     held.await.unwrap();
     world.look().await.unwrap();

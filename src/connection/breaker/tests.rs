@@ -271,6 +271,17 @@ fn an_operator_holds_it_until_automatic_which_starts_closed() {
 }
 
 #[test]
+fn a_shorter_bound_ends_an_open_time_that_is_longer() {
+    let now = Instant::now();
+    let mut core = opened(now);
+    let shorter = Duration::from_secs(1);
+    let policy = Policy { open_for: shorter, max_open_for: shorter, ..policy() };
+    assert_eq!(core.configure(policy, now), None);
+    assert_eq!(calls(&mut core, now, &[GOOD]), 0);
+    assert_eq!(calls(&mut core, after(now, 1), &[GOOD]), 1);
+}
+
+#[test]
 fn switched_off_it_lets_everything_pass() {
     let now = Instant::now();
     let mut core = opened(now);
