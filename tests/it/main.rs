@@ -51,6 +51,8 @@ mod outages;
 mod proxy;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod servers;
+#[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
+mod upgrade;
 // Its certificates come from `scripts/servers`, as everything that no build without servers needs.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod tls;

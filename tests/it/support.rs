@@ -47,6 +47,7 @@ async fn ended(child: &mut Child) -> ExitStatus {
 
 /// How the program is started.
 pub(crate) struct Setup {
+    program: String,
     folder: TempDir,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
@@ -55,14 +56,9 @@ pub(crate) struct Setup {
 impl Setup {
     /// Embedded defaults in a folder of its own, with quick probes and no drain delay.
     pub(crate) fn new() -> Self {
-        let setup = Self {
-            folder: tempfile::tempdir().unwrap(),
-            arguments: Vec::new(),
-            variables: Vec::new(),
-        };
         ["event_broker", "execution_service", "database"]
             .iter()
-            .fold(setup, |setup, connection| {
+            .fold(Self::bare(), |setup, connection| {
                 setup
                     .set(&format!("{connection}.probe.interval"), "\"200ms\"")
                     .set(&format!("{connection}.probe.timeout"), "\"200ms\"")
@@ -71,6 +67,15 @@ impl Setup {
             .set("server.port", "0")
             .set("server.drain_delay", "\"0s\"")
             .set("executions.follow_interval", "\"50ms\"")
+    }
+
+    fn bare() -> Self {
+        Self {
+            program: env!("CARGO_BIN_EXE_agentarea-api").to_owned(),
+            folder: tempfile::tempdir().unwrap(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+        }
     }
 
     /// Sets a key; text is given in quotes, as in TOML.
@@ -112,8 +117,15 @@ impl Setup {
         fs::write(folder.join("development.toml"), text).unwrap();
     }
 
+    /// Runs another program than this one.
+    #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn program(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.program);
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agentarea-api"));
+        let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             .current_dir(self.path())
@@ -297,12 +309,7 @@ impl Service {
     pub(crate) fn kill(mut self) -> Setup {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let other = Setup {
-            folder: tempfile::tempdir().unwrap(),
-            arguments: Vec::new(),
-            variables: Vec::new(),
-        };
-        std::mem::replace(&mut self.setup, other)
+        std::mem::replace(&mut self.setup, Setup::bare())
     }
 
     /// Waits for it to end; gives the exit code.
@@ -319,7 +326,6 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
-/// An event of a client; `n` counts those of its subject.
 /// Refused for want of room, with the time after which trying again makes sense.
 #[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) async fn is_overloaded(response: reqwest::Response) {
@@ -330,6 +336,7 @@ pub(crate) async fn is_overloaded(response: reqwest::Response) {
     assert!(problem["type"].as_str().unwrap().ends_with("overloaded"), "{problem}");
 }
 
+/// An event of a client; `n` counts those of its subject.
 pub(crate) fn cloud_event(subject: &str, n: usize) -> Value {
     json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
         "subject": subject, "data": n})
