@@ -289,3 +289,37 @@ async fn listed_once(service: &Service, id: &str) {
     let found = list["items"].as_array().unwrap().iter().filter(|item| item["id"] == id).count();
     assert_eq!(found, 1);
 }
+
+#[cfg(all(feature = "redis", feature = "postgres"))]
+#[tokio::test]
+async fn embedded_runs_of_a_replica_that_is_killed_are_ended_by_another() {
+    let (redis, database) =
+        tokio::join!(crate::support::Redis::start(), crate::support::Database::create());
+    let start = || {
+        Setup::new()
+            .variable("REDIS_URL", &redis.url())
+            .variable("DATABASE_URL", &database.url())
+            .set("workflows.slow.delay", "\"3s\"")
+            .set("execution_service.embedded.lease", "\"2s\"")
+            .set("execution_service.embedded.poll_interval", "\"100ms\"")
+            .start()
+    };
+    let (one, two) = tokio::join!(start(), start());
+    tokio::join!(one.healthy(), two.healthy());
+    let mut ids = Vec::new();
+    for n in 0..8 {
+        let accepts = [&one, &two][n % 2];
+        ids.push(accepts.execute(&json!({"workflow": "slow"})).await);
+    }
+    eventually("both run some", async || {
+        let owners = "SELECT count(DISTINCT owner) FROM runs";
+        (database.value(owners).await == 2).then_some(())
+    })
+    .await;
+    drop(one.kill());
+    for id in &ids {
+        assert_eq!(two.result(id).await["status"], "completed");
+    }
+    drop(two);
+    database.drop().await;
+}

@@ -33,6 +33,32 @@ async fn a_repeated_event_is_stored_once_and_another_with_its_id_is_refused() {
     .await;
 }
 
+/// Transactions that accepted something.
+async fn commits(service: &crate::support::Service) -> f64 {
+    let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let series = r#"agentarea_call_seconds_count{connection="database",operation="accept",outcome="success"} "#;
+    text.lines().find_map(|line| line.strip_prefix(series)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn requests_that_come_side_by_side_share_commits_and_a_bad_one_fails_alone() {
+    let service = Setup::new().set("outbox.linger", "\"50ms\"").start().await;
+    service.healthy().await;
+    assert_eq!(send_cloud_event(&service, &cloud_event("a", 0)).await.0, 202);
+    let before = commits(&service).await;
+    let mut events: Vec<Value> = (0..60).map(|n| cloud_event("b", n)).collect();
+    events[30] = cloud_event("a", 0);
+    events[30]["data"] = json!("another");
+    let sent = events.iter().map(|event| send_cloud_event(&service, event));
+    let answers = futures_util::future::join_all(sent).await;
+    let statuses: Vec<u16> = answers.iter().map(|(status, _)| *status).collect();
+    let mut expected = vec![202; 60];
+    expected[30] = 409;
+    assert_eq!(statuses, expected);
+    let commits = commits(&service).await - before;
+    assert!(commits <= 15.0, "{commits} commits for 60 requests");
+}
+
 #[tokio::test]
 async fn a_follower_resumes_over_a_restart_of_the_embedded_service() {
     let service = Setup::new().start().await;
