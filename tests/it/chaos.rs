@@ -197,7 +197,8 @@ impl Fleet {
             Fault::StallTemporal => happen(&self.to_temporal, Passing::Stalled, lasts).await,
             Fault::StopTemporal => {
                 self.temporal.down();
-                sleep(lasts).await;
+                // Longer than any retry: up to half a minute.
+                sleep(lasts * 10).await;
                 self.temporal.up().await;
             }
             Fault::EndPostgresSessions => {
@@ -237,7 +238,11 @@ impl Fleet {
         let ledger = json!({"events": ledger.accepted(), "executions": executions});
         fs::write(folder.join("ledger.json"), ledger.to_string()).unwrap();
         for (number, replica) in self.replicas.iter().enumerate() {
-            fs::write(folder.join(format!("replica-{number}.log")), replica.log()).unwrap();
+            let files = fs::read_dir(replica.path()).unwrap().map(|entry| entry.unwrap().path());
+            for log in files.filter(|file| file.file_stem().is_some_and(|stem| stem == "log")) {
+                let name = log.file_name().unwrap().display();
+                fs::copy(&log, folder.join(format!("replica-{number}-{name}"))).unwrap();
+            }
         }
         let dump = folder.join("database.sql");
         let dumped =
