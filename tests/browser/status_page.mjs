@@ -119,6 +119,7 @@ async function healthyOutageRecoveryLostContact() {
   program.kill("SIGTERM");
   await ended(program);
   await says(page, "#lost", "Lost contact");
+  assert.match(await page.title(), /^lost contact/, "the tab does not go on saying what was");
   await accessible(page, "lost contact");
   await picture(page, "status-lost-contact");
   program = service();

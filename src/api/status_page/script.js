@@ -19,6 +19,7 @@ async function refresh() {
     const since = Math.round((Date.now() - reached) / 1000);
     byId("lost").textContent = `Lost contact ${since} seconds ago (${reason}). What is below is old.`;
     byId("lost").hidden = false;
+    document.title = "lost contact · agentarea-api";
   }
   setTimeout(refresh, EVERY);
 }
