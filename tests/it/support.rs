@@ -150,8 +150,8 @@ impl Setup {
     pub(crate) fn spawn(&self) -> (Child, PathBuf) {
         let log = self.path().join("log");
         // That of an earlier start is kept.
-        let earlier = (1..).map(|n| log.with_extension(n.to_string())).find(|old| !old.exists());
-        let _first = fs::rename(&log, earlier.unwrap()).is_err();
+        let files = fs::read_dir(self.path()).unwrap().count();
+        let _first = fs::rename(&log, log.with_extension(files.to_string())).is_err();
         let child = self
             .command()
             .stdout(Stdio::null())
