@@ -27,6 +27,9 @@ type Inner = BoxBody<Bytes, io::Error>;
 /// bytes, by one of `tasks`.
 pub(super) fn drop_rest(request: &mut Request, most: u64, tasks: &TaskTracker) {
     let inner = Inner::from(request.take_body());
+    if inner.is_end_stream() {
+        return request.set_body(inner);
+    }
     // Such a client sends its body only once it is asked to.
     let withheld = request.headers().contains_key(header::EXPECT);
     let body = Sent { inner, withheld, most, tasks: tasks.clone() };
