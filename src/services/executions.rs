@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backends::{
-        database::{Acceptance, Admission, Claim, Database, Ended, NewRecord, Work},
+        database::{Acceptance, Admission, Claim, Database, Ended, NewRecord, Role, Work},
         execution_service::ExecutionService,
     },
     config,
@@ -105,6 +105,7 @@ impl Executions {
         parts.database.declare(&endings::DATABASE_OPERATIONS);
         parts.database.declare(&hand_over::DATABASE_OPERATIONS);
         parts.database.declare(&follower::DATABASE_OPERATIONS);
+        parts.database.declare(&Role::OPERATIONS);
         parts.service.declare(&[SIGNAL, QUERY]);
         parts.service.declare(&records::SERVICE_OPERATIONS);
         parts.service.declare(&endings::SERVICE_OPERATIONS);

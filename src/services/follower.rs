@@ -1,6 +1,6 @@
 //! Follows executions on their backend, and removes those that ended long ago.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{executions::Executions, records::Shared};
 use crate::{
-    backends::execution_service::Description,
+    backends::{database::Role, execution_service::Description},
     connection::Operation,
     error::{Error, ErrorKind},
     model::{
@@ -17,8 +17,6 @@ use crate::{
     },
 };
 
-const TAKE_ROLE: Operation = Operation::idempotent("take_role");
-const GIVE_ROLE_BACK: Operation = Operation::idempotent("give_role_back");
 const UNCONFIRMED: Operation = Operation::idempotent("unconfirmed");
 const OPEN: Operation = Operation::idempotent("open_among");
 const CONFIRM: Operation = Operation::idempotent("confirm");
@@ -27,16 +25,8 @@ const FORGET_PROCESSES: Operation = Operation::idempotent("forget_processes");
 const REMOVE_ENDED: Operation = Operation::idempotent("remove_ended");
 const LIST: Operation = Operation::idempotent("list");
 const DESCRIBE: Operation = Operation::idempotent("describe");
-pub(super) const DATABASE_OPERATIONS: [Operation; 8] = [
-    TAKE_ROLE,
-    GIVE_ROLE_BACK,
-    UNCONFIRMED,
-    OPEN,
-    CONFIRM,
-    FORGET_KEYS,
-    FORGET_PROCESSES,
-    REMOVE_ENDED,
-];
+pub(super) const DATABASE_OPERATIONS: [Operation; 6] =
+    [UNCONFIRMED, OPEN, CONFIRM, FORGET_KEYS, FORGET_PROCESSES, REMOVE_ENDED];
 pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [LIST, DESCRIBE];
 
 /// The role of the process that follows.
@@ -79,46 +69,37 @@ impl Executions {
     /// Hands accepted executions over and follows them until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let shared = &*self.0;
+        let config = &shared.config;
+        let role = Role {
+            database: shared.database.clone(),
+            name: FOLLOWER,
+            owner: Arc::clone(&shared.owner),
+            // It must outlast the pause between two rounds.
+            lease: config.lease.max(config.follow_interval * 3),
+        };
         let beside = async {
-            tokio::join!(shared.follow_in_turn(), shared.keep_count());
+            tokio::join!(shared.follow_in_turn(&role), shared.keep_count());
         };
         tokio::select! {
             () = shared.hand_over_accepted(&stop) => {}
             () = beside => {}
         }
-        let owner = &*shared.owner;
-        let given_back = shared
-            .database
-            .call(GIVE_ROLE_BACK, |database| async move {
-                database.give_role_back(FOLLOWER, owner).await
-            })
-            .await;
-        if let Err(error) = given_back {
-            tracing::debug!(%error, "the follower's place cannot be given back, it expires");
-        }
+        role.give_back().await;
     }
 }
 
 impl Shared {
     /// One process follows for all that share the database.
-    async fn follow_in_turn(&self) {
-        // It must outlast the pause between two rounds.
-        let lease = self.config.lease.max(self.config.follow_interval * 3);
-        let owner = &*self.owner;
+    async fn follow_in_turn(&self, role: &Role) {
         let mut follower: Option<Follower> = None;
         loop {
-            let due = follower.as_ref().is_none_or(|follower| follower.since.elapsed() > lease / 3);
+            let due =
+                follower.as_ref().is_none_or(|follower| follower.since.elapsed() > role.lease / 3);
             // Others may reach the execution service when this process does not.
             if due && !self.service.is_out() {
                 // The time begins before the database counts it from.
                 let since = Instant::now();
-                let taken = self
-                    .database
-                    .call(TAKE_ROLE, |database| async move {
-                        database.take_role(FOLLOWER, owner, lease).await
-                    })
-                    .await;
-                match taken {
+                match role.take().await {
                     Ok(true) => follower.get_or_insert_default().since = since,
                     Ok(false) => follower = None,
                     Err(error) => tracing::debug!(%error, "the follower's place is not known"),

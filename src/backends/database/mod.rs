@@ -9,6 +9,7 @@ mod executions;
 mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod role;
 mod rows;
 mod schema;
 #[cfg(feature = "sqlite")]
@@ -32,6 +33,7 @@ use std::{
 pub use self::{
     acceptance::{Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work},
     executions::{ClaimedExecution, Ended, ExecutionQueue, ExecutionStore},
+    role::Role,
     transfer::{Parcel, Transfer, Unfinished},
 };
 use async_trait::async_trait;

@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::timeout};
 use self::sole_use::SoleUse;
 use super::{EventBroker, FAMILY};
 use crate::{
-    backends::database::Database,
+    backends::database::{Database, Role},
     config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Size, Table},
     connection::{Backend, BuildContext, Factory as BackendFactory, Managed, Operation},
     error::Error,
@@ -115,7 +115,7 @@ impl BackendFactory<dyn EventBroker> for Factory {
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let config: Config = section.read()?;
         self.database.declare(&[DELIVERED]);
-        self.database.declare(&sole_use::OPERATIONS);
+        self.database.declare(&Role::OPERATIONS);
         // First, so that nothing is delivered elsewhere after this broker was filled.
         let sole = SoleUse::take(&self.database, &self.brokers, context).await?;
         let earlier = self.earlier(config.max_events).await?;

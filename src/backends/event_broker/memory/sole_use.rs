@@ -12,14 +12,10 @@ use std::{
 use tokio::time::sleep;
 
 use crate::{
-    backends::database::Database,
-    connection::{BuildContext, Managed, Operation},
+    backends::database::{Database, Role},
+    connection::{BuildContext, Managed},
     error::{Error, ErrorKind},
 };
-
-const TAKE_ROLE: Operation = Operation::idempotent("take_role");
-const GIVE_ROLE_BACK: Operation = Operation::idempotent("give_role_back");
-pub(super) const OPERATIONS: [Operation; 2] = [TAKE_ROLE, GIVE_ROLE_BACK];
 
 const ROLE: &str = "memory_broker";
 /// One that died keeps the next out for so long.
@@ -28,8 +24,7 @@ const LEASE: Duration = Duration::from_secs(10);
 /// The right to be the one, as a broker of this process has it.
 #[derive(Debug)]
 pub(super) struct SoleUse {
-    database: Managed<dyn Database>,
-    owner: Arc<str>,
+    role: Role,
     lost: AtomicBool,
     /// Brokers of this process that have it: two while one replaces the other.
     holders: Arc<AtomicUsize>,
@@ -48,12 +43,16 @@ impl SoleUse {
         }
         holders.fetch_add(1, Ordering::Relaxed);
         let sole = Arc::new(Self {
-            database: database.clone(),
-            owner: Arc::clone(&context.instance),
+            role: Role {
+                database: database.clone(),
+                name: ROLE,
+                owner: Arc::clone(&context.instance),
+                lease: LEASE,
+            },
             lost: AtomicBool::new(false),
             holders: Arc::clone(holders),
         });
-        if !sole.renew().await? {
+        if !sole.role.take().await? {
             return Err(held_by_another());
         }
         let kept = Arc::clone(&sole);
@@ -62,18 +61,11 @@ impl SoleUse {
         Ok(Some(sole))
     }
 
-    async fn renew(&self) -> Result<bool, Error> {
-        let owner = &*self.owner;
-        self.database
-            .call(TAKE_ROLE, |database| async move { database.take_role(ROLE, owner, LEASE).await })
-            .await
-    }
-
     async fn keep(&self) {
         loop {
             sleep(LEASE / 3).await;
             // While the database cannot be asked, no other process can take it either.
-            if let Ok(false) = self.renew().await {
+            if let Ok(false) = self.role.take().await {
                 self.lost.store(true, Ordering::Relaxed);
                 return;
             }
@@ -88,18 +80,8 @@ impl SoleUse {
 
     /// Lets the next process in at once.
     pub(super) async fn give_back(&self) {
-        if self.holders.load(Ordering::Relaxed) > 1 {
-            return;
-        }
-        let owner = &*self.owner;
-        let given_back =
-            self.database
-                .call(GIVE_ROLE_BACK, |database| async move {
-                    database.give_role_back(ROLE, owner).await
-                })
-                .await;
-        if let Err(error) = given_back {
-            tracing::debug!(%error, "the place of the memory broker cannot be given back, it expires");
+        if self.holders.load(Ordering::Relaxed) == 1 {
+            self.role.give_back().await;
         }
     }
 }
