@@ -44,17 +44,22 @@ enum Fault {
     FreezeRedis,
     EmptyRedis,
     CrashPostgres,
-    CutPostgres,
-    StallPostgres,
     EndPostgresSessions,
-    CutTemporal,
-    StallTemporal,
     StopTemporal,
     KillWorker,
+    /// What the link from all replicas to a server does.
+    Link(Peer, Passing),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    Redis,
+    Postgres,
+    Temporal,
 }
 
 impl Fault {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 19] = [
         Self::KillReplica,
         Self::PauseReplica,
         Self::JumpClocks,
@@ -62,13 +67,18 @@ impl Fault {
         Self::FreezeRedis,
         Self::EmptyRedis,
         Self::CrashPostgres,
-        Self::CutPostgres,
-        Self::StallPostgres,
         Self::EndPostgresSessions,
-        Self::CutTemporal,
-        Self::StallTemporal,
         Self::StopTemporal,
         Self::KillWorker,
+        Self::Link(Peer::Redis, Passing::Cut),
+        Self::Link(Peer::Redis, Passing::Stalled),
+        Self::Link(Peer::Redis, Passing::Reset),
+        Self::Link(Peer::Postgres, Passing::Cut),
+        Self::Link(Peer::Postgres, Passing::Stalled),
+        Self::Link(Peer::Postgres, Passing::Reset),
+        Self::Link(Peer::Temporal, Passing::Cut),
+        Self::Link(Peer::Temporal, Passing::Stalled),
+        Self::Link(Peer::Temporal, Passing::Reset),
     ];
 }
 
@@ -101,6 +111,7 @@ impl Schedule {
 
 struct Fleet {
     redis: Redis,
+    to_redis: Link,
     postgres: Postgres,
     database: Database,
     to_postgres: Link,
@@ -120,15 +131,19 @@ impl Fleet {
         let (redis, postgres, temporal) =
             tokio::join!(Redis::start(), Postgres::start(), Temporal::start());
         let database = Database::create_on(postgres.url()).await;
+        let to_redis = Link::to(&redis.address()).await;
         let to_postgres = Link::to(database.address()).await;
         let to_temporal = Link::to(&temporal.address()).await;
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::new(folder.path());
         let prefix = format!("chaos-{}/", uuid::Uuid::now_v7());
-        let worker = setup(&redis, &database.url(), &temporal.address(), &prefix);
+        let worker = setup(&redis.address(), &database.url(), &temporal.address(), &prefix);
         let (worker, _log) = worker.argument("worker").spawn();
         let url = database.url().replace(database.address(), &to_postgres.address);
-        let replica = || clock.rule(setup(&redis, &url, &to_temporal.address, &prefix)).start();
+        let replica = || {
+            let setup = setup(&to_redis.address, &url, &to_temporal.address, &prefix);
+            clock.rule(setup).start()
+        };
         let mut running = Vec::new();
         for _ in 0..replicas {
             running.push(replica().await);
@@ -138,6 +153,7 @@ impl Fleet {
         }
         Self {
             redis,
+            to_redis,
             postgres,
             database,
             to_postgres,
@@ -191,10 +207,6 @@ impl Fleet {
                 sleep(lasts).await;
                 self.postgres.up().await;
             }
-            Fault::CutPostgres => happen(&self.to_postgres, Passing::Cut, lasts).await,
-            Fault::StallPostgres => happen(&self.to_postgres, Passing::Stalled, lasts).await,
-            Fault::CutTemporal => happen(&self.to_temporal, Passing::Cut, lasts).await,
-            Fault::StallTemporal => happen(&self.to_temporal, Passing::Stalled, lasts).await,
             Fault::StopTemporal => {
                 self.temporal.down();
                 // Longer than any retry: up to half a minute.
@@ -212,11 +224,26 @@ impl Fleet {
                 end(&mut self.worker);
                 sleep(lasts).await;
                 let temporal = self.temporal.address();
-                let worker = setup(&self.redis, &self.database.url(), &temporal, &self.prefix);
+                let redis = self.redis.address();
+                let worker = setup(&redis, &self.database.url(), &temporal, &self.prefix);
                 self.worker = worker.argument("worker").spawn().0;
+            }
+            Fault::Link(peer, passing) => {
+                let link = self.link(peer);
+                link.set(passing);
+                sleep(lasts).await;
+                link.set(Passing::Open);
             }
         }
         ledger.send_to(&self.running(None));
+    }
+
+    fn link(&self, peer: Peer) -> &Link {
+        match peer {
+            Peer::Redis => &self.to_redis,
+            Peer::Postgres => &self.to_postgres,
+            Peer::Temporal => &self.to_temporal,
+        }
     }
 
     fn running(&self, but: Option<usize>) -> Vec<&Service> {
@@ -281,15 +308,9 @@ fn end(child: &mut Child) {
     let _reaped = child.wait().is_ok();
 }
 
-async fn happen(link: &Link, what: Passing, lasts: Duration) {
-    link.set(what);
-    sleep(lasts).await;
-    link.set(Passing::Open);
-}
-
-fn setup(redis: &Redis, database: &str, temporal: &str, prefix: &str) -> Setup {
+fn setup(redis: &str, database: &str, temporal: &str, prefix: &str) -> Setup {
     Setup::new()
-        .variable("REDIS_URL", &redis.url())
+        .variable("REDIS_URL", &format!("redis://{redis}"))
         .variable("DATABASE_URL", database)
         .variable("TEMPORAL_ADDRESS", temporal)
         .variable("TEMPORAL_TASK_QUEUE", prefix)
@@ -374,6 +395,7 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
         let started = each_was_run_once(&fleet, &executions).await;
         let service = &fleet.replicas[0];
         let repeats = ledger.check(service).await;
+        service.healthy().await;
         for destination in ["event_broker", "execution_service"] {
             let letters = format!("/v1/dead-letters?destination={destination}");
             let letters = service.json(&letters).await;
@@ -433,7 +455,6 @@ async fn suffer_all(
 /// that were started.
 async fn each_was_run_once(fleet: &Fleet, executions: &BTreeMap<String, usize>) -> usize {
     let service = &fleet.replicas[0];
-    service.healthy().await;
     for (id, input) in executions {
         // A step of a worker that was killed is given up when its heartbeat has been out for long.
         let mut ended = None;

@@ -503,12 +503,14 @@ impl Database {
 
 /// What a [`Link`] does with what it should carry.
 #[cfg(feature = "postgres")]
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Passing {
     /// Carries it.
     Open,
     /// Closes every connection at once.
     Cut,
+    /// Resets every connection at once, as a peer does that has forgotten it.
+    Reset,
     /// Keeps every connection and carries nothing, as a firewall does that drops packets.
     Stalled,
 }
@@ -553,17 +555,23 @@ async fn carry_all(
 
 #[cfg(feature = "postgres")]
 async fn carry(mut near: TcpStream, server: String, mut passing: watch::Receiver<Passing>) {
-    let carry = async {
-        let mut far = TcpStream::connect(server).await?;
-        copy_bidirectional(&mut near, &mut far).await
-    };
+    let mut far = None;
     if *passing.borrow_and_update() == Passing::Open {
+        let carry = async {
+            let far = far.insert(TcpStream::connect(server).await?);
+            copy_bidirectional(&mut near, far).await
+        };
         tokio::select! {
             _ended = carry => return,
             _changed = passing.changed() => {}
         }
     }
-    let _gone = passing.wait_for(|passing| *passing == Passing::Cut).await.is_err();
+    let ends = |passing: &Passing| matches!(passing, Passing::Cut | Passing::Reset);
+    if passing.wait_for(ends).await.is_ok_and(|passing| *passing == Passing::Reset) {
+        for peer in [Some(near), far].into_iter().flatten() {
+            peer.set_zero_linger().unwrap();
+        }
+    }
 }
 
 /// A Redis of its own, to be stopped and started.
@@ -593,8 +601,12 @@ impl Redis {
         redis
     }
 
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
     }
 
     pub(crate) async fn up(&mut self) {
