@@ -87,7 +87,7 @@ impl World {
     }
 
     async fn insert(&self) -> Result<(), Error> {
-        let run = &contract::request();
+        let run = &contract::runs::request();
         self.database
             .call(INSERT, |database| async move { database.insert_run(run).await.map(drop) })
             .await

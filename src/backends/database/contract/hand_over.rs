@@ -1,0 +1,138 @@
+//! Accepted executions on their way to the execution service.
+
+use std::time::Duration;
+
+use super::{
+    super::{Claim, Database, Ended},
+    MINUTE, accept, admission, admit, execution, new_event,
+};
+use crate::model::{
+    executions::{Ending, Execution, Outcome, Status},
+    ids, time,
+};
+
+pub(super) async fn suite(database: &dyn Database) {
+    a_hand_over_is_claimed_by_one_process(database).await;
+    a_refused_execution_is_a_dead_letter_until_it_is_redriven(database).await;
+    what_was_never_tried_ends_at_once(database).await;
+    a_role_has_one_holder(database).await;
+}
+
+fn claim_by(owner: &str) -> Claim {
+    Claim { owner: owner.to_owned(), lease: MINUTE }
+}
+
+async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {
+    let backend = ids::new_id();
+    let fresh = || Execution { backend: backend.clone(), ..execution("a") };
+    let claim = async |owner: &str, lease: Duration| {
+        database.claim_executions(&backend, owner, lease, 10).await.expect("no error")
+    };
+    let (held, free) = (fresh(), fresh());
+    admit(database, &admission(&held, None, Some(claim_by("one")))).await;
+    accept(database, &free, None).await;
+    // A lease of no time ends at once.
+    let lost = claim("one", Duration::ZERO).await;
+    assert_eq!(lost.len(), 1, "what was claimed when it was accepted is not free");
+    assert_eq!((&lost[0].execution, lost[0].first_tried), (&free, None));
+    let taken = claim("one", MINUTE).await;
+    assert_eq!(taken.len(), 1);
+    assert!(taken[0].first_tried.is_some(), "the lost claim may have tried");
+    assert!(claim("one", MINUTE).await.is_empty());
+
+    let release = async |fence, untried| {
+        database.release_execution(&free.id, fence, untried).await.expect("no error");
+    };
+    release(lost[0].fence, true).await;
+    assert!(claim("one", MINUTE).await.is_empty(), "who lost it cannot give it back");
+    release(taken[0].fence, true).await;
+    let again = claim("one", MINUTE).await;
+    assert_eq!(again[0].first_tried, None, "no try has reached anything");
+    let left = claim("two", MINUTE).await.len();
+    let expected = if database.serves_one_process() { 2 } else { 0 };
+    assert_eq!(left, expected, "a database of our own holds claims of the dead only");
+    for execution in [&held, &free] {
+        database.change(&execution.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+    }
+    assert!(claim("two", Duration::ZERO).await.is_empty(), "what runs is not handed over");
+}
+
+async fn a_refused_execution_is_a_dead_letter_until_it_is_redriven(database: &dyn Database) {
+    let refused = Execution { backend: ids::new_id(), ..execution("a") };
+    accept(database, &refused, None).await;
+    let claim = async || {
+        let claimed = database.claim_executions(&refused.backend, "one", MINUTE, 10).await;
+        claimed.expect("no error").pop()
+    };
+    let claimed = claim().await.expect("it is free");
+    let (id, fence) = (refused.id.as_str(), claimed.fence);
+    let count = async |fence| database.count_refusal(id, fence, MINUTE).await.expect("no error");
+    assert_eq!(count(fence).await, Some(1));
+    assert_eq!(count(fence + 1).await, None);
+    assert_eq!(claim().await, None, "it rests for a while");
+    let outcome = Outcome::ended(Status::Failed, "too\0long", time::now());
+    let reject = async |fence| {
+        let event = new_event("a");
+        database.reject_execution(id, fence, &outcome, &event).await.expect("no error")
+    };
+    assert!(!reject(fence + 1).await, "who lost the claim has no say");
+    assert!(reject(fence).await);
+    assert!(!reject(fence).await, "it is rejected once");
+    let dead = database.waiting_executions(10).await.expect("it is counted").dead;
+    assert_eq!(dead, 1);
+    let removed = database.remove_ended(Duration::ZERO, 1000).await;
+    removed.expect("old executions are removed");
+    let letters = database.rejected_executions(None, 10).await.expect("they are listed");
+    assert_eq!((letters.len(), letters[0].refusals), (1, 1));
+    assert_eq!(letters[0].execution.error.as_deref(), Some("toolong"));
+    assert!(database.redrive_execution(id).await.expect("no error"));
+    assert!(!database.redrive_execution(id).await.expect("no error"), "redriven twice");
+    let claimed = claim().await.expect("it is free again");
+    assert_eq!((&claimed.execution.status, claimed.first_tried), (&Status::Accepted, None));
+    assert!(reject(claimed.fence).await);
+    assert!(database.discard_execution(id).await.expect("no error"));
+    assert!(database.rejected_executions(None, 10).await.expect("they are listed").is_empty());
+    database.remove_ended(Duration::ZERO, 1000).await.expect("old executions are removed");
+    assert_eq!(database.execution(id).await.expect("it is readable"), None);
+}
+
+async fn what_was_never_tried_ends_at_once(database: &dyn Database) {
+    let end = async |execution: &Execution| {
+        let outcome = Ending::Cancel.before_start(time::now());
+        let event = new_event(&execution.id);
+        let ended = database.end_accepted(&execution.id, &Ending::Cancel, &outcome, &event).await;
+        ended.expect("no error")
+    };
+    let untried = execution("a");
+    accept(database, &untried, None).await;
+    assert_eq!(end(&untried).await, Ended::Now);
+    assert_eq!(end(&untried).await, Ended::NotAccepted);
+    let stored = database.execution(&untried.id).await.expect("no error").expect("it exists");
+    assert_eq!(stored.status, Status::Cancelled);
+
+    let backend = ids::new_id();
+    let tried = Execution { backend: backend.clone(), ..execution("a") };
+    admit(database, &admission(&tried, None, Some(claim_by("one")))).await;
+    assert_eq!(end(&tried).await, Ended::Later);
+    let wished = async || database.wished_endings(&backend, 10).await.expect("no error");
+    assert!(wished().await.is_empty(), "it is due when the execution runs");
+    database.change(&tried.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+    let due = wished().await;
+    assert_eq!((due.len(), &due[0].0.id, &due[0].1), (1, &tried.id, &Ending::Cancel));
+    database.forget_wish(&tried.id).await.expect("it is forgotten");
+    assert!(wished().await.is_empty());
+}
+
+async fn a_role_has_one_holder(database: &dyn Database) {
+    let take = async |owner, lease| {
+        database.take_role("contract", owner, lease).await.expect("the database answers")
+    };
+    assert!(take("one", MINUTE).await);
+    assert!(take("one", MINUTE).await, "its holder keeps it");
+    assert_eq!(take("two", MINUTE).await, database.serves_one_process());
+    database.give_role_back("contract", "two").await.expect("nothing happens");
+    assert_eq!(take("two", MINUTE).await, database.serves_one_process());
+    database.give_role_back("contract", "one").await.expect("it is given back");
+    assert!(take("two", Duration::ZERO).await);
+    assert!(take("one", MINUTE).await, "it expires");
+}
