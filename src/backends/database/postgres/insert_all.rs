@@ -4,25 +4,25 @@ use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, QueryFragment, QueryId},
+    result::{DatabaseErrorKind, Error},
     sql_types::{Array, Integer, Text},
 };
-use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 
 use super::{
     super::{NewEvent, rows::PENDING},
     Conn,
 };
 
-/// Stores all events in one transaction if none of them is known, and nothing otherwise. False then.
+/// Stores all events if none of them is known, and nothing otherwise. False then.
+///
+/// The statement is a transaction by itself: one round trip in place of three, and nothing is open
+/// while this process is paused.
 pub(super) async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> QueryResult<bool> {
-    let statement = InsertAll::new(events);
-    let stored = conn.transaction(async |conn| match statement.execute(conn).await? {
-        inserted if inserted == events.len() => Ok(true),
-        _ => Err(diesel::result::Error::RollbackTransaction),
-    });
-    match stored.await {
-        Err(diesel::result::Error::RollbackTransaction) => Ok(false),
-        stored => stored,
+    match InsertAll::new(events).execute(conn).await {
+        Ok(_) => Ok(true),
+        Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -67,7 +67,7 @@ impl QueryFragment<Pg> for InsertAll<'_> {
         // The sequence numbers them in the order in which they came.
         out.push_sql(
             ") WITH ORDINALITY AS new (lane, source, event_id, content_hash, event, place) \
-             ORDER BY place ON CONFLICT DO NOTHING",
+             ORDER BY place",
         );
         Ok(())
     }
