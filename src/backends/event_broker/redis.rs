@@ -17,7 +17,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -114,6 +114,8 @@ struct RedisBroker {
     commands: Line,
     probes: Line,
     probe_key: String,
+    /// The last probe failed, or was given up.
+    unanswered_probe: AtomicBool,
     /// For blocking reads.
     pool: Pool<Connector>,
     connect_timeout: Duration,
@@ -137,6 +139,7 @@ impl RedisBroker {
             commands: Line::new(Arc::clone(&login), PATIENCE),
             probes: Line::new(Arc::clone(&login), 1),
             probe_key: format!("{}:{}", config.key_beside_the_stream("probe"), context.instance),
+            unanswered_probe: AtomicBool::new(false),
             pool: Pool::new(Arc::new(Connector(login)), context)?,
             connect_timeout,
             largest_text: AtomicUsize::new(usize::MAX),
@@ -246,6 +249,7 @@ fn parse_place(id: &str) -> Result<Position, Error> {
 #[async_trait]
 impl Backend for RedisBroker {
     async fn probe(&self) -> Result<(), Error> {
+        let after_outage = self.unanswered_probe.swap(true, Ordering::Relaxed);
         let sent = time::now().to_string();
         let mut pipeline = redis::pipe();
         let key = &self.probe_key;
@@ -258,6 +262,11 @@ impl Backend for RedisBroker {
         if read.as_ref() != Some(&sent) {
             let message = "the server has lost what the probe has just written";
             return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        self.unanswered_probe.store(false, Ordering::Relaxed);
+        if after_outage {
+            // What is left from before may be dead, which nothing tells before calls wait in vain.
+            self.commands.renew();
         }
         Ok(())
     }

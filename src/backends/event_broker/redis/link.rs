@@ -126,6 +126,11 @@ impl Line {
         }
     }
 
+    /// Makes the next call connect anew. Calls under way keep the connection they are on.
+    pub(super) fn renew(&self) {
+        self.state.lock().open = None;
+    }
+
     pub(super) fn close(&self) {
         *self.state.lock() = LineState { closed: true, ..LineState::default() };
     }

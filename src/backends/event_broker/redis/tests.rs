@@ -1,5 +1,7 @@
+mod blocking_reads;
 mod cluster;
 mod over_tls;
+mod rotation;
 mod sentinel;
 
 use std::{
@@ -33,6 +35,8 @@ fn server() -> String {
          starts one (its program comes with `apt-get install -y redis-server`)",
     )
 }
+
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// A stream of this test alone, deleted at its end.
 struct Scratch {
@@ -223,6 +227,34 @@ impl Drop for Server {
     }
 }
 
+/// What came of work.
+#[derive(Default)]
+struct Worked {
+    published: usize,
+    errors: Vec<Error>,
+}
+
+/// Publishes and reads until `stop`.
+async fn work_until(
+    broker: &dyn EventBroker,
+    done: &AtomicUsize,
+    stop: &CancellationToken,
+) -> Worked {
+    let Worked { mut published, mut errors } = Worked::default();
+    while !stop.is_cancelled() {
+        let publish = broker.publish(&[event(1)]).await;
+        published += usize::from(publish.is_ok());
+        let read = broker.wait(Position::START, 1, Duration::from_millis(2)).await;
+        for result in [publish.map(drop), read.map(drop)] {
+            match result {
+                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => errors.push(error),
+            }
+        }
+    }
+    Worked { published, errors }
+}
+
 #[tokio::test]
 async fn the_redis_broker_fulfils_the_contract() {
     let scratch = Scratch::new();
@@ -403,20 +435,6 @@ async fn a_batch_that_is_refused_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_dropped_wait_takes_its_connection_with_it() {
-    let scratch = Scratch::new();
-    let broker = scratch.broker(json!({})).await;
-    let hour = Duration::from_hours(1);
-    let waiting = timeout(Duration::from_millis(50), broker.wait(Position::START, 1, hour));
-    assert!(waiting.await.is_err());
-    let pool = broker.pool().unwrap();
-    assert_eq!((pool.in_use, pool.idle), (0, 0));
-    broker.publish(&[event(1)]).await.unwrap();
-    assert_eq!(broker.wait(Position::START, 1, hour).await.unwrap().len(), 1);
-    assert_eq!(broker.pool().unwrap().idle, 1);
-}
-
-#[tokio::test]
 async fn a_server_that_returns_is_used_by_the_very_next_call() {
     let port = free_port();
     let server = Server::start(port, &[]).await;
@@ -432,20 +450,6 @@ async fn a_server_that_returns_is_used_by_the_very_next_call() {
     let _server = Server::start(port, &[]).await;
     broker.publish(&[event(3)]).await.unwrap();
     broker.probe().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_blocking_read_ends_with_its_server() {
-    let server = Server::start(free_port(), &[]).await;
-    let broker = build(json!({"url": server.url()})).await.unwrap();
-    let waiting = broker.wait(Position::START, 1, Duration::from_hours(1));
-    let killing = async {
-        sleep(Duration::from_millis(50)).await;
-        drop(server);
-    };
-    let (waited, ()) = tokio::join!(waiting, killing);
-    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Disconnected);
-    assert_eq!(broker.pool().unwrap().idle, 0);
 }
 
 #[tokio::test]
@@ -490,153 +494,33 @@ async fn simultaneous_calls_share_one_connection() {
     assert!(made().await.unwrap() - before <= 2, "one of them is the asker's");
 }
 
-async fn read_nothing(broker: &dyn EventBroker, wait: Duration) {
-    assert!(broker.wait(Position::START, 1, wait).await.unwrap().is_empty());
-}
-
-async fn no_connection_is_pooled(broker: &dyn EventBroker) {
-    until("no connection is idle", async || broker.pool().unwrap().idle == 0).await;
-}
-
-#[tokio::test]
-async fn the_connection_of_a_blocking_read_is_closed_when_idle() {
-    let scratch = Scratch::new();
-    let section = Section(json!({"url": scratch.url, "stream": scratch.stream}));
-    let idle_timeout = Duration::from_millis(100);
-    let limits = Limits { idle_timeout, keepalive: Duration::ZERO, ..Limits::default() };
-    let context = context_with(limits, &Metrics::new("test", "test"));
-    let broker = Factory.build(&section, &context).await.unwrap();
-    for _ in 0..2 {
-        read_nothing(&*broker, Duration::from_millis(10)).await;
-        no_connection_is_pooled(&*broker).await;
-    }
-}
-
-#[tokio::test]
-async fn an_idle_connection_that_died_silently_is_found_before_a_read_meets_it() {
-    let server = Server::start(free_port(), &[]).await;
-    let silent = CancellationToken::new();
-    let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
-    let limits = Limits {
-        keepalive: Duration::from_millis(100),
-        acquire_timeout: Duration::from_millis(500),
-        ..Limits::default()
-    };
-    let context = context_with(limits, &Metrics::new("test", "test"));
-    let section = Section(json!({"url": format!("redis://{address}")}));
-    let broker = Factory.build(&section, &context).await.unwrap();
-    read_nothing(&*broker, Duration::from_millis(10)).await;
-    assert_eq!(broker.pool().unwrap().idle, 1);
-    silent.cancel();
-    no_connection_is_pooled(&*broker).await;
-    let begin = Instant::now();
-    read_nothing(&*broker, Duration::from_millis(10)).await;
-    assert!(begin.elapsed() < Duration::from_millis(400), "no read waits for a dead one");
-}
-
-#[tokio::test]
-async fn a_long_blocking_read_is_no_leak() {
-    let scratch = Scratch::new();
-    let section = Section(json!({"url": scratch.url, "stream": scratch.stream}));
-    let limits = Limits { leak_after: Duration::from_millis(1500), ..Limits::default() };
-    let metrics = Metrics::new("test", "test");
-    let broker = Factory.build(&section, &context_with(limits, &metrics)).await.unwrap();
-    read_nothing(&*broker, Duration::from_secs(2)).await;
-    let none = r#"agentarea_connection_leaks_total{connection="event_broker"} 0"#;
-    assert!(metrics.text().contains(none));
-}
-
-/// What came of work.
-#[derive(Default)]
-struct Worked {
-    published: usize,
-    errors: Vec<Error>,
-}
-
-/// Publishes and reads until `stop`.
-async fn work_until(
-    broker: &dyn EventBroker,
-    done: &AtomicUsize,
-    stop: &CancellationToken,
-) -> Worked {
-    let Worked { mut published, mut errors } = Worked::default();
-    while !stop.is_cancelled() {
-        let publish = broker.publish(&[event(1)]).await;
-        published += usize::from(publish.is_ok());
-        let read = broker.wait(Position::START, 1, Duration::from_millis(2)).await;
-        for result in [publish.map(drop), read.map(drop)] {
-            match result {
-                Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
-                Err(error) => errors.push(error),
-            }
-        }
-    }
-    Worked { published, errors }
-}
-
-#[tokio::test]
-async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed() {
-    let server = Server::start(free_port(), &["--requirepass", "password-0"]).await;
-    let file = SecretFile::new("password-0");
-    let section = json!({"url": server.url(), "password": file.value()});
-    let broker = build(section).await.unwrap();
-    let admin = format!("redis://:password-0@127.0.0.1:{}", server.port);
-    let admin = Client::open(admin).unwrap();
-    // It stays logged in.
-    let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
-    let (done, stop) = (AtomicUsize::new(0), CancellationToken::new());
-    let rotation = async {
-        for n in 1..=10 {
-            file.write(&format!("password-{n}"));
-            let mut set = redis::cmd("CONFIG");
-            set.arg("SET").arg("requirepass").arg(format!("password-{n}"));
-            set.exec_async(&mut admin).await.unwrap();
-            let mut kill = redis::cmd("CLIENT");
-            kill.arg("KILL").arg("TYPE").arg("normal");
-            kill.exec_async(&mut admin).await.unwrap();
-            let (before, begin) = (done.load(Ordering::Relaxed), Instant::now());
-            while done.load(Ordering::Relaxed) < before + 50 {
-                assert!(begin.elapsed() < Duration::from_secs(30), "calls do not go on");
-                sleep(Duration::from_millis(1)).await;
-            }
-            probed_again(&*broker).await;
-        }
-        stop.cancel();
-    };
-    let load = (0..8).map(|_| work_until(&*broker, &done, &stop));
-    let (worked, ()) = tokio::join!(futures_util::future::join_all(load), rotation);
-    let errors: Vec<_> = worked.into_iter().flat_map(|worked| worked.errors).collect();
-    let killed = |error: &Error| error.kind() == ErrorKind::Disconnected;
-    assert!(errors.iter().all(killed), "{errors:?}");
-}
-
-#[tokio::test]
-async fn a_url_file_rotates_as_a_password_file_does() {
-    let server = Server::start(free_port(), &["--requirepass", "first"]).await;
-    let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port);
-    let file = SecretFile::new(&url("first"));
-    let broker = build(json!({"url": file.value()})).await.unwrap();
-    broker.publish(&[event(1)]).await.unwrap();
-    run(&url("first"), "CONFIG SET requirepass second").await;
-    file.write(&url("second"));
-    // The connection that stays logged in is used on; a new one needs the new password.
-    broker.publish(&[event(2)]).await.unwrap();
-    let read = broker.wait(Position::START, 9, Duration::from_secs(9)).await.unwrap();
-    assert_eq!(read.len(), 2);
-}
-
 #[tokio::test]
 async fn a_link_that_died_silently_is_given_up() {
+    let (_server, silent, broker) = behind_a_link().await;
+    silent.cancel();
+    for _ in 0..PATIENCE {
+        assert!(timeout(MOMENT, broker.publish(&[event(1)])).await.is_err());
+    }
+    broker.publish(&[event(1)]).await.unwrap();
+    assert!(timeout(MOMENT, broker.probe()).await.is_err());
+    broker.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_call_meets_what_died_in_an_outage_that_probes_have_seen() {
+    let (_server, silent, broker) = behind_a_link().await;
+    silent.cancel();
+    assert!(timeout(MOMENT, broker.probe()).await.is_err());
+    broker.probe().await.unwrap();
+    let published = timeout(Duration::from_secs(10), broker.publish(&[event(1)])).await;
+    published.expect("it is on a new connection").unwrap();
+}
+
+/// A broker whose first connections die in silence when that is cancelled.
+async fn behind_a_link() -> (Server, CancellationToken, Arc<dyn EventBroker>) {
     let server = Server::start(free_port(), &[]).await;
     let silent = CancellationToken::new();
     let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
     let broker = build(json!({"url": format!("redis://{address}")})).await.unwrap();
-    silent.cancel();
-    let moment = Duration::from_millis(50);
-    for _ in 0..PATIENCE {
-        assert!(timeout(moment, broker.publish(&[event(1)])).await.is_err());
-    }
-    broker.publish(&[event(1)]).await.unwrap();
-    assert!(timeout(moment, broker.probe()).await.is_err());
-    broker.probe().await.unwrap();
+    (server, silent, broker)
 }
