@@ -6,7 +6,7 @@ use reqwest::Client;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{median, server::Server};
+use crate::{median, own_commit, server::Server};
 
 const CLIENTS: usize = 64;
 const MEASURED: Duration = Duration::from_secs(10);
@@ -103,6 +103,8 @@ pub(crate) async fn figures(redis: &str, database: &str) {
     stubbed.ready().await;
     show("without a commit", &rate(&stubbed, WITHOUT_COMMIT, CLIENTS, MEASURED).await);
     drop(stubbed);
+    println!("own commit, SQLite: p50 {:.2} ms", own_commit::sqlite_ms());
+    println!("own commit, PostgreSQL: p50 {:.2} ms", own_commit::postgres_ms(&url).await);
     for (name, variables) in
         [("SQLite", vec![]), ("PostgreSQL", vec![("DATABASE_URL", url.as_str())])]
     {

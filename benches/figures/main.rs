@@ -7,6 +7,7 @@
 mod accept;
 mod chart;
 mod curves;
+mod own_commit;
 mod server;
 
 use std::{

@@ -1,0 +1,46 @@
+//! How long the databases alone take for a commit: one row, one client, nothing around it.
+
+use std::time::Instant;
+
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+
+use crate::median;
+
+const COMMITS: usize = 2000;
+const TABLE: &str = "CREATE TABLE own_commit (n INTEGER)";
+const ROW: &str = "INSERT INTO own_commit VALUES (1)";
+
+/// In milliseconds, of a file that is set as the program sets its own.
+pub(crate) fn sqlite_ms() -> f64 {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("db");
+    let mut conn = SqliteConnection::establish(&path.to_string_lossy()).expect("a database");
+    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+    conn.batch_execute(&format!("{settings} {TABLE}")).expect("it is set up");
+    let commit = |_| {
+        let begin = Instant::now();
+        conn.batch_execute(ROW).expect("it is committed");
+        begin.elapsed().as_secs_f64() * 1e3
+    };
+    median((0..COMMITS).map(commit).collect())
+}
+
+/// In milliseconds.
+pub(crate) async fn postgres_ms(url: &str) -> f64 {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a connection");
+    let commit = async {
+        client.batch_execute(TABLE).await.expect("it is set up");
+        let row = client.prepare(ROW).await.expect("it is prepared");
+        let mut took = Vec::new();
+        for _ in 0..COMMITS {
+            let begin = Instant::now();
+            client.execute(&row, &[]).await.expect("it is committed");
+            took.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        client.batch_execute("DROP TABLE own_commit").await.expect("it goes");
+        drop(client);
+        median(took)
+    };
+    tokio::join!(connection, commit).1
+}
