@@ -11,12 +11,14 @@ use crate::{median, own_commit, server::Server};
 const CLIENTS: usize = 64;
 const MEASURED: Duration = Duration::from_secs(10);
 const SUSTAINED: Duration = Duration::from_mins(1);
+/// Has `PostgreSQL` read the statement that accepts, and neither store nor commit anything.
+const STUB: &str = "CREATE RULE stub AS ON INSERT TO outbox DO INSTEAD NOTHING";
 const WAITING: u32 = 1_000_000;
 /// Nothing listens there: what is accepted waits.
 const NOWHERE: &str = "redis://127.0.0.1:1";
 const DURABLE: &str = "/v1/events";
-/// The same route with the commit left out: the memory broker takes the event.
-const WITHOUT_COMMIT: &str = "/v1/events?delivery=direct";
+/// The same route without a database: the memory broker takes the event.
+const WITHOUT_DATABASE: &str = "/v1/events?delivery=direct";
 
 struct Rate {
     per_second: f64,
@@ -99,10 +101,10 @@ pub(crate) async fn figures(redis: &str, database: &str) {
     let url = postgres(database).await;
     let off = [("REDIS_URL", NOWHERE), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
     waits_for_disk(database, true).await;
-    let stubbed = Server::program(&[]);
-    stubbed.ready().await;
-    show("without a commit", &rate(&stubbed, WITHOUT_COMMIT, CLIENTS, MEASURED).await);
-    drop(stubbed);
+    let direct = Server::program(&[]);
+    direct.ready().await;
+    show("without a database", &rate(&direct, WITHOUT_DATABASE, CLIENTS, MEASURED).await);
+    drop(direct);
     println!("own commit, SQLite: p50 {:.2} ms", own_commit::sqlite_ms());
     println!("own commit, PostgreSQL: p50 {:.2} ms", own_commit::postgres_ms(&url).await);
     for (name, variables) in
@@ -112,6 +114,12 @@ pub(crate) async fn figures(redis: &str, database: &str) {
         accepting(&server).await;
         show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
         show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
+        if name == "PostgreSQL" {
+            execute(&url, STUB).await;
+            let stubbed = rate(&server, DURABLE, CLIENTS, MEASURED).await;
+            show("PostgreSQL, commit stubbed out", &stubbed);
+            execute(&url, "DROP RULE stub ON outbox").await;
+        }
         drop(server);
         // Everything but the wait for the disk: what a commit costs beyond it is in both.
         let normal = [("AGENTAREA_DATABASE__SQLITE__SYNCHRONOUS", "normal")];

@@ -28,7 +28,8 @@ pub struct Outbox {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
     pub lease: Duration,
-    /// While requests come side by side, a commit waits for so long that more of them share it.
+    /// While requests come side by side, and commits take at least four times as long, a commit
+    /// waits for so long that more of them share it.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "100ms"))]
     pub linger: Duration,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
-    time::{sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
@@ -21,6 +21,9 @@ const ACCEPT: Operation = Operation::idempotent("accept");
 
 /// Rows that one commit stores, except that one request is never divided.
 const MOST_ROWS: usize = 500;
+
+/// A commit waits for others if commits take so many times longer than the wait.
+const WORTH: u32 = 4;
 
 /// An `Idempotency-Key` as it came with a request.
 #[derive(Clone, Debug)]
@@ -51,8 +54,17 @@ struct Queue {
     waiting: Vec<Request>,
     /// A task commits what waits. There is one at most.
     committing: bool,
-    /// Requests shared the last commit, so that they are likely to share the next one.
-    crowded: bool,
+    /// How many requests shared the last commit, and how long it took.
+    shared: usize,
+    took: Duration,
+}
+
+impl Queue {
+    /// Whether to wait for those that shared the last commit to come again: the wait is short
+    /// beside a commit of their own.
+    fn linger_pays(&self, linger: Duration) -> bool {
+        self.shared > 1 && self.took >= linger * WORTH
+    }
 }
 
 #[derive(Debug)]
@@ -74,7 +86,7 @@ impl Request {
 
 impl Acceptor {
     /// Accepts into `database`. While requests come side by side, a commit waits for `linger` so
-    /// that more of them share it.
+    /// that more of them share it, if that is short beside what commits take.
     #[must_use]
     pub fn new(
         database: Managed<dyn Database>,
@@ -129,8 +141,9 @@ impl Turn {
     async fn commit_all(mut self) {
         let shared = Arc::clone(&self.shared);
         while let Some(batch) = shared.next_batch().await {
-            let span = batch[0].span.clone();
+            let (span, begin) = (batch[0].span.clone(), Instant::now());
             shared.commit(batch).instrument(span).await;
+            shared.queue.lock().took = begin.elapsed();
         }
         self.ended = true;
     }
@@ -157,8 +170,8 @@ impl Shared {
     /// What is to be committed next. When nothing is, the turn ends under the same lock, so that no
     /// request joins in between.
     async fn next_batch(&self) -> Option<Vec<Request>> {
-        let crowded = self.queue.lock().crowded;
-        if crowded && !self.linger.is_zero() {
+        let lingers = !self.linger.is_zero() && self.queue.lock().linger_pays(self.linger);
+        if lingers {
             sleep(self.linger).await;
         }
         let mut queue = self.queue.lock();
@@ -173,7 +186,7 @@ impl Shared {
             queue.committing = false;
             return None;
         }
-        queue.crowded = count > 1;
+        queue.shared = count;
         Some(queue.waiting.drain(..count).collect())
     }
 
@@ -232,5 +245,62 @@ fn allowed_by_key(acceptance: Acceptance) -> Result<Acceptance, Error> {
             Err(Error::new(ErrorKind::Conflict, message))
         }
         other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backends::database::NewEvent,
+        model::{events::Event, ids},
+    };
+
+    fn event() -> Admission {
+        let event = Event::new("t", None, None);
+        let new = NewEvent { event, content_hash: ids::new_id() };
+        Admission { work: Work::Events(vec![new]), key: None }
+    }
+
+    #[test]
+    fn a_commit_lingers_for_those_of_the_last_where_commits_take_far_longer() {
+        let pays = |shared, took| {
+            let queue = Queue { shared, took: Duration::from_millis(took), ..Queue::default() };
+            queue.linger_pays(Duration::from_millis(1))
+        };
+        assert!(pays(2, 4));
+        assert!(!pays(2, 3), "it costs more than it saves");
+        assert!(!pays(1, 4), "it was alone");
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn requests_that_come_side_by_side_share_a_commit() {
+        use crate::{
+            backends::database,
+            config::{self, Section},
+            connection::Settings,
+            telemetry::metrics::Metrics,
+        };
+
+        let folder = tempfile::tempdir().unwrap();
+        let (metrics, tasks) = (Metrics::new("0", "0"), TaskTracker::new());
+        let connection = metrics.connection(database::FAMILY);
+        let database = Managed::new(database::registry(), "test".into(), connection, tasks.clone());
+        let mut config = config::Connection::database();
+        config.backend = "sqlite".to_owned();
+        let table = serde_json::json!({"path": folder.path().join("accepted.db")});
+        config.backends.insert("sqlite".to_owned(), Section(table));
+        database.start(Settings::from(&config));
+        let minute = Duration::from_mins(1);
+        let acceptor = Acceptor::new(database.clone(), tasks, Duration::ZERO, minute);
+        // On the one thread of this test, all have come before the first commit begins.
+        let all = (0..60).map(|_| acceptor.accept(event()));
+        let all = futures_util::future::join_all(all).await;
+        assert!(all.iter().all(|accepted| matches!(accepted, Ok(Acceptance::Stored))), "{all:?}");
+        let one =
+            r#"call_seconds_count{connection="database",operation="accept",outcome="success"} 1"#;
+        assert!(metrics.text().contains(one), "{}", metrics.text());
+        database.close().await;
     }
 }

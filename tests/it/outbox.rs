@@ -33,19 +33,11 @@ async fn a_repeated_event_is_stored_once_and_another_with_its_id_is_refused() {
     .await;
 }
 
-/// Transactions that accepted something.
-async fn commits(service: &crate::support::Service) -> f64 {
-    let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
-    let series = r#"agentarea_call_seconds_count{connection="database",operation="accept",outcome="success"} "#;
-    text.lines().find_map(|line| line.strip_prefix(series)).unwrap().parse().unwrap()
-}
-
 #[tokio::test]
-async fn requests_that_come_side_by_side_share_commits_and_a_bad_one_fails_alone() {
-    let service = Setup::new().set("outbox.linger", "\"50ms\"").start().await;
+async fn of_requests_that_come_side_by_side_a_bad_one_fails_alone() {
+    let service = Setup::new().start().await;
     service.healthy().await;
     assert_eq!(send_cloud_event(&service, &cloud_event("a", 0)).await.0, 202);
-    let before = commits(&service).await;
     let mut events: Vec<Value> = (0..60).map(|n| cloud_event("b", n)).collect();
     events[30] = cloud_event("a", 0);
     events[30]["data"] = json!("another");
@@ -55,8 +47,6 @@ async fn requests_that_come_side_by_side_share_commits_and_a_bad_one_fails_alone
     let mut expected = vec![202; 60];
     expected[30] = 409;
     assert_eq!(statuses, expected);
-    let commits = commits(&service).await - before;
-    assert!(commits <= 15.0, "{commits} commits for 60 requests");
 }
 
 #[tokio::test]
