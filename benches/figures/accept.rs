@@ -16,6 +16,7 @@ const STUB: &str = "CREATE RULE stub AS ON INSERT TO outbox DO INSTEAD NOTHING";
 const WAITING: u32 = 1_000_000;
 /// Nothing listens there: what is accepted waits.
 const NOWHERE: &str = "redis://127.0.0.1:1";
+const MOST: (&str, &str) = ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000");
 const DURABLE: &str = "/v1/events";
 /// The same route without a database: the memory broker takes the event.
 const WITHOUT_DATABASE: &str = "/v1/events?delivery=direct";
@@ -99,7 +100,6 @@ async fn execute(url: &str, statement: &str) {
 
 pub(crate) async fn figures(redis: &str, database: &str) {
     let url = postgres(database).await;
-    let off = [("REDIS_URL", NOWHERE), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
     waits_for_disk(database, true).await;
     let direct = Server::program(&[]);
     direct.ready().await;
@@ -107,43 +107,52 @@ pub(crate) async fn figures(redis: &str, database: &str) {
     drop(direct);
     println!("own commit, SQLite: p50 {:.2} ms", own_commit::sqlite_ms());
     println!("own commit, PostgreSQL: p50 {:.2} ms", own_commit::postgres_ms(&url).await);
-    for (name, variables) in
-        [("SQLite", vec![]), ("PostgreSQL", vec![("DATABASE_URL", url.as_str())])]
-    {
-        let server = Server::program(&[&off[..], &variables[..]].concat());
-        accepting(&server).await;
-        show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
-        show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
-        if name == "PostgreSQL" {
-            execute(&url, STUB).await;
-            let stubbed = rate(&server, DURABLE, CLIENTS, MEASURED).await;
-            show("PostgreSQL, commit stubbed out", &stubbed);
-            execute(&url, "DROP RULE stub ON outbox").await;
-        }
-        drop(server);
-        // Everything but the wait for the disk: what a commit costs beyond it is in both.
-        let normal = [("AGENTAREA_DATABASE__SQLITE__SYNCHRONOUS", "normal")];
-        waits_for_disk(database, false).await;
-        let server = Server::program(&[&off[..], &variables[..], &normal[..]].concat());
-        accepting(&server).await;
-        let unwaited = rate(&server, DURABLE, CLIENTS, MEASURED).await;
-        show(&format!("{name}, without waiting for the disk"), &unwaited);
-        drop(server);
-        waits_for_disk(database, true).await;
-        let on = [("REDIS_URL", redis), ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000")];
-        let server = Server::program(&[&on[..], &variables[..]].concat());
-        server.ready().await;
-        hand_over_the_rest(&server).await;
-        let before = metric(&server, "agentarea_outbox_delivered_total").await;
-        let begin = Instant::now();
-        show(&format!("{name}, relay on"), &rate(&server, DURABLE, CLIENTS, SUSTAINED).await);
-        let delivered = metric(&server, "agentarea_outbox_delivered_total").await - before;
-        let delivered = delivered / begin.elapsed().as_secs_f64();
-        let depth = metric(&server, "agentarea_outbox_rows").await;
-        println!("delivery, {name}: {delivered:.0}/s, {depth:.0} waiting at the end");
+    let on_postgres = [("DATABASE_URL", url.as_str())];
+    for (name, variables) in [("SQLite", &[][..]), ("PostgreSQL", &on_postgres)] {
+        alone(name, variables, database).await;
+        handed_over(name, variables, redis).await;
     }
     full_outbox(redis, &url).await;
     forget(database, &url).await;
+}
+
+/// What is accepted while nothing is handed over.
+async fn alone(name: &str, variables: &[(&str, &str)], database: &str) {
+    let variables = [&[("REDIS_URL", NOWHERE), MOST], variables].concat();
+    let server = Server::program(&variables);
+    accepting(&server).await;
+    show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
+    show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
+    if let Some((_, url)) = variables.iter().find(|(variable, _)| *variable == "DATABASE_URL") {
+        execute(url, STUB).await;
+        let stubbed = rate(&server, DURABLE, CLIENTS, MEASURED).await;
+        show(&format!("{name}, commit stubbed out"), &stubbed);
+        execute(url, "DROP RULE stub ON outbox").await;
+    }
+    drop(server);
+    // Everything but the wait for the disk: what a commit costs beyond it is in both.
+    waits_for_disk(database, false).await;
+    let normal = ("AGENTAREA_DATABASE__SQLITE__SYNCHRONOUS", "normal");
+    let server = Server::program(&[&variables[..], &[normal]].concat());
+    accepting(&server).await;
+    let unwaited = rate(&server, DURABLE, CLIENTS, MEASURED).await;
+    show(&format!("{name}, without waiting for the disk"), &unwaited);
+    drop(server);
+    waits_for_disk(database, true).await;
+}
+
+/// What is accepted and delivered at once, for long.
+async fn handed_over(name: &str, variables: &[(&str, &str)], redis: &str) {
+    let server = Server::program(&[&[("REDIS_URL", redis), MOST], variables].concat());
+    server.ready().await;
+    hand_over_the_rest(&server).await;
+    let before = metric(&server, "agentarea_outbox_delivered_total").await;
+    let begin = Instant::now();
+    show(&format!("{name}, relay on"), &rate(&server, DURABLE, CLIENTS, SUSTAINED).await);
+    let delivered = metric(&server, "agentarea_outbox_delivered_total").await - before;
+    let delivered = delivered / begin.elapsed().as_secs_f64();
+    let depth = metric(&server, "agentarea_outbox_rows").await;
+    println!("delivery, {name}: {delivered:.0}/s, {depth:.0} waiting at the end");
 }
 
 /// Waits until what waits from before is handed over. The depth is not known at once, so that the
@@ -178,12 +187,11 @@ async fn full_outbox(redis: &str, url: &str) {
         ),
     )
     .await;
-    let most = ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000");
-    let server = Server::program(&[("REDIS_URL", NOWHERE), ("DATABASE_URL", url), most]);
+    let server = Server::program(&[("REDIS_URL", NOWHERE), ("DATABASE_URL", url), MOST]);
     accepting(&server).await;
     show("PostgreSQL, 1,000,000 waiting", &rate(&server, DURABLE, CLIENTS, MEASURED).await);
     drop(server);
-    let server = Server::program(&[("REDIS_URL", redis), ("DATABASE_URL", url), most]);
+    let server = Server::program(&[("REDIS_URL", redis), ("DATABASE_URL", url), MOST]);
     server.ready().await;
     let (begin, mut rss) = (Instant::now(), 0);
     while metric(&server, "agentarea_outbox_rows").await > 0.0 || begin.elapsed().as_secs() < 3 {
