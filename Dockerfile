@@ -22,13 +22,7 @@ RUN touch src/lib.rs src/main.rs \
 
 FROM debian:bookworm-slim
 
-# Certificate authorities, for TLS to Redis, PostgreSQL and Temporal. Whatever version Debian has
-# is the right one, so none is named.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates \
-    && rm -rf /var/lib/apt/lists/* \
-    && groupadd --gid 10001 agentarea \
+RUN groupadd --gid 10001 agentarea \
     && useradd --uid 10001 --gid agentarea --no-create-home --home-dir /app \
         --shell /usr/sbin/nologin agentarea \
     # The one place this user may write to, for SQLite, whose default path is data/agentarea.db.
@@ -38,6 +32,9 @@ RUN apt-get update \
     && ln -s /data /app/data
 
 WORKDIR /app
+# Certificate authorities, for TLS to Redis, PostgreSQL and Temporal: the list alone, without the
+# packages that Debian's own brings along.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY config/ config/
 COPY --from=build /build/target/release/agentarea-api /usr/local/bin/
 
