@@ -34,7 +34,8 @@ pub(crate) fn svg(curve: &Curve) -> String {
         beside = curve.y,
     );
     for step in 0..=4 {
-        let value = top * ratio(step, 4);
+        // Without the last digits, which a division leaves behind.
+        let value = (top * ratio(step, 4) * 1e6).round() / 1e6;
         let _infallible = writeln!(
             text,
             "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#ddd\"/>\
