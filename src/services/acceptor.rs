@@ -54,16 +54,23 @@ struct Queue {
     waiting: Vec<Request>,
     /// A task commits what waits. There is one at most.
     committing: bool,
-    /// How many requests shared the last commit, and how long it took.
-    shared: usize,
+    last: Commit,
+}
+
+/// A commit that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Commit {
+    /// How many shared it.
+    requests: usize,
     took: Duration,
 }
 
-impl Queue {
-    /// Whether to wait for those that shared the last commit to come again: the wait is short
-    /// beside a commit of their own.
-    fn linger_pays(&self, linger: Duration) -> bool {
-        self.shared > 1 && self.took >= linger * WORTH
+impl Commit {
+    /// How long the next one waits for those that shared this one to come again: not at all where
+    /// the wait is not short beside a commit of their own.
+    fn linger(self, most: Duration) -> Duration {
+        let pays = self.requests > 1 && self.took >= most * WORTH;
+        if pays { most } else { Duration::ZERO }
     }
 }
 
@@ -141,9 +148,10 @@ impl Turn {
     async fn commit_all(mut self) {
         let shared = Arc::clone(&self.shared);
         while let Some(batch) = shared.next_batch().await {
-            let (span, begin) = (batch[0].span.clone(), Instant::now());
+            let (span, requests) = (batch[0].span.clone(), batch.len());
+            let begin = Instant::now();
             shared.commit(batch).instrument(span).await;
-            shared.queue.lock().took = begin.elapsed();
+            shared.queue.lock().last = Commit { requests, took: begin.elapsed() };
         }
         self.ended = true;
     }
@@ -170,9 +178,9 @@ impl Shared {
     /// What is to be committed next. When nothing is, the turn ends under the same lock, so that no
     /// request joins in between.
     async fn next_batch(&self) -> Option<Vec<Request>> {
-        let lingers = !self.linger.is_zero() && self.queue.lock().linger_pays(self.linger);
-        if lingers {
-            sleep(self.linger).await;
+        let linger = self.queue.lock().last.linger(self.linger);
+        if !linger.is_zero() {
+            sleep(linger).await;
         }
         let mut queue = self.queue.lock();
         let mut rows = 0;
@@ -186,7 +194,6 @@ impl Shared {
             queue.committing = false;
             return None;
         }
-        queue.shared = count;
         Some(queue.waiting.drain(..count).collect())
     }
 
@@ -251,56 +258,48 @@ fn allowed_by_key(acceptance: Acceptance) -> Result<Acceptance, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        backends::database::NewEvent,
-        model::{events::Event, ids},
-    };
-
-    fn event() -> Admission {
-        let event = Event::new("t", None, None);
-        let new = NewEvent { event, content_hash: ids::new_id() };
-        Admission { work: Work::Events(vec![new]), key: None }
-    }
 
     #[test]
     fn a_commit_lingers_for_those_of_the_last_where_commits_take_far_longer() {
-        let pays = |shared, took| {
-            let queue = Queue { shared, took: Duration::from_millis(took), ..Queue::default() };
-            queue.linger_pays(Duration::from_millis(1))
-        };
-        assert!(pays(2, 4));
-        assert!(!pays(2, 3), "it costs more than it saves");
-        assert!(!pays(1, 4), "it was alone");
+        let millis = Duration::from_millis;
+        let linger = |requests, took| Commit { requests, took: millis(took) }.linger(millis(1));
+        assert_eq!(linger(2, 4), millis(1));
+        assert_eq!(linger(2, 3), Duration::ZERO, "it costs more than it saves");
+        assert_eq!(linger(1, 4), Duration::ZERO, "it was alone");
     }
 
     #[cfg(feature = "sqlite")]
     #[tokio::test]
-    async fn requests_that_come_side_by_side_share_a_commit() {
+    async fn requests_that_come_side_by_side_share_a_commit_and_a_bad_one_fails_alone() {
         use crate::{
-            backends::database,
-            config::{self, Section},
-            connection::Settings,
+            backends::database::{self, NewEvent},
+            config::Pool,
+            model::{events::Event, ids},
             telemetry::metrics::Metrics,
         };
 
+        let new = || NewEvent { event: Event::new("t", None, None), content_hash: ids::new_id() };
+        let admission = |new| Admission { work: Work::Events(vec![new]), key: None };
         let folder = tempfile::tempdir().unwrap();
         let (metrics, tasks) = (Metrics::new("0", "0"), TaskTracker::new());
-        let connection = metrics.connection(database::FAMILY);
-        let database = Managed::new(database::registry(), "test".into(), connection, tasks.clone());
-        let mut config = config::Connection::database();
-        config.backend = "sqlite".to_owned();
         let table = serde_json::json!({"path": folder.path().join("accepted.db")});
-        config.backends.insert("sqlite".to_owned(), Section(table));
-        database.start(Settings::from(&config));
+        let database = database::managed("sqlite", table, Pool::default(), &metrics, &tasks);
         let minute = Duration::from_mins(1);
         let acceptor = Acceptor::new(database.clone(), tasks, Duration::ZERO, minute);
-        // On the one thread of this test, all have come before the first commit begins.
-        let all = (0..60).map(|_| acceptor.accept(event()));
+        let first = new();
+        acceptor.accept(admission(first.clone())).await.unwrap();
+        let mut all: Vec<NewEvent> = (0..60).map(|_| new()).collect();
+        all[30] = NewEvent { content_hash: ids::new_id(), ..first };
+        // On the one thread of this test, all have come before their commit begins.
+        let all = all.into_iter().map(|new| acceptor.accept(admission(new)));
         let all = futures_util::future::join_all(all).await;
-        assert!(all.iter().all(|accepted| matches!(accepted, Ok(Acceptance::Stored))), "{all:?}");
-        let one =
-            r#"call_seconds_count{connection="database",operation="accept",outcome="success"} 1"#;
-        assert!(metrics.text().contains(one), "{}", metrics.text());
+        let all: Vec<Acceptance> = all.into_iter().map(Result::unwrap).collect();
+        let mut expected = vec![Acceptance::Stored; 60];
+        expected[30] = Acceptance::EventTaken(0);
+        assert_eq!(all, expected);
+        let two =
+            r#"call_seconds_count{connection="database",operation="accept",outcome="success"} 2"#;
+        assert!(metrics.text().lines().any(|line| line.ends_with(two)), "{}", metrics.text());
         database.close().await;
     }
 }

@@ -512,3 +512,28 @@ pub fn registry() -> Registry<dyn Database> {
         registry.compiled_out(super::compiled_out(FAMILY, "postgres", &POSTGRES_VARIABLES));
     registry
 }
+
+/// A database for tests, in use as the program uses it.
+#[cfg(test)]
+pub(crate) fn managed(
+    backend: &str,
+    table: serde_json::Value,
+    pool: crate::config::Pool,
+    metrics: &crate::telemetry::metrics::Metrics,
+    tasks: &tokio_util::task::TaskTracker,
+) -> crate::connection::Managed<dyn Database> {
+    use crate::{
+        config::Connection,
+        connection::{Managed, Settings},
+    };
+
+    let database =
+        Managed::new(registry(), "test".into(), metrics.connection(FAMILY), tasks.clone());
+    database.start(Settings {
+        backend: backend.to_owned(),
+        section: Section(table),
+        pool,
+        ..Settings::from(&Connection::database())
+    });
+    database
+}

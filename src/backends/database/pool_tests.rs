@@ -12,12 +12,12 @@ use tokio::time::{Instant, interval};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::{Database, FAMILY, contract};
+use super::{Database, contract};
 #[cfg(feature = "postgres")]
 use crate::backends::test_server::{PostgresDatabase, SecretFile, relay};
 use crate::{
-    config::{Connection, Pool, Section},
-    connection::{Managed, Operation, PoolStatus, Settings},
+    config::Pool,
+    connection::{Managed, Operation, PoolStatus},
     error::{Error, ErrorKind},
     telemetry::metrics::Metrics,
 };
@@ -62,18 +62,7 @@ struct World {
 impl World {
     async fn new(backend: &str, table: Value, pool: Pool) -> Self {
         let metrics = Metrics::new("0", "0");
-        let database = Managed::new(
-            super::registry(),
-            "test".into(),
-            metrics.connection(FAMILY),
-            TaskTracker::new(),
-        );
-        database.start(Settings {
-            backend: backend.to_owned(),
-            section: Section(table),
-            pool,
-            ..Settings::from(&Connection::database())
-        });
+        let database = super::managed(backend, table, pool, &metrics, &TaskTracker::new());
         let world = Self { database, metrics };
         // The first call waits for the migrations, for as long as they take.
         let _lease = world.database.lease().await.unwrap();

@@ -362,17 +362,6 @@ mod tests {
         telemetry::metrics::Metrics,
     };
 
-    fn database_on(folder: &std::path::Path, tasks: &TaskTracker) -> Managed<dyn Database> {
-        let metrics = Metrics::new("0", "0").connection(database::FAMILY);
-        let slot = Managed::new(database::registry(), "test".into(), metrics, tasks.clone());
-        let mut config = config::Connection::database();
-        config.backend = "sqlite".to_owned();
-        let table = serde_json::json!({"path": folder.join("embedded.db")});
-        config.backends.insert("sqlite".to_owned(), Section(table));
-        slot.start(Settings::from(&config));
-        slot
-    }
-
     fn service_on(
         database: &Managed<dyn Database>,
         tasks: &TaskTracker,
@@ -391,7 +380,10 @@ mod tests {
     async fn the_embedded_service_fulfils_the_contract() {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskTracker::new();
-        let database = database_on(folder.path(), &tasks);
+        let table = serde_json::json!({"path": folder.path().join("embedded.db")});
+        let metrics = Metrics::new("0", "0");
+        let database =
+            database::managed("sqlite", table, config::Pool::default(), &metrics, &tasks);
         let service = service_on(&database, &tasks);
         let lease = service.lease().await.unwrap();
         contract::suite(Arc::clone(&lease)).await;
