@@ -16,7 +16,6 @@ const STUB: &str = "CREATE RULE stub AS ON INSERT TO outbox DO INSTEAD NOTHING";
 const WAITING: u32 = 1_000_000;
 /// Nothing listens there: what is accepted waits.
 const NOWHERE: &str = "redis://127.0.0.1:1";
-const MOST: (&str, &str) = ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000");
 const DURABLE: &str = "/v1/events";
 /// The same route without a database: the memory broker takes the event.
 const WITHOUT_DATABASE: &str = "/v1/events?delivery=direct";
@@ -89,13 +88,30 @@ pub(crate) async fn forget(server: &str, url: &str) {
 }
 
 async fn execute(url: &str, statement: &str) {
+    with_client(url, async |client| client.batch_execute(statement).await.expect("it is executed"))
+        .await;
+}
+
+/// Gives `work` a connection of its own to the server of `url`.
+pub(crate) async fn with_client<T>(
+    url: &str,
+    work: impl AsyncFnOnce(&tokio_postgres::Client) -> T,
+) -> T {
     let (client, connection) =
         tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a connection");
     let run = async {
-        client.batch_execute(statement).await.expect("it is executed");
+        let result = work(&client).await;
         drop(client);
+        result
     };
-    let (_ended, ()) = tokio::join!(connection, run);
+    tokio::join!(connection, run).1
+}
+
+/// The variables of a program on `postgres`, or on `SQLite`, that refuses nothing.
+fn variables<'a>(redis: &'a str, postgres: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
+    let most = ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000");
+    let postgres = postgres.map(|url| ("DATABASE_URL", url));
+    [("REDIS_URL", redis), most].into_iter().chain(postgres).collect()
 }
 
 pub(crate) async fn figures(redis: &str, database: &str) {
@@ -107,23 +123,22 @@ pub(crate) async fn figures(redis: &str, database: &str) {
     drop(direct);
     println!("own commit, SQLite: p50 {:.2} ms", own_commit::sqlite_ms());
     println!("own commit, PostgreSQL: p50 {:.2} ms", own_commit::postgres_ms(&url).await);
-    let on_postgres = [("DATABASE_URL", url.as_str())];
-    for (name, variables) in [("SQLite", &[][..]), ("PostgreSQL", &on_postgres)] {
-        alone(name, variables, database).await;
-        handed_over(name, variables, redis).await;
+    for (name, postgres) in [("SQLite", None), ("PostgreSQL", Some(url.as_str()))] {
+        alone(name, postgres, database).await;
+        handed_over(name, postgres, redis).await;
     }
     full_outbox(redis, &url).await;
     forget(database, &url).await;
 }
 
 /// What is accepted while nothing is handed over.
-async fn alone(name: &str, variables: &[(&str, &str)], database: &str) {
-    let variables = [&[("REDIS_URL", NOWHERE), MOST], variables].concat();
+async fn alone(name: &str, postgres: Option<&str>, database: &str) {
+    let variables = variables(NOWHERE, postgres);
     let server = Server::program(&variables);
     accepting(&server).await;
     show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
     show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
-    if let Some((_, url)) = variables.iter().find(|(variable, _)| *variable == "DATABASE_URL") {
+    if let Some(url) = postgres {
         execute(url, STUB).await;
         let stubbed = rate(&server, DURABLE, CLIENTS, MEASURED).await;
         show(&format!("{name}, commit stubbed out"), &stubbed);
@@ -142,8 +157,8 @@ async fn alone(name: &str, variables: &[(&str, &str)], database: &str) {
 }
 
 /// What is accepted and delivered at once, for long.
-async fn handed_over(name: &str, variables: &[(&str, &str)], redis: &str) {
-    let server = Server::program(&[&[("REDIS_URL", redis), MOST], variables].concat());
+async fn handed_over(name: &str, postgres: Option<&str>, redis: &str) {
+    let server = Server::program(&variables(redis, postgres));
     server.ready().await;
     hand_over_the_rest(&server).await;
     let before = metric(&server, "agentarea_outbox_delivered_total").await;
@@ -187,11 +202,11 @@ async fn full_outbox(redis: &str, url: &str) {
         ),
     )
     .await;
-    let server = Server::program(&[("REDIS_URL", NOWHERE), ("DATABASE_URL", url), MOST]);
+    let server = Server::program(&variables(NOWHERE, Some(url)));
     accepting(&server).await;
     show("PostgreSQL, 1,000,000 waiting", &rate(&server, DURABLE, CLIENTS, MEASURED).await);
     drop(server);
-    let server = Server::program(&[("REDIS_URL", redis), ("DATABASE_URL", url), MOST]);
+    let server = Server::program(&variables(redis, Some(url)));
     server.ready().await;
     let (begin, mut rss) = (Instant::now(), 0);
     while metric(&server, "agentarea_outbox_rows").await > 0.0 || begin.elapsed().as_secs() < 3 {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
-use crate::median;
+use crate::{accept, median};
 
 const COMMITS: usize = 2000;
 const TABLE: &str = "CREATE TABLE own_commit (n INTEGER)";
@@ -27,9 +27,7 @@ pub(crate) fn sqlite_ms() -> f64 {
 
 /// In milliseconds.
 pub(crate) async fn postgres_ms(url: &str) -> f64 {
-    let (client, connection) =
-        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a connection");
-    let commit = async {
+    accept::with_client(url, async |client| {
         client.batch_execute(TABLE).await.expect("it is set up");
         let row = client.prepare(ROW).await.expect("it is prepared");
         let mut took = Vec::new();
@@ -39,8 +37,7 @@ pub(crate) async fn postgres_ms(url: &str) -> f64 {
             took.push(begin.elapsed().as_secs_f64() * 1e3);
         }
         client.batch_execute("DROP TABLE own_commit").await.expect("it goes");
-        drop(client);
         median(took)
-    };
-    tokio::join!(connection, commit).1
+    })
+    .await
 }
