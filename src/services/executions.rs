@@ -163,7 +163,7 @@ impl Executions {
         shared.queue.depth.accepted(1);
         shared.changed(&execution, 1);
         match place {
-            Some(place) => place.fill(execution.clone()),
+            Some(place) => place.fill(execution.clone(), shared.config.lease),
             None => shared.queue.wake(),
         }
         Ok(Started::New(Box::new(execution)))

@@ -68,7 +68,7 @@ impl Default for Follower {
 impl Executions {
     /// Hands accepted executions over and follows them until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let shared = &*self.0;
+        let shared = &self.0;
         let config = &shared.config;
         let role = Role {
             database: shared.database.clone(),

@@ -5,14 +5,19 @@
 //! starts nothing twice. What fails goes back to be claimed again, by whoever is quicker.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, future::Fuse};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
+    task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -49,6 +54,9 @@ pub(super) const SERVICE_OPERATIONS: [Operation; 1] = [START];
 
 /// Executions handed over side by side.
 const PARALLEL: usize = 32;
+/// Executions that are claimed before there is room for them, so that none of the room waits for a
+/// claim.
+const AHEAD: usize = 32;
 /// First pause after a hand-over that failed; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause. Short, because an open breaker makes a try cheap.
@@ -63,8 +71,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Queue {
     pub(super) depth: Depth,
     /// Executions that were claimed when they were accepted.
-    claimed: mpsc::Sender<ClaimedExecution>,
-    taken: Mutex<Option<mpsc::Receiver<ClaimedExecution>>>,
+    claimed: mpsc::Sender<Held>,
+    taken: Mutex<Option<mpsc::Receiver<Held>>>,
     /// There is something to claim.
     unclaimed: Notify,
     /// The last hand-over failed: what is accepted now is not claimed.
@@ -102,12 +110,13 @@ impl Queue {
     }
 }
 
-pub(super) struct Place<'a>(mpsc::Permit<'a, ClaimedExecution>);
+pub(super) struct Place<'a>(mpsc::Permit<'a, Held>);
 
 impl Place<'_> {
-    pub(super) fn fill(self, execution: Execution) {
+    /// With an execution that was claimed for `lease` as it was accepted.
+    pub(super) fn fill(self, execution: Execution, lease: Duration) {
         let fence = Claim::FIRST_FENCE;
-        self.0.send(ClaimedExecution { execution, fence, first_tried: None });
+        self.0.send(Held::new(ClaimedExecution { execution, fence, first_tried: None }, lease));
     }
 }
 
@@ -118,51 +127,174 @@ enum Answer {
     TooLate,
 }
 
-impl Shared {
+/// How a task of the hand-over has ended.
+enum Ended {
+    /// The backend was reached.
+    HandedOver,
+    /// The backend was out.
+    Failed,
+    /// It was given back untried.
+    Released,
+}
+
+/// An execution that waits for room, for as long as there is time left to hand it over before its
+/// claim ends.
+#[derive(Debug)]
+struct Held {
+    claimed: ClaimedExecution,
+    until: Instant,
+}
+
+impl Held {
+    fn new(claimed: ClaimedExecution, lease: Duration) -> Self {
+        Self { claimed, until: Instant::now() + lease / 2 }
+    }
+}
+
+/// The hand-overs of this process.
+///
+/// Each is a task of its own: it may hold a pooled connection or the writer's turn, so it has to go
+/// on whatever the loop that began it waits for.
+struct HandOver {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    ready: VecDeque<Held>,
+    under_way: JoinSet<Ended>,
+    failures: u32,
+    next_look: Instant,
+}
+
+impl HandOver {
     /// Hands over until `stop`, then ends what it has begun.
-    pub(super) async fn hand_over_accepted(&self, stop: &CancellationToken) {
-        let Some(mut accepted) = self.queue.taken.lock().take() else { return };
-        let mut under_way = FuturesUnordered::new();
-        let mut failures = 0_u32;
-        let mut next_look = Instant::now();
-        while !stop.is_cancelled() {
-            let room = PARALLEL - under_way.len();
+    async fn run(mut self, mut accepted: mpsc::Receiver<Held>) {
+        let shared = Arc::clone(&self.shared);
+        let mut claiming = std::pin::pin!(Fuse::terminated());
+        let mut asked_for = 0;
+        while !self.stop.is_cancelled() {
+            self.begin();
+            let room = AHEAD.saturating_sub(self.ready.len() + asked_for);
+            // Nothing is awaited inside of an arm: the claim under way holds a pooled connection.
             tokio::select! {
-                () = stop.cancelled() => {}
-                Some(handed_over) = under_way.next() => {
-                    let recovered = handed_over && failures > 0;
-                    failures = if handed_over { 0 } else { failures + 1 };
-                    self.queue.failing.store(failures > 0, Ordering::Relaxed);
-                    if recovered || failures > 0 {
-                        next_look = Instant::now() + pause_after(failures);
-                    }
+                () = self.stop.cancelled() => {}
+                Some(ended) = self.under_way.join_next() => self.note(ended.ok().as_ref()),
+                Some(held) = accepted.recv(), if room > 0 => self.ready.push_back(held),
+                claimed = &mut claiming => {
+                    self.claimed(claimed, asked_for);
+                    asked_for = 0;
                 }
-                Some(claimed) = accepted.recv(), if room > 0 => {
-                    under_way.push(self.hand_over(claimed));
+                () = shared.queue.unclaimed.notified(), if self.failures == 0 => {
+                    self.next_look = Instant::now();
                 }
-                () = self.queue.unclaimed.notified(), if failures == 0 => {
-                    next_look = Instant::now();
-                }
-                () = sleep_until(next_look), if room > 0 => {
+                () = sleep_until(self.next_look), if self.is_paused() => {}
+                () = sleep_until(self.next_look), if asked_for == 0 && self.wants_more() => {
                     // While the backend is out one execution is as good a question as many.
-                    let most = if failures == 0 { room } else { 1 };
-                    let claimed = self.claim(most).await;
-                    if claimed.is_empty() {
-                        failures = 0;
-                        self.queue.failing.store(false, Ordering::Relaxed);
-                    }
-                    let more = claimed.len() == most && failures == 0;
-                    let pause = if more { Duration::ZERO } else { self.config.sweep_interval };
-                    next_look = Instant::now() + pause;
-                    under_way.extend(claimed.into_iter().map(|claimed| self.hand_over(claimed)));
+                    asked_for = if self.failures == 0 { room } else { 1 };
+                    claiming.set(shared.claim(asked_for).fuse());
                 }
             }
         }
-        while under_way.next().await.is_some() {}
-        // Others need not wait until the claims end.
-        while let Ok(claimed) = accepted.try_recv() {
-            self.release(&claimed, true).await;
+        // What it has claimed nobody else has until the lease ends.
+        if asked_for > 0 {
+            self.hold(claiming.await);
         }
+        while let Ok(held) = accepted.try_recv() {
+            self.ready.push_back(held);
+        }
+        self.release_held();
+        while self.under_way.join_next().await.is_some() {}
+    }
+
+    /// Begins as many as there is room for; one at a time, after a pause, while the backend is out.
+    fn begin(&mut self) {
+        let most = if self.failures == 0 { PARALLEL } else { 1 };
+        while self.under_way.len() < most && !self.is_paused() {
+            let Some(Held { claimed, until }) = self.ready.pop_front() else { return };
+            // Another process may have claimed it since then.
+            if Instant::now() < until {
+                let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+                self.under_way.spawn(async move { shared.hand_over(claimed, &stop).await });
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.failures > 0 && Instant::now() < self.next_look
+    }
+
+    /// Whether there are to be more claims; half of those ahead are left at least, so that few
+    /// claims bring many.
+    fn wants_more(&self) -> bool {
+        if self.failures > 0 {
+            return self.ready.is_empty() && self.under_way.is_empty();
+        }
+        self.ready.len() <= AHEAD / 2
+    }
+
+    fn hold(&mut self, claimed: Vec<ClaimedExecution>) {
+        let lease = self.shared.config.lease;
+        self.ready.extend(claimed.into_iter().map(|claimed| Held::new(claimed, lease)));
+    }
+
+    fn claimed(&mut self, claimed: Vec<ClaimedExecution>, asked_for: usize) {
+        if claimed.is_empty() {
+            self.set_failures(0);
+        }
+        // While the backend is out, what was claimed is tried at once: the pause came before.
+        let at_once = claimed.len() == asked_for;
+        let pause = if at_once { Duration::ZERO } else { self.shared.config.sweep_interval };
+        self.next_look = Instant::now() + pause;
+        self.hold(claimed);
+    }
+
+    /// A task that panicked counts as one that failed.
+    fn note(&mut self, ended: Option<&Ended>) {
+        match ended {
+            Some(Ended::HandedOver) if self.failures == 0 => {}
+            Some(Ended::HandedOver) => {
+                self.set_failures(0);
+                self.next_look = Instant::now();
+            }
+            Some(Ended::Released) => {}
+            // Those that failed side by side count once.
+            Some(Ended::Failed) | None if self.is_paused() => {}
+            Some(Ended::Failed) | None => {
+                self.set_failures(self.failures + 1);
+                self.next_look = Instant::now() + pause_after(self.failures);
+                // Others may reach the backend.
+                self.release_held();
+            }
+        }
+    }
+
+    fn set_failures(&mut self, failures: u32) {
+        self.failures = failures;
+        self.shared.queue.failing.store(failures > 0, Ordering::Relaxed);
+    }
+
+    fn release_held(&mut self) {
+        for Held { claimed, .. } in self.ready.drain(..) {
+            let shared = Arc::clone(&self.shared);
+            self.under_way.spawn(async move {
+                shared.release(&claimed, claimed.first_tried.is_none()).await;
+                Ended::Released
+            });
+        }
+    }
+}
+
+impl Shared {
+    /// Hands over until `stop`, then ends what it has begun.
+    pub(super) async fn hand_over_accepted(self: &Arc<Self>, stop: &CancellationToken) {
+        let Some(accepted) = self.queue.taken.lock().take() else { return };
+        let hand_over = HandOver {
+            shared: Arc::clone(self),
+            stop: stop.clone(),
+            ready: VecDeque::new(),
+            under_way: JoinSet::new(),
+            failures: 0,
+            next_look: Instant::now(),
+        };
+        hand_over.run(accepted).await;
     }
 
     async fn claim(&self, most: usize) -> Vec<ClaimedExecution> {
@@ -181,20 +313,23 @@ impl Shared {
         })
     }
 
-    /// False when the backend is out.
-    async fn hand_over(&self, claimed: ClaimedExecution) -> bool {
-        match self.try_hand_over(&claimed).await {
-            Ok(()) => true,
+    async fn hand_over(&self, claimed: ClaimedExecution, stop: &CancellationToken) -> Ended {
+        match self.try_hand_over(&claimed, stop).await {
+            Ok(()) => Ended::HandedOver,
             // The claim ends by itself, and another try finds what this one has come to.
             Err(error) => {
                 let id = &claimed.execution.id;
                 tracing::debug!(%error, execution.id = id, "a hand-over will be repeated");
-                !error.kind().is_outage()
+                if error.kind().is_outage() { Ended::Failed } else { Ended::HandedOver }
             }
         }
     }
 
-    async fn try_hand_over(&self, claimed: &ClaimedExecution) -> Result<(), Error> {
+    async fn try_hand_over(
+        &self,
+        claimed: &ClaimedExecution,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let mut execution = claimed.execution.clone();
         let request = &start_request(&execution);
         let first_tried = claimed.first_tried;
@@ -220,8 +355,33 @@ impl Shared {
                 return Err(error);
             }
         };
-        self.apply(&mut execution, &outcome).await?;
+        self.store(&mut execution, &outcome, stop).await?;
         self.metrics.outbox_delivered(Destination::ExecutionService, 1);
+        Ok(())
+    }
+
+    /// Stores what the backend has answered. It was asked and is not to be asked again, so that
+    /// this goes on through an outage of the database, until `stop`.
+    async fn store(
+        &self,
+        execution: &mut Execution,
+        outcome: &Outcome,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        for failures in 1.. {
+            let error = match self.apply(execution, outcome).await {
+                Ok(_changed) => return Ok(()),
+                Err(error) => error,
+            };
+            if !error.kind().is_outage() || stop.is_cancelled() {
+                return Err(error);
+            }
+            tracing::debug!(%error, execution.id, "a hand-over cannot be stored yet");
+            tokio::select! {
+                () = sleep(pause_after(failures)) => {}
+                () = stop.cancelled() => {}
+            }
+        }
         Ok(())
     }
 

@@ -79,3 +79,48 @@ async fn a_call_that_finds_no_pooled_connection_in_time_is_refused_with_retry_af
     drop(service);
     database.drop().await;
 }
+
+/// Accepts executions from many clients at once, and waits until all of them are handed over.
+async fn accepted_executions_leave(setup: Setup) {
+    const CLIENTS: usize = 32;
+    const EACH: usize = 16;
+    let service = setup
+        .set("database.pool.max_size", "2")
+        .set("database.timeout", "{ attempt = \"20s\", total = \"20s\" }")
+        .set("database.pool.acquire_timeout", "\"15s\"")
+        .start()
+        .await;
+    service.healthy().await;
+    let client = async || {
+        for _ in 0..EACH {
+            service.execute(&json!({"workflow": "echo", "input": 1})).await;
+        }
+    };
+    futures_util::future::join_all((0..CLIENTS).map(|_| client())).await;
+    eventually("all of them are handed over", async || {
+        let waiting = service.json("/v1/executions?status=accepted&limit=1").await;
+        waiting["items"].as_array()?.is_empty().then_some(())
+    })
+    .await;
+    let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let series = r#"call_seconds_count{connection="execution_service",operation="start",outcome="#;
+    let of_start = metrics.lines().filter(|line| line.contains(series));
+    let starts: f64 =
+        of_start.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
+    assert!((starts - (CLIENTS * EACH) as f64).abs() < 0.5, "{starts} starts");
+}
+
+#[tokio::test]
+async fn with_a_pool_of_two_accepted_executions_leave_and_each_is_started_once() {
+    accepted_executions_leave(Setup::new()).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn with_a_pool_of_two_to_postgres_accepted_executions_leave_and_each_is_started_once() {
+    use crate::support::Database;
+
+    let database = Database::create().await;
+    accepted_executions_leave(Setup::new().variable("DATABASE_URL", &database.url())).await;
+    database.drop().await;
+}
