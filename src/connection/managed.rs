@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{OnceCell, watch},
+    sync::{Notify, OnceCell, watch},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -116,7 +116,8 @@ impl<B: ?Sized + Backend> Managed<B> {
             rebuilds: AtomicU64::new(0),
             live_backends: Arc::default(),
             created: now,
-            heartbeat_millis: AtomicU64::new(0),
+            stalled_at_millis: AtomicU64::new(0),
+            new_pace: Notify::new(),
             supervised: AtomicBool::new(false),
             checked: OnceCell::new(),
         }))
@@ -151,8 +152,8 @@ impl<B: ?Sized + Backend> Managed<B> {
     pub fn start(&self, settings: Settings) {
         let lazy = settings.startup == Startup::Lazy;
         self.0.needed.store(!lazy, Ordering::Relaxed);
+        self.0.beat(settings.probe.interval);
         self.configure(settings);
-        self.0.beat();
         self.0.supervised.store(true, Ordering::Relaxed);
         let slot = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {

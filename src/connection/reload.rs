@@ -60,9 +60,9 @@ impl<B: ?Sized + Backend> Managed<B> {
         let slot = &self.0;
         let Prepared { settings, live } = prepared;
         slot.guard.configure(&settings.policies);
-        *slot.settings.write() = Some(Arc::clone(&settings));
-        if let Some(live) = live {
-            slot.swap_in(live);
+        let made = live.is_some();
+        slot.replace_settings(&settings, live);
+        if made {
             *slot.build_error.lock() = None;
             slot.record(std::time::Duration::ZERO, Ok(()), &settings);
         }

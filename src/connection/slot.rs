@@ -37,6 +37,14 @@ use crate::{
     telemetry::metrics::ConnectionMetrics,
 };
 
+/// What has become of a build.
+enum Settled<B: ?Sized + Backend> {
+    /// This is in use now, or why nothing is.
+    InUse(Result<Arc<Live<B>>, Error>),
+    /// The settings were replaced, and nothing is in use yet.
+    Outdated { built: Option<Arc<Live<B>>>, newest: Arc<Settings> },
+}
+
 pub(super) type Flight<B> = Shared<BoxFuture<'static, Result<Arc<Live<B>>, Error>>>;
 
 /// What all clones of a managed connection share.
@@ -64,7 +72,11 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) rebuilds: AtomicU64,
     pub(super) live_backends: Arc<AtomicUsize>,
     pub(super) created: Instant,
-    pub(super) heartbeat_millis: AtomicU64,
+    /// When it is to be believed, in milliseconds after `created`, that the probes do not run: three
+    /// of the intervals at which they ran when the heart last beat.
+    pub(super) stalled_at_millis: AtomicU64,
+    /// The interval of the probes has changed.
+    pub(super) new_pace: Notify,
     pub(super) supervised: AtomicBool,
     pub(super) checked: OnceCell<Checked>,
 }
@@ -142,7 +154,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             return Ok(futures_util::future::ready(Ok(live)).boxed().shared());
         }
         let slot = Arc::clone(self);
-        let task = self.tasks.spawn(async move { slot.build_and_swap(settings).await });
+        let task = self.tasks.spawn(async move { slot.build_after_newest(settings).await });
         let new: Flight<B> = async move {
             task.await.unwrap_or_else(|error| {
                 Err(Error::new(ErrorKind::Internal, "the build ended early").with_source(error))
@@ -154,9 +166,10 @@ impl<B: ?Sized + Backend> Slot<B> {
         Ok(new)
     }
 
-    async fn build_and_swap(
+    /// Builds after `settings`, and anew if they are replaced meanwhile.
+    async fn build_after_newest(
         self: Arc<Self>,
-        settings: Arc<Settings>,
+        mut settings: Arc<Settings>,
     ) -> Result<Arc<Live<B>>, Error> {
         let lazy = settings.startup == Startup::Lazy;
         let cause = if lazy { "first use" } else { "start" };
@@ -164,39 +177,88 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Some(transition) = building {
             self.announce(transition, Service::Initializing, None);
         }
-        let begin = Instant::now();
-        let result = self.build_unless_closed(&settings).await;
-        let took = begin.elapsed();
-        // Cleared before the result is seen, so that whoever comes later begins anew.
-        let finish = || *self.flight.lock() = None;
-        let current = self.settings();
-        if current.is_ok_and(|current| current.need_another_backend_than(&settings)) {
-            finish();
-            return self.outdated(result).await;
+        loop {
+            let begin = Instant::now();
+            let built = self.build_unless_closed(&settings).await;
+            match self.take_into_use(&settings, built, begin.elapsed()) {
+                Settled::InUse(result) => return result,
+                Settled::Outdated { built, newest } => {
+                    if let Some(live) = built {
+                        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+                        live.retire().await;
+                    }
+                    settings = newest;
+                }
+            }
         }
-        if let Ok(live) = &result {
+    }
+
+    /// The end of a build. The settings cannot be replaced meanwhile: either they have been, and
+    /// what was built after the old ones is not used, or who replaces them finds it in use.
+    fn take_into_use(
+        self: &Arc<Self>,
+        settings: &Arc<Settings>,
+        built: Result<Arc<Live<B>>, Error>,
+        took: Duration,
+    ) -> Settled<B> {
+        let current = self.settings.read();
+        let newest = current.as_ref().filter(|newest| newest.need_another_backend_than(settings));
+        if let Some(newest) = newest {
+            // The new settings came with a backend of their own, or there is none yet.
+            if let Some(live) = self.live.load_full() {
+                *self.flight.lock() = None;
+                self.discard(built);
+                return Settled::InUse(Ok(live));
+            }
+            return Settled::Outdated { built: built.ok(), newest: Arc::clone(newest) };
+        }
+        if let Ok(live) = &built {
             let replaces = self.live.load().is_some();
             self.rebuilds.fetch_add(u64::from(replaces), Ordering::Relaxed);
             self.swap_in(Arc::clone(live));
         }
-        *self.build_error.lock() = result.as_ref().err().cloned();
-        finish();
+        *self.build_error.lock() = built.as_ref().err().cloned();
+        // Cleared before the result is seen, so that whoever comes later begins anew.
+        *self.flight.lock() = None;
         // A successor that cannot be made says nothing of the backend that serves: its probes do.
-        if result.is_ok() || self.live.load().is_none() {
-            self.record(took, result.as_ref().map(|_| ()), &settings);
+        if built.is_ok() || self.live.load().is_none() {
+            self.record(took, built.as_ref().map(|_| ()), settings);
         }
-        result
+        Settled::InUse(built)
     }
 
-    /// The settings were replaced while a backend was built after the old ones.
-    async fn outdated(&self, result: Result<Arc<Live<B>>, Error>) -> Result<Arc<Live<B>>, Error> {
-        if let Ok(live) = result {
+    /// Closes what was built after settings that are no longer those in use.
+    fn discard(self: &Arc<Self>, built: Result<Arc<Live<B>>, Error>) {
+        if let Ok(live) = built {
             self.rebuilds.fetch_add(1, Ordering::Relaxed);
-            live.retire().await;
+            self.replaced(live);
         }
-        self.live.load_full().ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "the settings changed while it was made")
-        })
+    }
+
+    /// Puts new settings in use, with the backend that was made for them. One that was made after
+    /// the old ones is not used any more.
+    pub(super) fn replace_settings(
+        self: &Arc<Self>,
+        settings: &Arc<Settings>,
+        made: Option<Arc<Live<B>>>,
+    ) {
+        let mut current = self.settings.write();
+        let old = current.replace(Arc::clone(settings));
+        let outdated = old.as_ref().is_none_or(|old| settings.need_another_backend_than(old));
+        match made {
+            Some(live) => self.swap_in(live),
+            None if outdated => {
+                if let Some(first_used_meanwhile) = self.live.swap(None) {
+                    self.rebuilds.fetch_add(1, Ordering::Relaxed);
+                    self.replaced(first_used_meanwhile);
+                }
+            }
+            None => {}
+        }
+        drop(current);
+        if old.is_none_or(|old| old.probe.interval != settings.probe.interval) {
+            self.new_pace.notify_one();
+        }
     }
 
     /// Builds a backend that nobody uses yet, and counts it.
@@ -286,16 +348,20 @@ impl<B: ?Sized + Backend> Slot<B> {
     /// Probes for as long as the program runs. Nothing ends it: recovery is for ever.
     pub(super) async fn supervise(self: &Arc<Self>) {
         loop {
-            self.beat();
             let Ok(settings) = self.settings() else { return };
+            let interval = settings.probe.interval;
+            self.beat(interval);
             // A probe that takes as long as it may is no reason to look less often.
-            let next = Instant::now() + jittered(settings.probe.interval);
-            self.metrics.probe_interval.set(settings.probe.interval.as_secs_f64());
+            let next = Instant::now() + jittered(interval);
+            self.metrics.probe_interval.set(interval.as_secs_f64());
             if self.needed.load(Ordering::Relaxed) {
                 self.probe_once(&settings).await;
             }
-            self.beat();
-            sleep_until(next).await;
+            self.beat(interval);
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.new_pace.notified() => {}
+            }
         }
     }
 
@@ -368,16 +434,17 @@ impl<B: ?Sized + Backend> Slot<B> {
         self.changed.send_replace(service);
     }
 
-    pub(super) fn beat(&self) {
-        let millis = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heartbeat_millis.store(millis, Ordering::Relaxed);
+    pub(super) fn beat(&self, interval: Duration) {
+        let stalled_at = self.created.elapsed().saturating_add(interval * 3);
+        let millis = u64::try_from(stalled_at.as_millis()).unwrap_or(u64::MAX);
+        self.stalled_at_millis.store(millis, Ordering::Relaxed);
     }
 
-    fn stalled(&self, interval: Duration) -> bool {
-        let beat = Duration::from_millis(self.heartbeat_millis.load(Ordering::Relaxed));
+    fn stalled(&self) -> bool {
+        let stalled_at = Duration::from_millis(self.stalled_at_millis.load(Ordering::Relaxed));
         self.supervised.load(Ordering::Relaxed)
             && !self.stop.is_cancelled()
-            && self.created.elapsed().saturating_sub(beat) > interval * 3
+            && self.created.elapsed() > stalled_at
     }
 
     pub(super) fn report(&self) -> ConnectionReport {
@@ -417,7 +484,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             probe,
             last_error: state.last_error(),
             recoveries: state.recoveries(),
-            stalled: settings.is_some_and(|s| self.stalled(s.probe.interval)),
+            stalled: self.stalled(),
         }
     }
 }

@@ -53,6 +53,8 @@ impl World {
 #[derive(Debug)]
 struct MockBackend {
     number: usize,
+    /// The size of the pool that it was built with.
+    pool: usize,
     world: Arc<World>,
 }
 
@@ -97,14 +99,15 @@ impl Factory<MockBackend> for MockFactory {
         }
     }
 
-    async fn build(&self, _: &Section, _: &BuildContext) -> Result<Arc<MockBackend>, Error> {
+    async fn build(&self, _: &Section, context: &BuildContext) -> Result<Arc<MockBackend>, Error> {
         let number = self.0.builds.fetch_add(1, Ordering::SeqCst) + 1;
         let takes = self.0.build_takes_ms.load(Ordering::SeqCst);
         sleep(Duration::from_millis(u64::try_from(takes).unwrap())).await;
         if self.0.refuses.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Refused, "nobody listens"));
         }
-        Ok(Arc::new(MockBackend { number, world: Arc::clone(&self.0) }))
+        let (pool, world) = (context.pool.max_size, Arc::clone(&self.0));
+        Ok(Arc::new(MockBackend { number, pool, world }))
     }
 }
 
@@ -335,6 +338,56 @@ async fn a_build_after_old_settings_is_not_used() {
     reconnected.unwrap();
     assert_eq!(number(&slot).await.unwrap(), 3, "the one after the new settings");
     until(&slot, |report| report.live == 1).await;
+}
+
+async fn pool(slot: &Managed<MockBackend>) -> usize {
+    slot.call(CALL, |backend| async move { Ok(backend.pool) }).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_first_used_during_a_reload_is_made_after_the_new_settings() {
+    let lazy = || Settings { startup: Startup::Lazy, ..with_pool_of(20) };
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Lazy, &world);
+    let prepared = slot.prepare(lazy()).await.unwrap();
+    assert_eq!(pool(&slot).await, Pool::default().max_size, "it is made before they are in use");
+    slot.commit(prepared);
+    assert_eq!(pool(&slot).await, 20);
+    until(&slot, |report| report.live == 1).await;
+    assert_eq!((world.builds(), world.closed()), (2, 1));
+    let report = slot.report();
+    assert!(report.builds <= 1 + report.rebuilds, "no build was for a single call");
+
+    let slot = managed(Startup::Lazy, &world);
+    world.build_takes_ms.store(1000, Ordering::SeqCst);
+    let prepared = slot.prepare(lazy()).await.unwrap();
+    let reloading = async {
+        sleep(Duration::from_millis(500)).await;
+        slot.commit(prepared);
+    };
+    let (used, ()) = tokio::join!(pool(&slot), reloading);
+    assert_eq!(used, 20, "they came into use while it was made");
+    until(&slot, |report| report.live == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_probe_interval_counts_at_once_and_stalls_nothing() {
+    let every = |interval| {
+        let probe = Probe { interval, ..Probe::default() };
+        Settings { probe, ..settings(Startup::Background) }
+    };
+    let slot = managed(Startup::Background, &Arc::default());
+    until(&slot, |report| report.service == Service::Initialized).await;
+    for (interval, before) in [(60, 1), (1, 40), (60, 1)] {
+        sleep(Duration::from_secs(before)).await;
+        slot.commit(slot.prepare(every(Duration::from_secs(interval))).await.unwrap());
+        for _ in 0..50 {
+            assert!(!slot.report().stalled, "after {interval} s came into use");
+            sleep(Duration::from_millis(100)).await;
+        }
+        let age = slot.report().probe.unwrap().age;
+        assert!(age < Duration::from_secs(interval.min(5)) * 2, "the last probe is {age:?} old");
+    }
 }
 
 #[tokio::test(start_paused = true)]
