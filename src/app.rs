@@ -204,6 +204,7 @@ impl App {
             self.lifecycle.stop_serving.clone(),
             config.server.shutdown_grace,
         ));
+        tracing::info!(%address, "listening on {url}, Swagger UI at /docs");
         self.manager.start(&config);
         let executing = state.executions.clone().run(self.lifecycle.stop_work.clone());
         let executing = self.lifecycle.tasks.spawn(executing);
@@ -218,33 +219,13 @@ impl App {
                 .run_until_cancelled_owned(reload_on_signal(reload_signal, reloader)),
         );
 
-        let started = tokio::select! {
-            started = self.manager.started() => started,
-            error = self.manager.database.refused() => Err(error),
-            signal = signals.next() => {
-                tracing::info!("{signal} received before the start was complete");
-                return Ok(Exit::Clean);
-            }
-        };
-        if let Err(error) = started {
-            let remedy = error.kind().remedy();
-            tracing::error!(%error, remedy, "a connection that start needs cannot be made");
-            return Ok(Exit::ConnectionUnavailable);
-        }
-        tracing::info!(%address, "listening on {url}, Swagger UI at /docs");
-        warn_of_left_behind(&config).await;
-        self.lifecycle.tasks.spawn(log_ready(self.manager.clone(), begin));
-
-        let refused = async {
-            let error = self.manager.database.refused().await;
-            tracing::error!(%error, "the database refuses this program");
-        };
+        // From here on clients are served, whatever is still to be made: every end drains.
         let exit = tokio::select! {
             signal = signals.next() => {
                 tracing::info!("{signal} received, stopping");
                 Exit::Clean
             }
-            () = refused => Exit::ConnectionUnavailable,
+            exit = self.until_refused(&config, begin) => exit,
         };
         let working =
             [("the hand-over of executions", executing), ("the relay of events", relaying)];
@@ -256,6 +237,25 @@ impl App {
                 Ok(Exit::Impatient)
             }
         }
+    }
+
+    /// Waits for the connections that start is to wait for, then for the refusal that no waiting
+    /// changes, if there ever is one.
+    async fn until_refused(&self, config: &Config, begin: Instant) -> Exit {
+        let started = tokio::select! {
+            started = self.manager.started() => started,
+            error = self.manager.database.refused() => Err(error),
+        };
+        if let Err(error) = started {
+            let remedy = error.kind().remedy();
+            tracing::error!(%error, remedy, "a connection that start needs cannot be made");
+            return Exit::ConnectionUnavailable;
+        }
+        warn_of_left_behind(config).await;
+        self.lifecycle.tasks.spawn(log_ready(self.manager.clone(), begin));
+        let error = self.manager.database.refused().await;
+        tracing::error!(%error, "the database refuses this program");
+        Exit::ConnectionUnavailable
     }
 
     /// Runs the configured workflows on Temporal until the program is asked to stop.

@@ -114,6 +114,38 @@ async fn a_connection_that_start_needs_ends_it() {
 
 #[cfg(feature = "redis")]
 #[tokio::test]
+async fn a_signal_while_start_waits_for_a_connection_cuts_no_request() {
+    let url = format!("redis://127.0.0.1:{}", free_port());
+    let mut service = Setup::new()
+        .variable("REDIS_URL", &url)
+        .set("event_broker.startup", "\"wait\"")
+        .set("event_broker.startup_timeout", "\"10m\"")
+        .set("workflows.slow.delay", "\"1s\"")
+        .start()
+        .await;
+    eventually("it serves although it waits", async || {
+        service.get("/readyz").send().await.ok()?.status().is_success().then_some(())
+    })
+    .await;
+    let id = service.execute(&json!({"workflow": "slow"})).await;
+    let slow = service.get(&format!("/v1/executions/{id}?wait=20s")).send();
+    let stopping = async {
+        eventually("the execution runs", async || {
+            let execution = service.json(&format!("/v1/executions/{id}")).await;
+            (execution["status"] == "running").then_some(())
+        })
+        .await;
+        signal(&service.child, "-TERM");
+    };
+    let (slow, ()) = tokio::join!(slow, stopping);
+    let slow: serde_json::Value = slow.unwrap().json().await.unwrap();
+    assert_eq!(slow["status"], "completed", "the answer was not cut off");
+    assert_eq!(service.exit_code().await, Some(0), "{}", service.log());
+    assert!(service.log().contains("stopped"), "it drained");
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
 async fn waiting_for_a_connection_ends_with_it_or_with_its_time() {
     let url = format!("redis://127.0.0.1:{}", free_port());
     let service = Setup::new()
