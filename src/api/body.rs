@@ -10,7 +10,11 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-use super::explain;
+use super::{error::ApiError, explain};
+use crate::{
+    error::{Error, ErrorKind},
+    model::json,
+};
 
 /// A JSON body. When it is refused, the field that is to blame is named.
 #[derive(Debug)]
@@ -37,8 +41,19 @@ impl<T: ParseFromJSON> ParsePayload for Body<T> {
 
     async fn from_request(_request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
         let bytes = body.take()?.into_bytes().await?;
+        refuse_deep(&bytes)?;
         read(&bytes).map(Self).map_err(|reason| ParseRequestPayloadError { reason }.into())
     }
+}
+
+/// Refuses what is nested deeper than any value may be inside of what its route takes around it: a
+/// batch and an event. The value itself is looked at by its route.
+fn refuse_deep(bytes: &[u8]) -> Result<(), ApiError> {
+    if json::depth(bytes) <= json::MAX_DEPTH + 2 {
+        return Ok(());
+    }
+    let message = format!("a value is nested deeper than {} levels", json::MAX_DEPTH);
+    Err(Error::new(ErrorKind::InvalidInput, message).into())
 }
 
 /// No body at all stands for `null`.

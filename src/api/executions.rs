@@ -21,8 +21,10 @@ use super::{
 };
 use crate::{
     config::values::duration,
+    error::{Error, ErrorKind},
     model::{
         executions::{self as model, ListFilter, ListPlace},
+        json,
         time::from_micros,
     },
     services::executions::{NewExecution, Started},
@@ -337,7 +339,7 @@ impl Api {
         body: OptionalBody<Any<Value>>,
     ) -> Result<SignalResponse, ApiError> {
         let state = &self.0;
-        let input = body.0.map_or(Value::Null, |body| body.0);
+        let input = read_value("the body", body.0)?;
         state.executions.signal(&id.0, &name.0, &input).await?;
         Ok(SignalResponse::Accepted)
     }
@@ -360,7 +362,7 @@ impl Api {
         body: OptionalBody<Any<Value>>,
     ) -> Result<Json<QueryAnswer>, ApiError> {
         let state = &self.0;
-        let input = body.0.map_or(Value::Null, |body| body.0);
+        let input = read_value("the body", body.0)?;
         let result = state.executions.query(&id.0, &name.0, &input).await?;
         Ok(Json(QueryAnswer { result: Any(result) }))
     }
@@ -373,10 +375,18 @@ fn new_execution(body: StartExecution) -> Result<NewExecution, poem::Error> {
     }
     Ok(NewExecution {
         workflow: body.workflow,
-        input: body.input.map_or(Value::Null, |input| input.0),
+        input: read_value("input", body.input)?,
         id: body.id,
         timeout,
     })
+}
+
+/// A value of the client's own; none stands for `null`.
+fn read_value(name: &str, given: Option<Any<Value>>) -> Result<Value, ApiError> {
+    let value = given.map_or(Value::Null, |given| given.0);
+    json::check_depth(&value)
+        .map_err(|problem| Error::new(ErrorKind::InvalidInput, format!("{name} {problem}")))?;
+    Ok(value)
 }
 
 fn read_duration(name: &str, text: &str) -> Result<Duration, poem::Error> {

@@ -94,12 +94,12 @@ pub(super) static ROUTES: [Route; 24] = [
     },
     Route {
         path: "/v1/executions/{id}/terminate",
-        methods: &[write("POST", &[400, 404, 409, 413, 415, 501, 503, 504])],
+        methods: &[write("POST", &[400, 404, 409, 413, 415, 422, 501, 503, 504])],
         enabled: always,
     },
     Route {
         path: "/v1/executions/{id}/signals/{name}",
-        methods: &[write("POST", &[400, 404, 409, 413, 415, 501, 503, 504])],
+        methods: &[write("POST", &[400, 404, 409, 413, 415, 422, 501, 503, 504])],
         enabled: always,
     },
     Route {
@@ -135,7 +135,7 @@ pub(super) static ROUTES: [Route; 24] = [
     },
     Route {
         path: "/v1/connections/{name}/circuit-breaker",
-        methods: &[operate("PUT", &[400, 404, 413, 415])],
+        methods: &[operate("PUT", &[400, 404, 413, 415, 422])],
         enabled: |f| f.operator_api,
     },
     Route {

@@ -121,6 +121,9 @@ impl Event {
         if self.data.is_some() && self.data_base64.is_some() {
             return Err("`data` and `data_base64` exclude each other".to_owned());
         }
+        if let Some(data) = &self.data {
+            json::check_depth(data).map_err(|problem| format!("`data` {problem}"))?;
+        }
         self.extensions.iter().try_for_each(|(name, value)| check_extension(name, value))
     }
 }

@@ -1,6 +1,66 @@
-//! Words for JSON values, for messages about input.
+//! How deep JSON may be nested, and words for JSON values, for messages about input.
 
 use serde_json::Value;
+
+/// How deep a value of a client's, or a result, may be nested. What is accepted has to be readable
+/// wherever it goes: readers of JSON stop at 128 levels, and an event, a list or another envelope
+/// of ours adds a few.
+pub const MAX_DEPTH: usize = 100;
+
+/// Refuses a value that is nested deeper than [`MAX_DEPTH`].
+///
+/// # Errors
+/// Says so.
+pub fn check_depth(value: &Value) -> Result<(), String> {
+    if is_deeper(value, MAX_DEPTH) {
+        return Err(format!("is nested deeper than {MAX_DEPTH} levels"));
+    }
+    Ok(())
+}
+
+fn is_deeper(value: &Value, than: usize) -> bool {
+    let Some(left) = than.checked_sub(1) else {
+        return value.is_array() || value.is_object();
+    };
+    match value {
+        Value::Array(items) => items.iter().any(|item| is_deeper(item, left)),
+        Value::Object(members) => members.values().any(|member| is_deeper(member, left)),
+        _ => false,
+    }
+}
+
+/// How deep a text that should be JSON is nested. Looks at brackets alone, so that it is known
+/// before the text is read.
+#[must_use]
+pub fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => skip_string(&mut bytes),
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Goes on behind the quote that ends a string.
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                let _escaped = bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
 
 /// The most that a message repeats of a client's text, in characters.
 const MAX_TEXT: usize = 40;
@@ -16,5 +76,33 @@ pub fn found(value: &Value) -> String {
         Value::Object(_) => "an object".to_owned(),
         // Text in quotes, numbers, booleans, null.
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn nested(levels: usize) -> Value {
+        (1..levels).fold(json!([]), |inner, _| json!([inner]))
+    }
+
+    #[test]
+    fn a_value_may_be_nested_a_hundred_deep() {
+        assert_eq!(check_depth(&json!(1)), Ok(()));
+        assert_eq!(check_depth(&nested(MAX_DEPTH)), Ok(()));
+        assert!(check_depth(&nested(MAX_DEPTH + 1)).is_err());
+        let deep_beside_flat = json!({"a": 1, "b": [2, nested(MAX_DEPTH - 1)]});
+        assert!(check_depth(&deep_beside_flat).is_err());
+    }
+
+    #[test]
+    fn brackets_inside_of_text_are_no_depth() {
+        assert_eq!(depth(br#"{"a": [1, {"b": "[[[\"[["}], "c\\": []}"#), 3);
+        assert_eq!(depth(b"\"[[["), 0);
+        assert_eq!(depth(b"]]][["), 2);
+        assert_eq!(depth(nested(50).to_string().as_bytes()), 50);
     }
 }

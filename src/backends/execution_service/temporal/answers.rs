@@ -21,7 +21,10 @@ use temporalio_common::protos::{
 
 use crate::{
     error::{Error, ErrorKind, RetryClass},
-    model::time::{self, Timestamp},
+    model::{
+        json,
+        time::{self, Timestamp},
+    },
 };
 
 /// The longest error text of an execution, in characters; failures can carry whole documents.
@@ -193,10 +196,17 @@ pub(super) fn from_payloads(payloads: Option<Payloads>) -> Result<Value, String>
     let encoding = payload.metadata.get("encoding").map(|name| String::from_utf8_lossy(name));
     match encoding.as_deref() {
         Some("binary/null") => Ok(Value::Null),
-        Some("json/plain" | "json/protobuf") | None => serde_json::from_slice(&payload.data)
-            .map_err(|error| format!("the value is not JSON: {error}")),
+        Some("json/plain" | "json/protobuf") | None => from_json(&payload.data),
         Some(other) => Err(format!("the value has the encoding {other:?}, which is not JSON")),
     }
+}
+
+/// A value that is nested deeper than a client's may be could not be passed on as it is.
+fn from_json(data: &[u8]) -> Result<Value, String> {
+    if json::depth(data) > json::MAX_DEPTH {
+        return Err(format!("the value is nested deeper than {} levels", json::MAX_DEPTH));
+    }
+    serde_json::from_slice(data).map_err(|error| format!("the value is not JSON: {error}"))
 }
 
 /// Result and error of an execution, from the event that closed it.
