@@ -49,13 +49,13 @@ struct DeadLetter {
     id: String,
     /// What refused it.
     destination: Destination,
-    /// The event, if it is one.
+    /// The event, if it is one that can be read.
     #[oai(skip_serializing_if_is_none)]
     event: Option<Raw<CloudEvent>>,
     /// The execution, if it is one; its status is `failed`.
     #[oai(skip_serializing_if_is_none)]
     execution: Option<Execution>,
-    /// How it was refused last.
+    /// How it was refused last, or why it cannot be read.
     error: String,
     /// How often it was refused.
     refusals: i32,
@@ -171,7 +171,7 @@ fn event_letter(letter: database::DeadLetter) -> DeadLetter {
     DeadLetter {
         id: format!("{EVENT}{}", letter.seq),
         destination: Destination::EventBroker,
-        event: Some(Raw::new(json!(letter.event))),
+        event: letter.event.map(|event| Raw::new(json!(event))),
         execution: None,
         error: letter.error,
         refusals: letter.refusals,

@@ -194,6 +194,40 @@ impl Execution {
     }
 }
 
+/// What it takes to follow an execution that has not ended: nothing that can be large, and nothing
+/// that might not be readable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenExecution {
+    /// Its id.
+    pub id: String,
+    /// The workflow's name.
+    pub workflow: String,
+    /// Where it stands.
+    pub status: Status,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When the backend acknowledged it.
+    pub started_at: Option<Timestamp>,
+    /// When the backend last confirmed the status.
+    pub confirmed_at: Option<Timestamp>,
+    /// The trace of the request that asked for it, as W3C's `traceparent`.
+    pub traceparent: Option<String>,
+}
+
+impl From<&Execution> for OpenExecution {
+    fn from(execution: &Execution) -> Self {
+        Self {
+            id: execution.id.clone(),
+            workflow: execution.workflow.clone(),
+            status: execution.status,
+            created_at: execution.created_at,
+            started_at: execution.started_at,
+            confirmed_at: execution.confirmed_at,
+            traceparent: execution.traceparent.clone(),
+        }
+    }
+}
+
 /// A change of an execution's status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {

@@ -1,15 +1,12 @@
 //! Ending executions before their time.
 
-use super::{
-    events::new_event,
-    records::{Shared, lifecycle_event},
-};
+use super::records::{Shared, announcement};
 use crate::{
     backends::database::Ended,
     connection::Operation,
     error::{Error, ErrorKind},
     model::{
-        executions::{Ending, Execution},
+        executions::{Ending, Execution, OpenExecution},
         time,
     },
 };
@@ -33,9 +30,9 @@ impl Shared {
         execution: &Execution,
         ending: &Ending,
     ) -> Result<Ended, Error> {
+        let execution = &OpenExecution::from(execution);
         let (id, outcome) = (&execution.id, &ending.before_start(time::now()));
-        let after = execution.after(outcome);
-        let announcement = &new_event(&lifecycle_event(&after, after.status));
+        let announcement = &announcement(execution, outcome);
         let ended = self
             .database
             .call(END_ACCEPTED, |database| async move {
@@ -43,7 +40,7 @@ impl Shared {
             })
             .await?;
         if ended == Ended::Now {
-            self.changed(&after, 1);
+            self.changed(execution, outcome.status, 1);
         }
         Ok(ended)
     }
@@ -68,8 +65,17 @@ impl Shared {
             .database
             .call(WISHED, |database| async move { database.wished_endings(backend, BATCH).await })
             .await?;
-        for (execution, ending) in wished {
-            let id = &execution.id;
+        for (id, ending) in wished {
+            let id = &*id;
+            let ending = match ending {
+                Ok(ending) => ending,
+                // Nobody will ever know it, and it is not to stand before others for ever.
+                Err(error) => {
+                    tracing::error!(%error, execution.id = id, "a wish to end is given up");
+                    self.forget_wish(id).await?;
+                    continue;
+                }
+            };
             match self.send_ending(id, &ending).await {
                 // It has ended by itself; the follower finds out how.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -81,10 +87,14 @@ impl Shared {
                 }
                 Ok(()) => {}
             }
-            self.database
-                .call(FORGET_WISH, |database| async move { database.forget_wish(id).await })
-                .await?;
+            self.forget_wish(id).await?;
         }
         Ok(())
+    }
+
+    async fn forget_wish(&self, id: &str) -> Result<(), Error> {
+        self.database
+            .call(FORGET_WISH, |database| async move { database.forget_wish(id).await })
+            .await
     }
 }

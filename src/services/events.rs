@@ -87,7 +87,7 @@ impl Events {
             return Ok(());
         }
         let events: Vec<Event> = events.into_iter().map(within_trace).collect();
-        let events = &events;
+        let events: &Vec<&Event> = &events.iter().collect();
         self.broker
             .call(PUBLISH, |broker| async move { broker.publish(events).await })
             .await

@@ -11,10 +11,10 @@ use tokio::{
 use super::{
     acceptor::{Acceptor, RequestKey},
     endings,
-    events::{Events, new_event},
+    events::Events,
     follower,
     hand_over::{self, Queue},
-    records::{self, Shared, has_ended, lifecycle_event},
+    records::{self, Shared, acceptance, has_ended},
 };
 use crate::{
     backends::{
@@ -26,7 +26,7 @@ use crate::{
     error::{Error, ErrorKind},
     model::{
         backlog::Backlog,
-        executions::{Ending, Execution, ListFilter, Status},
+        executions::{Ending, Execution, ListFilter, OpenExecution, Status},
         time,
     },
     telemetry::metrics::Metrics,
@@ -148,7 +148,8 @@ impl Executions {
         let claim = place
             .is_some()
             .then(|| Claim { owner: shared.owner.to_string(), lease: shared.config.lease });
-        let announcement = new_event(&lifecycle_event(&execution, Status::Accepted));
+        let head = OpenExecution::from(&execution);
+        let announcement = acceptance(&head);
         let key = key.map(|key| shared.acceptor.key_use(key, render(&execution)));
         let record = NewRecord { execution: execution.clone(), announcement, claim };
         let work = Work::Execution(Box::new(record));
@@ -161,7 +162,7 @@ impl Executions {
             _ => {}
         }
         shared.queue.depth.accepted(1);
-        shared.changed(&execution, 1);
+        shared.changed(&head, Status::Accepted, 1);
         match place {
             Some(place) => place.fill(execution.clone(), shared.config.lease),
             None => shared.queue.wake(),

@@ -12,7 +12,7 @@ use crate::{
     connection::Operation,
     error::{Error, ErrorKind},
     model::{
-        executions::{Execution, Outcome, Status},
+        executions::{OpenExecution, Outcome, Status},
         time::{self, Timestamp},
     },
 };
@@ -216,15 +216,15 @@ impl Shared {
             .database
             .call(OPEN, |database| async move { database.open_among(ids).await })
             .await?;
-        for mut execution in open {
+        for execution in open {
             if let Some(outcome) = outcomes.remove(&execution.id) {
-                self.apply(&mut execution, &outcome).await?;
+                self.apply(&execution, &outcome).await?;
             }
         }
         Ok(())
     }
 
-    async fn confirm_old(&self, open: Vec<Execution>) -> Result<(), Error> {
+    async fn confirm_old(&self, open: Vec<OpenExecution>) -> Result<(), Error> {
         let half = self.config.confirm_within / 2;
         let old = open.into_iter().filter(|execution| {
             let confirmed = execution.confirmed_at.unwrap_or(execution.created_at);
@@ -246,7 +246,7 @@ impl Shared {
     }
 
     /// The id of an execution that is still running.
-    async fn confirm_one(&self, mut execution: Execution) -> Result<Option<String>, Error> {
+    async fn confirm_one(&self, execution: OpenExecution) -> Result<Option<String>, Error> {
         let id = execution.id.clone();
         let id = &id;
         let describe = async || {
@@ -269,7 +269,7 @@ impl Shared {
         if outcome.status == Status::Running {
             return Ok(Some(execution.id));
         }
-        self.apply(&mut execution, &outcome).await?;
+        self.apply(&execution, &outcome).await?;
         Ok(None)
     }
 }

@@ -24,19 +24,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     depth::Depth,
-    events::new_event,
-    records::{Shared, lifecycle_event},
+    records::{Shared, announcement},
 };
 use crate::{
     backends::{
-        database::{Claim, ClaimedExecution},
+        database::{Claim, ClaimedExecution, ClaimedExecutions, UnreadableExecution},
         execution_service::ExecutionService,
     },
     config,
     connection::Operation,
     error::{Error, ErrorKind},
     model::{
-        executions::{Execution, Outcome, StartRequest, Status},
+        executions::{Execution, OpenExecution, Outcome, StartRequest, Status},
         time,
     },
     telemetry::metrics::Destination,
@@ -230,17 +229,30 @@ impl HandOver {
         self.ready.len() <= AHEAD / 2
     }
 
-    fn hold(&mut self, claimed: Vec<ClaimedExecution>) {
+    /// What can be read waits for room; what cannot is set aside beside it.
+    fn hold(&mut self, claimed: ClaimedExecutions) {
         let lease = self.shared.config.lease;
-        self.ready.extend(claimed.into_iter().map(|claimed| Held::new(claimed, lease)));
+        self.ready.extend(claimed.readable.into_iter().map(|claimed| Held::new(claimed, lease)));
+        for unreadable in claimed.unreadable {
+            let shared = Arc::clone(&self.shared);
+            self.under_way.spawn(async move {
+                let UnreadableExecution { execution, fence, reason } = unreadable;
+                if let Err(error) = shared.reject(&execution, fence, &reason).await {
+                    let id = &execution.id;
+                    tracing::debug!(%error, execution.id = id, "it is set aside at the next claim");
+                }
+                Ended::Released
+            });
+        }
     }
 
-    fn claimed(&mut self, claimed: Vec<ClaimedExecution>, asked_for: usize) {
-        if claimed.is_empty() {
+    fn claimed(&mut self, claimed: ClaimedExecutions, asked_for: usize) {
+        let count = claimed.readable.len() + claimed.unreadable.len();
+        if count == 0 {
             self.set_failures(0);
         }
         // While the backend is out, what was claimed is tried at once: the pause came before.
-        let at_once = claimed.len() == asked_for;
+        let at_once = count == asked_for;
         let pause = if at_once { Duration::ZERO } else { self.shared.config.sweep_interval };
         self.next_look = Instant::now() + pause;
         self.hold(claimed);
@@ -297,7 +309,7 @@ impl Shared {
         hand_over.run(accepted).await;
     }
 
-    async fn claim(&self, most: usize) -> Vec<ClaimedExecution> {
+    async fn claim(&self, most: usize) -> ClaimedExecutions {
         let (backend, owner, lease) = (&self.backend, &*self.owner, self.config.lease);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let claimed = self
@@ -309,7 +321,7 @@ impl Shared {
         // Outages are logged by the probes of the connection that is out.
         claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "accepted executions cannot be claimed");
-            Vec::new()
+            ClaimedExecutions::default()
         })
     }
 
@@ -330,8 +342,8 @@ impl Shared {
         claimed: &ClaimedExecution,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let mut execution = claimed.execution.clone();
-        let request = &start_request(&execution);
+        let execution = &OpenExecution::from(&claimed.execution);
+        let request = &start_request(&claimed.execution);
         let first_tried = claimed.first_tried;
         let answer = self
             .service
@@ -344,7 +356,7 @@ impl Shared {
             }
             Ok(Answer::TooLate) => {
                 let message = "it was first tried so long ago that it may have run since";
-                return self.reject(claimed, message).await;
+                return self.reject(execution, claimed.fence, message).await;
             }
             Err(error) if error.kind().refuses_call() => {
                 return self.refused(claimed, &error).await;
@@ -355,7 +367,7 @@ impl Shared {
                 return Err(error);
             }
         };
-        self.store(&mut execution, &outcome, stop).await?;
+        self.store(execution, &outcome, stop).await?;
         self.metrics.outbox_delivered(Destination::ExecutionService, 1);
         Ok(())
     }
@@ -364,7 +376,7 @@ impl Shared {
     /// this goes on through an outage of the database, until `stop`.
     async fn store(
         &self,
-        execution: &mut Execution,
+        execution: &OpenExecution,
         outcome: &Outcome,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
@@ -408,17 +420,22 @@ impl Shared {
             })
             .await?;
         if refusals.is_some_and(|refusals| refusals >= self.max_refusals) {
-            return self.reject(claimed, &error.to_string()).await;
+            let execution = OpenExecution::from(&claimed.execution);
+            return self.reject(&execution, fence, &error.to_string()).await;
         }
         Ok(())
     }
 
-    async fn reject(&self, claimed: &ClaimedExecution, reason: &str) -> Result<(), Error> {
-        let (id, fence) = (&claimed.execution.id, claimed.fence);
+    async fn reject(
+        &self,
+        execution: &OpenExecution,
+        fence: i64,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let id = &execution.id;
         let message = format!("start_rejected: {reason}");
         let outcome = &Outcome::ended(Status::Failed, message, time::now());
-        let rejected = claimed.execution.after(outcome);
-        let announcement = &new_event(&lifecycle_event(&rejected, Status::Failed));
+        let announcement = &announcement(execution, outcome);
         let done = self
             .database
             .call(REJECT, |database| async move {
@@ -431,7 +448,7 @@ impl Shared {
                 reason,
                 "an execution cannot be started, it is a dead letter"
             );
-            self.changed(&rejected, 1);
+            self.changed(execution, Status::Failed, 1);
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, ErrorKind},
     model::{
         events::Event,
-        executions::{Execution, Outcome, Status, Workflow},
+        executions::{Execution, OpenExecution, Outcome, Status, Workflow},
         ids, time,
     },
     telemetry::{metrics::Metrics, traces::TraceContext},
@@ -91,20 +91,21 @@ impl Shared {
     }
 
     /// Stores a change of status together with the events that announce it. Whoever makes the
-    /// change announces it; others find it made.
+    /// change announces it; others find it made. True when this call made it.
     pub(super) async fn apply(
         &self,
-        execution: &mut Execution,
+        execution: &OpenExecution,
         outcome: &Outcome,
     ) -> Result<bool, Error> {
-        let after = execution.after(outcome);
-        let began = execution.status == Status::Accepted && after.started_at.is_some();
-        let skipped = (began && after.status != Status::Running).then_some(Status::Running);
-        let statuses = skipped.into_iter().chain([after.status]);
+        // The start that was stored first stands; clocks of backends differ from ours.
+        let started_at = execution.started_at.or(outcome.started_at);
+        let began = execution.status == Status::Accepted && started_at.is_some();
+        let skipped = (began && outcome.status != Status::Running)
+            .then(|| new_event(&lifecycle_event(execution, Status::Running, None)));
         let announcements: Vec<NewEvent> =
-            statuses.map(|status| new_event(&lifecycle_event(&after, status))).collect();
+            skipped.into_iter().chain([announcement(execution, outcome)]).collect();
         let (id, announcements) = (&execution.id, &announcements);
-        let outcome = &Outcome { started_at: after.started_at, ..outcome.clone() };
+        let outcome = &Outcome { started_at, ..outcome.clone() };
         let changed =
             self.database
                 .call(CHANGE, |database| async move {
@@ -112,15 +113,14 @@ impl Shared {
                 })
                 .await?;
         if changed {
-            self.changed(&after, announcements.len());
-            *execution = after;
+            self.changed(execution, outcome.status, announcements.len());
         }
         Ok(changed)
     }
 
-    /// Tells of a change that is stored with so many events.
-    pub(super) fn changed(&self, execution: &Execution, events: usize) {
-        self.metrics.execution(&execution.workflow, execution.status.as_str());
+    /// Tells of a change to `status` that is stored with so many events.
+    pub(super) fn changed(&self, execution: &OpenExecution, status: Status, events: usize) {
+        self.metrics.execution(&execution.workflow, status.as_str());
         self.events.stored(events);
         // Nobody may be waiting.
         let _heard = self.changes.send(execution.id.clone()).is_ok();
@@ -167,7 +167,9 @@ impl Shared {
             .service
             .call(DESCRIBE, |service| async move { service.describe(id).await })
             .await?;
-        self.apply(&mut execution, &description.outcome).await?;
+        if self.apply(&(&execution).into(), &description.outcome).await? {
+            execution = execution.after(&description.outcome);
+        }
         Ok(execution)
     }
 
@@ -189,20 +191,28 @@ impl Shared {
     }
 }
 
+/// What announces that `outcome` is what has become of an execution.
+pub(super) fn announcement(execution: &OpenExecution, outcome: &Outcome) -> NewEvent {
+    new_event(&lifecycle_event(execution, outcome.status, Some(outcome)))
+}
+
+/// What announces that an execution is accepted.
+pub(super) fn acceptance(execution: &OpenExecution) -> NewEvent {
+    new_event(&lifecycle_event(execution, Status::Accepted, None))
+}
+
 /// One change has one id, whoever announces it.
-pub(super) fn lifecycle_event(execution: &Execution, status: Status) -> Event {
+fn lifecycle_event(execution: &OpenExecution, status: Status, outcome: Option<&Outcome>) -> Event {
     let mut data = json!({
         "id": execution.id,
         "workflow": execution.workflow,
         "status": status.as_str(),
     });
-    if status == execution.status {
-        if let Some(result) = &execution.result {
-            data["result"] = result.clone();
-        }
-        if let Some(error) = &execution.error {
-            data["error"] = json!(error);
-        }
+    if let Some(result) = outcome.and_then(|outcome| outcome.result.as_ref()) {
+        data["result"] = result.clone();
+    }
+    if let Some(error) = outcome.and_then(|outcome| outcome.error.as_ref()) {
+        data["error"] = json!(error);
     }
     let mut event = Event::new(status.event_type(), Some(execution.id.clone()), Some(data));
     event.id = format!("{}:{status}", execution.id);

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{depth::Depth, events::PUBLISH};
 use crate::{
     backends::{
-        database::{Database, Lane, PendingEvent},
+        database::{Database, Lane, PendingEvent, PendingEvents, UnreadableEvent},
         event_broker::EventBroker,
     },
     config,
@@ -33,7 +33,7 @@ use crate::{
     error::{Error, ErrorKind},
     model::{
         backlog::Backlog,
-        events::{LANES, Position},
+        events::{Event, LANES, Position},
     },
     telemetry::metrics::{Destination, Metrics},
 };
@@ -48,8 +48,12 @@ const PLACES: Operation = Operation::idempotent("newest_places");
 const REFUSED: Operation = Operation::once("note_refusal");
 const WAKE: Operation = Operation::idempotent("wake_others");
 const BACKLOG: Operation = Operation::idempotent("backlog");
+const REACH: Operation = Operation::idempotent("range").as_part();
 const REMOVE: Operation = Operation::idempotent("remove_delivered");
 
+/// The most that is read for one batch, unless its first event alone has more. What is read takes
+/// up to a hundred times as much memory, when it consists of small objects.
+const BATCH_BYTES: i64 = 1 << 20;
 /// First pause after a batch that failed; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause. Short, because an open breaker makes a try cheap.
@@ -105,6 +109,7 @@ impl Relay {
         database.declare(&[PLACES, WAKE]);
         database.declare(&loss::DATABASE_OPERATIONS);
         broker.declare(&loss::BROKER_OPERATIONS);
+        broker.declare(&[REACH]);
         let depth = Depth::new("event broker", &config);
         Self(Arc::new(Shared {
             owner,
@@ -215,17 +220,29 @@ impl Shared {
         if claims.lanes.is_empty() {
             return Ok(0);
         }
-        let (held, most) = (&claims.lanes, self.config.batch);
-        let batch = self
-            .database
-            .call(PENDING, |database| async move { database.pending_events(held, most).await })
-            .await?;
-        if batch.is_empty() {
-            return self.look_for_loss(claims, None).await.map(usize::from);
+        // After a failure: what was lost comes before what is new, and nothing is read for a broker
+        // that is out.
+        if claims.looked.is_none() {
+            self.reach_broker().await?;
+            if self.look_for_loss(claims, None).await? {
+                return Ok(1);
+            }
         }
-        // After a failure: what was lost comes before what is new.
-        if claims.looked.is_none() && self.look_for_loss(claims, None).await? {
-            return Ok(batch.len());
+        let (held, most) = (&claims.lanes, self.config.batch);
+        let PendingEvents { readable: batch, unreadable } = self
+            .database
+            .call(PENDING, |database| async move {
+                database.pending_events(held, most, BATCH_BYTES).await
+            })
+            .await?;
+        if !unreadable.is_empty() {
+            self.set_aside(held, &unreadable).await?;
+        }
+        if batch.is_empty() {
+            return match unreadable.len() {
+                0 => self.look_for_loss(claims, None).await.map(usize::from),
+                set_aside => Ok(set_aside),
+            };
         }
         match self.publish(&batch).await {
             Ok(places) => {
@@ -239,6 +256,14 @@ impl Shared {
                 self.hand_over_one_by_one(&claims.lanes, &batch).await
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the broker for something small, which not every user is allowed.
+    async fn reach_broker(&self) -> Result<(), Error> {
+        match self.broker.call(REACH, |broker| async move { broker.range().await }).await {
+            Err(error) if error.kind() != ErrorKind::Forbidden => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -267,17 +292,20 @@ impl Shared {
             .call(CLAIM, |database| async move { database.claim_lanes(owner, lease).await })
             .await?;
         if lanes != claims.lanes {
-            let held = &lanes;
-            let places = self
-                .database
-                .call(PLACES, |database| async move { database.newest_places(held).await })
-                .await?;
+            let places = self.newest_places(&lanes).await?;
             *claims = Claims { lanes, places, ..Claims::default() };
         }
         claims.made = Some(made);
         let every = usize::try_from(LANES).unwrap_or(usize::MAX);
         self.alone.store(claims.lanes.len() == every, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Places of what was delivered last in these lanes.
+    async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error> {
+        self.database
+            .call(PLACES, |database| async move { database.newest_places(held).await })
+            .await
     }
 
     /// What is accepted while others are told is told by the next round, for all of it at once.
@@ -315,7 +343,7 @@ impl Shared {
     }
 
     async fn publish(&self, batch: &[PendingEvent]) -> Result<Vec<Position>, Error> {
-        let events: Vec<_> = batch.iter().map(|pending| pending.event.clone()).collect();
+        let events: Vec<&Event> = batch.iter().map(|pending| &pending.event).collect();
         let events = &events;
         self.broker.call(HAND_OVER, |broker| async move { broker.publish(events).await }).await
     }
@@ -369,23 +397,48 @@ impl Shared {
         Ok(done)
     }
 
+    /// Events that cannot be read are dead letters at once: no other try can end otherwise, and
+    /// what was accepted after them is not to wait.
+    async fn set_aside(&self, held: &[Lane], unreadable: &[UnreadableEvent]) -> Result<(), Error> {
+        for UnreadableEvent { seq, lane, reason } in unreadable {
+            if self.note_refusal(held, (*seq, *lane), reason, 1).await? {
+                tracing::error!(
+                    seq,
+                    reason,
+                    "an accepted event is unreadable, it is a dead letter"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a refusal. True when the event is a dead letter now.
+    async fn note_refusal(
+        &self,
+        held: &[Lane],
+        (seq, lane): (i64, i32),
+        message: &str,
+        most: i32,
+    ) -> Result<bool, Error> {
+        let Some(&lane) = held.iter().find(|held| held.number == lane) else {
+            return Ok(false);
+        };
+        let owner = &*self.owner;
+        self.database
+            .call(REFUSED, |database| async move {
+                database.note_refusal(owner, lane, seq, message, most).await
+            })
+            .await
+    }
+
     async fn refused(
         &self,
         held: &[Lane],
         pending: &PendingEvent,
         error: &Error,
     ) -> Result<bool, Error> {
-        let Some(&lane) = held.iter().find(|lane| lane.number == pending.lane) else {
-            return Ok(false);
-        };
-        let (owner, seq, most) = (&*self.owner, pending.seq, self.config.max_refusals);
-        let message = &error.to_string();
-        let dead = self
-            .database
-            .call(REFUSED, |database| async move {
-                database.note_refusal(owner, lane, seq, message, most).await
-            })
-            .await?;
+        let (place, most) = ((pending.seq, pending.lane), self.config.max_refusals);
+        let dead = self.note_refusal(held, place, &error.to_string(), most).await?;
         if dead {
             let (id, source) = (&pending.event.id, &pending.event.source);
             tracing::error!(event.id = id, event.source = source, %error,

@@ -9,20 +9,20 @@ use crate::{
     error::Error,
     model::{
         backlog::Backlog,
-        executions::{Ending, Execution, ListFilter, Outcome},
+        executions::{Ending, Execution, ListFilter, OpenExecution, Outcome},
     },
 };
 
 /// The records of executions.
 #[async_trait]
 pub trait ExecutionStore {
-    /// One execution.
+    /// One execution. What of it cannot be read is `null`, and `error` says why.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn execution(&self, id: &str) -> Result<Option<Execution>, Error>;
 
-    /// Executions, newest first.
+    /// Executions, newest first, each as [`execution`](Self::execution) gives it.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -51,13 +51,13 @@ pub trait ExecutionStore {
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<Execution>, Error>;
+    async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<OpenExecution>, Error>;
 
     /// Those of `ids` that have not ended.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn open_among(&self, ids: &[String]) -> Result<Vec<Execution>, Error>;
+    async fn open_among(&self, ids: &[String]) -> Result<Vec<OpenExecution>, Error>;
 
     /// Removes executions that ended so long ago, and their runs, at most `limit`; dead letters
     /// stay. Gives their number.
@@ -76,6 +76,26 @@ pub struct ClaimedExecution {
     pub fence: i64,
     /// How long ago a try was made that may have reached the backend.
     pub first_tried: Option<Duration>,
+}
+
+/// Executions whose hand-over this process has claimed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClaimedExecutions {
+    /// Those that can be handed over.
+    pub readable: Vec<ClaimedExecution>,
+    /// Those that cannot, because this program cannot read them.
+    pub unreadable: Vec<UnreadableExecution>,
+}
+
+/// A claimed execution that cannot be read: it is damaged, or another version has written it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnreadableExecution {
+    /// What can be read of it.
+    pub execution: OpenExecution,
+    /// Proves the claim.
+    pub fence: i64,
+    /// Why it cannot be read.
+    pub reason: String,
 }
 
 /// How an `accepted` execution was ended.
@@ -103,7 +123,7 @@ pub trait ExecutionQueue {
         owner: &str,
         lease: Duration,
         limit: i64,
-    ) -> Result<Vec<ClaimedExecution>, Error>;
+    ) -> Result<ClaimedExecutions, Error>;
 
     /// Gives a claim back. `untried`: no try has reached the backend, this one included.
     ///
@@ -147,7 +167,8 @@ pub trait ExecutionQueue {
         announcement: &NewEvent,
     ) -> Result<Ended, Error>;
 
-    /// Running executions of `backend` that are to be ended, and how.
+    /// The ids of running executions of `backend` that are to be ended, and how, unless the wish
+    /// cannot be read.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -155,7 +176,7 @@ pub trait ExecutionQueue {
         &self,
         backend: &str,
         limit: i64,
-    ) -> Result<Vec<(Execution, Ending)>, Error>;
+    ) -> Result<Vec<(String, Result<Ending, Error>)>, Error>;
 
     /// Forgets a wish that the backend has.
     ///

@@ -32,7 +32,10 @@ use std::{
 
 pub use self::{
     acceptance::{Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work},
-    executions::{ClaimedExecution, Ended, ExecutionQueue, ExecutionStore},
+    executions::{
+        ClaimedExecution, ClaimedExecutions, Ended, ExecutionQueue, ExecutionStore,
+        UnreadableExecution,
+    },
     role::Role,
     transfer::{Parcel, Transfer, Unfinished},
 };
@@ -224,6 +227,26 @@ pub struct PendingEvent {
     pub event: Event,
 }
 
+/// An accepted event that cannot be read: it is damaged, or another version has written it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableEvent {
+    /// Its place in the database's sequence.
+    pub seq: i64,
+    /// The lane it belongs to.
+    pub lane: i32,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
+/// Accepted events that wait, in the order in which they were accepted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PendingEvents {
+    /// Those that can be handed over.
+    pub readable: Vec<PendingEvent>,
+    /// Those in between that cannot, because this program cannot read them.
+    pub unreadable: Vec<UnreadableEvent>,
+}
+
 /// An accepted event that the broker has acknowledged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeliveredEvent {
@@ -252,11 +275,17 @@ pub trait Outbox {
     /// When the database cannot be asked.
     async fn release_lanes(&self, owner: &str) -> Result<(), Error>;
 
-    /// Events of these lanes that wait, in the order in which they were accepted.
+    /// Events of these lanes that wait, in the order in which they were accepted: at most `limit`,
+    /// with at most `max_bytes` in all unless the first alone has more.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn pending_events(&self, held: &[Lane], limit: i64) -> Result<Vec<PendingEvent>, Error>;
+    async fn pending_events(
+        &self,
+        held: &[Lane],
+        limit: i64,
+        max_bytes: i64,
+    ) -> Result<PendingEvents, Error>;
 
     /// Marks events as delivered, those in lanes that `owner` still holds, each with its place in
     /// the broker. Gives their number.
@@ -337,14 +366,14 @@ pub trait Outbox {
     async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error>;
 }
 
-/// An event that the broker refused for good.
+/// An event that the broker refused for good, or that cannot be read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
     /// Its place in the database's sequence.
     pub seq: i64,
-    /// The event.
-    pub event: Event,
-    /// How the broker refused it last.
+    /// The event, unless it cannot be read.
+    pub event: Option<Event>,
+    /// How the broker refused it last, or why it cannot be read.
     pub error: String,
     /// How often it was refused.
     pub refusals: i32,

@@ -7,12 +7,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Claim, ClaimedExecution, ClaimedRun, DeadLetter, KeyUse, NewEvent, PendingEvent,
-    RejectedExecution, Run, schema,
+    RejectedExecution, Run, UnreadableEvent, UnreadableExecution, schema,
 };
 use crate::{
     error::{Error, ErrorKind},
     model::{
-        executions::{Execution, Outcome, StartRequest, Status},
+        executions::{Execution, OpenExecution, Outcome, StartRequest, Status, Workflow},
         time::from_micros,
     },
 };
@@ -35,6 +35,35 @@ pub(super) struct ExecutionRow {
     timeout_ms: Option<i64>,
     definition: String,
     traceparent: Option<String>,
+}
+
+/// What of an execution is read to follow it.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = schema::executions)]
+pub(super) struct OpenRow {
+    id: String,
+    workflow: String,
+    status: String,
+    created_at: i64,
+    started_at: Option<i64>,
+    confirmed_at: Option<i64>,
+    traceparent: Option<String>,
+}
+
+impl OpenRow {
+    /// Only of a row that is `accepted` or `running`.
+    pub(super) fn read(self) -> OpenExecution {
+        let accepted = self.status == Status::Accepted.as_str();
+        OpenExecution {
+            id: self.id,
+            workflow: self.workflow,
+            status: if accepted { Status::Accepted } else { Status::Running },
+            created_at: from_micros(self.created_at),
+            started_at: self.started_at.map(from_micros),
+            confirmed_at: self.confirmed_at.map(from_micros),
+            traceparent: self.traceparent,
+        }
+    }
 }
 
 /// What was decided about an execution beside its status.
@@ -74,13 +103,29 @@ impl ExecutionRow {
         })
     }
 
-    pub(super) fn read(self) -> Result<Execution, Error> {
-        Ok(Execution {
+    /// For people and clients, who are shown what can be read.
+    pub(super) fn show(self) -> Execution {
+        let (mut execution, unreadable) = self.read_what_can_be();
+        if let Some(unreadable) = unreadable {
+            let error = execution.error.map(|error| format!("{error}; ")).unwrap_or_default();
+            execution.error = Some(format!("{error}{unreadable}"));
+        }
+        execution
+    }
+
+    /// The record, and why a part of it cannot be read, if one cannot: it is `null` then.
+    fn read_what_can_be(self) -> (Execution, Option<Error>) {
+        let mut unreadable = None;
+        let input = note_error(parse(&self.input), &mut unreadable);
+        let status = note_error(status(&self.status), &mut unreadable);
+        let result = self.result.map(|result| note_error(parse(&result), &mut unreadable));
+        let definition = note_error(parse(&self.definition), &mut unreadable);
+        let execution = Execution {
             id: self.id,
             workflow: self.workflow,
-            input: parse(&self.input)?,
-            status: status(&self.status)?,
-            result: self.result.as_deref().map(parse).transpose()?,
+            input: input.unwrap_or_default(),
+            status: status.unwrap_or(Status::Failed),
+            result: result.flatten(),
             error: self.error,
             created_at: from_micros(self.created_at),
             started_at: self.started_at.map(from_micros),
@@ -89,10 +134,15 @@ impl ExecutionRow {
             backend: self.backend,
             request_id: self.request_id,
             timeout: self.timeout_ms.map(from_millis),
-            definition: parse(&self.definition)?,
+            definition: definition.unwrap_or(Workflow::Echo { delay: Duration::ZERO }),
             traceparent: self.traceparent,
-        })
+        };
+        (execution, unreadable)
     }
+}
+
+fn note_error<T>(read: Result<T, Error>, unreadable: &mut Option<Error>) -> Option<T> {
+    read.map_err(|error| unreadable.get_or_insert(error).clone()).ok()
 }
 
 /// How the hand-over of an execution stands.
@@ -123,16 +173,23 @@ impl HandOverRow {
         self,
         execution: ExecutionRow,
         now: i64,
-    ) -> Result<ClaimedExecution, Error> {
+    ) -> Result<ClaimedExecution, UnreadableExecution> {
         // The claim itself counts as a try. What another version accepted may have been tried as
         // soon as it was there.
         let earlier = self.tried_at.filter(|at| *at != now);
         let first_tried = earlier.map(|at| from_micros_span(now - at.max(execution.created_at)));
-        Ok(ClaimedExecution { fence: self.fence, first_tried, execution: execution.read()? })
+        let fence = self.fence;
+        match execution.read_what_can_be() {
+            (execution, None) => Ok(ClaimedExecution { execution, fence, first_tried }),
+            (execution, Some(error)) => {
+                let reason = error.to_string();
+                Err(UnreadableExecution { execution: (&execution).into(), fence, reason })
+            }
+        }
     }
 
-    pub(super) fn rejected(self, execution: ExecutionRow) -> Result<RejectedExecution, Error> {
-        Ok(RejectedExecution { execution: execution.read()?, refusals: self.refusals })
+    pub(super) fn rejected(self, execution: ExecutionRow) -> RejectedExecution {
+        RejectedExecution { execution: execution.show(), refusals: self.refusals }
     }
 }
 
@@ -184,7 +241,7 @@ pub(super) struct RunRow {
     next_try_at: i64,
     owner: Option<String>,
     claimed_until: i64,
-    fence: i64,
+    pub(super) fence: i64,
     cancel_requested: bool,
     traceparent: Option<String>,
 }
@@ -212,18 +269,26 @@ impl RunRow {
         })
     }
 
-    pub(super) fn read(self) -> Result<Run, Error> {
-        Ok(Run {
-            id: self.id,
-            request_id: self.request_id,
-            outcome: Outcome {
-                status: status(&self.status)?,
-                result: self.result.as_deref().map(parse).transpose()?,
-                error: self.error,
-                started_at: Some(from_micros(self.created_at)),
-                finished_at: self.finished_at.map(from_micros),
-            },
-        })
+    /// A run whose end cannot be read has failed, for all that anybody will ever know of it.
+    pub(super) fn read(self) -> Run {
+        let mut unreadable = None;
+        let status = note_error(status(&self.status), &mut unreadable);
+        let result = self.result.map(|result| note_error(parse(&result), &mut unreadable));
+        let outcome = Outcome {
+            status: status.unwrap_or(Status::Failed),
+            result: result.flatten(),
+            error: self.error,
+            started_at: Some(from_micros(self.created_at)),
+            finished_at: self.finished_at.map(from_micros),
+        };
+        let outcome = match unreadable {
+            None => outcome,
+            Some(error) => {
+                let error = Some(error.to_string());
+                Outcome { status: Status::Failed, result: None, error, ..outcome }
+            }
+        };
+        Run { id: self.id, request_id: self.request_id, outcome }
     }
 
     pub(super) fn claimed(self, now: i64) -> Result<ClaimedRun, Error> {
@@ -300,20 +365,34 @@ pub(super) struct DeadRow {
 }
 
 impl DeadRow {
-    pub(super) fn read(self) -> Result<DeadLetter, Error> {
-        Ok(DeadLetter {
+    pub(super) fn read(self) -> DeadLetter {
+        DeadLetter {
             seq: self.seq,
-            event: parse(&self.event)?,
+            event: parse(&self.event).ok(),
             error: self.error.unwrap_or_default(),
             refusals: self.refusals,
             accepted_at: from_micros(self.created_at),
-        })
+        }
     }
 }
 
-pub(super) fn pending_event(row: (i64, i32, String)) -> Result<PendingEvent, Error> {
-    let (seq, lane, event) = row;
-    Ok(PendingEvent { seq, lane, event: parse(&event)? })
+/// An event that waits to be handed over.
+#[derive(Debug, QueryableByName)]
+#[diesel(table_name = schema::outbox)]
+pub(super) struct PendingRow {
+    seq: i64,
+    lane: i32,
+    event: String,
+}
+
+impl PendingRow {
+    pub(super) fn read(self) -> Result<PendingEvent, UnreadableEvent> {
+        let Self { seq, lane, event } = self;
+        match parse(&event) {
+            Ok(event) => Ok(PendingEvent { seq, lane, event }),
+            Err(error) => Err(UnreadableEvent { seq, lane, reason: error.to_string() }),
+        }
+    }
 }
 
 /// A duration in the unit of the tables.

@@ -34,7 +34,8 @@ impl Shared {
         let lost = !self.lost(&claims.places).await?.is_empty();
         if lost {
             self.send_lost_again(&claims.lanes).await?;
-            claims.places.clear();
+            // What is left may be lost too, before anything new is delivered.
+            claims.places = self.newest_places(&claims.lanes).await?;
         }
         claims.looked = Some(Instant::now());
         if let Some(newer) = newer {

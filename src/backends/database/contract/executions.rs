@@ -87,5 +87,5 @@ async fn unconfirmed_executions_come_longest_unconfirmed_first(database: &dyn Da
     accept(database, &waiting, None).await;
     let asked = [waiting.id.clone(), "unknown".to_owned()];
     let open = database.open_among(&asked).await.expect("the database answers");
-    assert_eq!(open, std::slice::from_ref(&waiting));
+    assert_eq!(open, [(&waiting).into()]);
 }

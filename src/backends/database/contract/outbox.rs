@@ -20,12 +20,16 @@ pub(super) async fn suite(database: &dyn Database) {
 
 /// What waits in `held`, as the ids of events.
 async fn waiting(database: &dyn Database, held: &[Lane]) -> Vec<String> {
-    let pending = database.pending_events(held, 1000).await.expect("the database answers");
-    pending.into_iter().map(|pending| pending.event.id).collect()
+    pending(database, held).await.into_iter().map(|pending| pending.event.id).collect()
+}
+
+async fn pending(database: &dyn Database, held: &[Lane]) -> Vec<PendingEvent> {
+    let pending = database.pending_events(held, 1000, i64::MAX).await;
+    pending.expect("the database answers").readable
 }
 
 /// Where the broker may have put them.
-fn placed(pending: &[PendingEvent]) -> Vec<(i64, Position)> {
+pub(super) fn placed(pending: &[PendingEvent]) -> Vec<(i64, Position)> {
     let place = |number| Position { millis: 1_795_445_533_304, number };
     (0..).zip(pending).map(|(number, pending)| (pending.seq, place(number))).collect()
 }
@@ -33,7 +37,7 @@ fn placed(pending: &[PendingEvent]) -> Vec<(i64, Position)> {
 async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
     // What the suite has announced so far is of no interest here.
     let held = claim(database, "one", MINUTE).await;
-    let pending = database.pending_events(&held, 1000).await.expect("the database answers");
+    let pending = pending(database, &held).await;
     let places = placed(&pending);
     database.mark_delivered("one", &held, &places).await.expect("they are marked");
     database.remove_delivered(Duration::ZERO, 1000).await.expect("they are removed");
@@ -82,7 +86,7 @@ async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) 
     let held = claim(database, "two", MINUTE).await;
     assert_eq!(held.len(), all, "who is alone again holds every lane");
     assert!(taken.iter().all(|lane| held.contains(lane)), "a renewed claim stays what it is");
-    let pending = database.pending_events(&held, 1000).await.expect("the database answers");
+    let pending = pending(database, &held).await;
     let seqs = placed(&pending);
     assert!(!seqs.is_empty());
     let marked = database.mark_delivered("one", &lost, &seqs).await.expect("no error");
@@ -129,7 +133,7 @@ async fn a_refused_event_is_a_dead_letter_in_the_end(database: &dyn Database) {
     let refused = new_event("a");
     store(database, std::slice::from_ref(&refused)).await;
     let held = claim(database, "one", MINUTE).await;
-    let pending = database.pending_events(&held, 10).await.expect("the database answers");
+    let pending = pending(database, &held).await;
     let (seq, number) = (pending[0].seq, pending[0].lane);
     let lane = *held.iter().find(|lane| lane.number == number).expect("it is held");
     let refuse = async |owner: &str| {
@@ -146,7 +150,7 @@ async fn a_refused_event_is_a_dead_letter_in_the_end(database: &dyn Database) {
         async |before| database.dead_letters(before, 10).await.expect("the database answers");
     let found = letters(None).await;
     assert_eq!((found.len(), found[0].seq, found[0].refusals), (1, seq, 2));
-    assert_eq!((&found[0].event, found[0].error.as_str()), (&refused.event, "toolong"));
+    assert_eq!((found[0].event.as_ref(), &*found[0].error), (Some(&refused.event), "toolong"));
     assert!(letters(Some(seq)).await.is_empty());
     assert!(database.redrive(seq).await.expect("the database answers"));
     assert!(!database.redrive(seq).await.expect("the database answers"), "redriven twice");

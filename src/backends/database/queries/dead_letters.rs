@@ -32,7 +32,7 @@ impl DeadLetters for Db {
             .load(&mut conn)
             .await
             .map_err(query_error)?;
-        rows.into_iter().map(DeadRow::read).collect()
+        Ok(rows.into_iter().map(DeadRow::read).collect())
     }
 
     async fn redrive(&self, seq: i64) -> Result<bool, Error> {
@@ -69,7 +69,7 @@ impl DeadLetters for Db {
             .load(&mut conn)
             .await
             .map_err(query_error)?;
-        rows.into_iter().map(|(row, hand_over)| hand_over.rejected(row)).collect()
+        Ok(rows.into_iter().map(|(row, hand_over)| hand_over.rejected(row)).collect())
     }
 
     async fn redrive_execution(&self, id: &str) -> Result<bool, Error> {

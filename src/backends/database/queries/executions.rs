@@ -11,7 +11,7 @@ use super::{
         super::{
             ExecutionStore, NewEvent,
             errors::query_error,
-            rows::{ExecutionRow, json, micros},
+            rows::{ExecutionRow, OpenRow, json, micros},
             schema::{executions, runs},
         },
         Conn, Db, now,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     error::Error,
     model::{
-        executions::{Execution, ListFilter, Outcome, Status},
+        executions::{Execution, ListFilter, OpenExecution, Outcome, Status},
         time::Timestamp,
     },
 };
@@ -54,10 +54,6 @@ pub(super) async fn change_status(
         .map_err(query_error)
 }
 
-fn read_all(rows: Vec<ExecutionRow>) -> Result<Vec<Execution>, Error> {
-    rows.into_iter().map(ExecutionRow::read).collect()
-}
-
 #[async_trait]
 impl ExecutionStore for Db {
     async fn execution(&self, id: &str) -> Result<Option<Execution>, Error> {
@@ -69,7 +65,7 @@ impl ExecutionStore for Db {
             .await
             .optional()
             .map_err(query_error)?;
-        row.map(ExecutionRow::read).transpose()
+        Ok(row.map(ExecutionRow::show))
     }
 
     async fn executions(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error> {
@@ -93,7 +89,8 @@ impl ExecutionStore for Db {
                     .or(executions::created_at.eq(at).and(executions::id.lt(&place.id))),
             );
         }
-        read_all(query.load(&mut conn).await.map_err(query_error)?)
+        let rows: Vec<ExecutionRow> = query.load(&mut conn).await.map_err(query_error)?;
+        Ok(rows.into_iter().map(ExecutionRow::show).collect())
     }
 
     async fn change(
@@ -127,29 +124,29 @@ impl ExecutionStore for Db {
             .map_err(query_error)
     }
 
-    async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<Execution>, Error> {
+    async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<OpenExecution>, Error> {
         let mut conn = self.reader().await?;
-        let rows = executions::table
+        let rows: Vec<OpenRow> = executions::table
             .filter(executions::status.eq(RUNNING).and(executions::backend.eq(backend)))
-            .select(ExecutionRow::as_select())
+            .select(OpenRow::as_select())
             .order(executions::confirmed_at.asc())
             .limit(limit)
             .load(&mut conn)
             .await
             .map_err(query_error)?;
-        read_all(rows)
+        Ok(rows.into_iter().map(OpenRow::read).collect())
     }
 
-    async fn open_among(&self, ids: &[String]) -> Result<Vec<Execution>, Error> {
+    async fn open_among(&self, ids: &[String]) -> Result<Vec<OpenExecution>, Error> {
         let mut conn = self.reader().await?;
         let open = executions::status.eq_any([ACCEPTED, RUNNING]);
-        let rows = executions::table
+        let rows: Vec<OpenRow> = executions::table
             .filter(executions::id.eq_any(ids).and(open))
-            .select(ExecutionRow::as_select())
+            .select(OpenRow::as_select())
             .load(&mut conn)
             .await
             .map_err(query_error)?;
-        read_all(rows)
+        Ok(rows.into_iter().map(OpenRow::read).collect())
     }
 
     async fn remove_ended(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {

@@ -9,9 +9,9 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         super::{
-            DeliveredEvent, Lane, Outbox, PendingEvent,
+            DeliveredEvent, Lane, Outbox, PendingEvents,
             errors::query_error,
-            rows::{DEAD, DELIVERED, PENDING, micros, pending_event},
+            rows::{DEAD, DELIVERED, PENDING, PendingRow, micros},
             schema::{lanes, outbox, relays},
         },
         Conn, Db, SERVES_ONE_PROCESS, now,
@@ -32,6 +32,21 @@ fn numbers(lanes: &[Lane]) -> Vec<i32> {
 
 fn list(numbers: &[i32]) -> String {
     numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The first events that wait in these lanes, as many as fit into the bounds. Lengths are known
+/// without reading what is long, so that no more is read than is given.
+fn first_that_fit(lanes: &[i32], limit: i64, max_bytes: i64) -> String {
+    let waiting = format!("FROM outbox WHERE state = '{PENDING}' AND lane IN ({})", list(lanes));
+    format!(
+        "SELECT seq, lane, event {waiting} AND seq <= (\
+             SELECT max(seq) FROM (\
+                 SELECT seq, bytes, sum(bytes) OVER (ORDER BY seq) AS total FROM (\
+                     SELECT seq, octet_length(event) AS bytes {waiting} ORDER BY seq LIMIT {limit}\
+                 ) AS measured\
+             ) AS summed WHERE total = bytes OR total <= {max_bytes}\
+         ) ORDER BY seq"
+    )
 }
 
 /// One statement for many events, each with its own place; the text holds nothing but numbers.
@@ -146,17 +161,27 @@ impl Outbox for Db {
             .map_err(query_error)
     }
 
-    async fn pending_events(&self, held: &[Lane], limit: i64) -> Result<Vec<PendingEvent>, Error> {
+    async fn pending_events(
+        &self,
+        held: &[Lane],
+        limit: i64,
+        max_bytes: i64,
+    ) -> Result<PendingEvents, Error> {
+        if held.is_empty() {
+            return Ok(PendingEvents::default());
+        }
         let mut conn = self.reader().await?;
-        let rows: Vec<(i64, i32, String)> = outbox::table
-            .filter(outbox::state.eq(PENDING).and(outbox::lane.eq_any(numbers(held))))
-            .select((outbox::seq, outbox::lane, outbox::event))
-            .order(outbox::seq.asc())
-            .limit(limit)
-            .load(&mut conn)
-            .await
-            .map_err(query_error)?;
-        rows.into_iter().map(pending_event).collect()
+        let statement = first_that_fit(&numbers(held), limit, max_bytes);
+        let rows: Vec<PendingRow> =
+            diesel::sql_query(statement).load(&mut conn).await.map_err(query_error)?;
+        let mut pending = PendingEvents::default();
+        for row in rows {
+            match row.read() {
+                Ok(event) => pending.readable.push(event),
+                Err(event) => pending.unreadable.push(event),
+            }
+        }
+        Ok(pending)
     }
 
     async fn mark_delivered(

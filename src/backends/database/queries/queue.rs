@@ -9,7 +9,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         super::{
-            ClaimedExecution, Ended, ExecutionQueue, NewEvent,
+            ClaimedExecutions, Ended, ExecutionQueue, NewEvent,
             errors::query_error,
             rows::{ExecutionRow, HandOverRow, json, micros, parse},
             schema::executions,
@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     model::{
         backlog::Backlog,
-        executions::{Ending, Execution, Outcome},
+        executions::{Ending, Outcome},
     },
 };
 
@@ -79,16 +79,20 @@ impl ExecutionQueue for Db {
         owner: &str,
         lease: Duration,
         limit: i64,
-    ) -> Result<Vec<ClaimedExecution>, Error> {
+    ) -> Result<ClaimedExecutions, Error> {
         let mut conn = self.writer().await?;
         let now = now(&mut conn).await?;
         let lease = micros(lease);
         let claimed: QueryResult<Vec<(ExecutionRow, HandOverRow)>> =
             transaction!(conn, async |conn| claim(conn, backend, owner, (now, lease), limit).await);
-        let claimed = claimed.map_err(query_error)?;
-        // A row that this version cannot read is left to its lease, and to another version.
-        let read = |(row, hand_over): (ExecutionRow, HandOverRow)| hand_over.claimed(row, now).ok();
-        Ok(claimed.into_iter().filter_map(read).collect())
+        let mut executions = ClaimedExecutions::default();
+        for (row, hand_over) in claimed.map_err(query_error)? {
+            match hand_over.claimed(row, now) {
+                Ok(claimed) => executions.readable.push(claimed),
+                Err(unreadable) => executions.unreadable.push(unreadable),
+            }
+        }
+        Ok(executions)
     }
 
     async fn release_execution(&self, id: &str, fence: i64, untried: bool) -> Result<(), Error> {
@@ -186,20 +190,20 @@ impl ExecutionQueue for Db {
         &self,
         backend: &str,
         limit: i64,
-    ) -> Result<Vec<(Execution, Ending)>, Error> {
+    ) -> Result<Vec<(String, Result<Ending, Error>)>, Error> {
         let mut conn = self.reader().await?;
         let due = executions::status.eq(RUNNING).and(executions::backend.eq(backend));
-        let rows: Vec<(ExecutionRow, Option<String>)> = executions::table
+        let rows: Vec<(String, Option<String>)> = executions::table
             .filter(due.and(executions::ending.is_not_null()))
-            .select((ExecutionRow::as_select(), executions::ending))
+            .select((executions::id, executions::ending))
             .order(executions::id.asc())
             .limit(limit)
             .load(&mut conn)
             .await
             .map_err(query_error)?;
-        rows.into_iter()
-            .map(|(row, ending)| Ok((row.read()?, parse(&ending.unwrap_or_default())?)))
-            .collect()
+        let read =
+            |(id, ending): (String, Option<String>)| (id, parse(&ending.unwrap_or_default()));
+        Ok(rows.into_iter().map(read).collect())
     }
 
     async fn forget_wish(&self, id: &str) -> Result<(), Error> {

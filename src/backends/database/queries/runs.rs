@@ -14,7 +14,7 @@ use super::{
             rows::{RunRow, json, micros},
             schema::runs,
         },
-        Db, now,
+        Conn, Db, now,
     },
     RUNNING, without_nul,
 };
@@ -25,6 +25,26 @@ use crate::{
         time::Timestamp,
     },
 };
+
+/// Ends a claimed run that cannot be read: nobody else could do more with it.
+async fn end_unreadable(
+    conn: &mut Conn,
+    (id, fence): (&str, i64),
+    error: &Error,
+    now: i64,
+) -> Result<(), Error> {
+    tracing::error!(%error, execution.id = id, "a run cannot be read, it ends as failed");
+    diesel::update(runs::table.find(id).filter(runs::fence.eq(fence)))
+        .set((
+            runs::status.eq(Status::Failed.as_str()),
+            runs::error.eq(error.to_string()),
+            runs::finished_at.eq(now),
+        ))
+        .execute(conn)
+        .await
+        .map(|_| ())
+        .map_err(query_error)
+}
 
 #[async_trait]
 impl RunStore for Db {
@@ -49,7 +69,7 @@ impl RunStore for Db {
             .await
             .optional()
             .map_err(query_error)?;
-        row.map(RunRow::read).transpose()
+        Ok(row.map(RunRow::read))
     }
 
     async fn ended_runs(&self, since: Timestamp, limit: i64) -> Result<Vec<Run>, Error> {
@@ -62,7 +82,7 @@ impl RunStore for Db {
             .load(&mut conn)
             .await
             .map_err(query_error)?;
-        rows.into_iter().map(RunRow::read).collect()
+        Ok(rows.into_iter().map(RunRow::read).collect())
     }
 
     async fn claim_runs(
@@ -92,9 +112,15 @@ impl RunStore for Db {
                 .get_results(conn)
                 .await
         });
-        let rows = rows.map_err(query_error)?;
-        // A row that this version cannot read is left to its lease, and to another version.
-        Ok(rows.into_iter().filter_map(|row| row.claimed(now).ok()).collect())
+        let mut claimed = Vec::new();
+        for row in rows.map_err(query_error)? {
+            let (id, fence) = (row.id.clone(), row.fence);
+            match row.claimed(now) {
+                Ok(run) => claimed.push(run),
+                Err(error) => end_unreadable(&mut conn, (&id, fence), &error, now).await?,
+            }
+        }
+        Ok(claimed)
     }
 
     async fn renew_runs(
