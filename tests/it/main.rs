@@ -10,6 +10,7 @@ mod api_auth;
 mod api_events;
 mod api_executions;
 mod api_http;
+mod awkward;
 mod check;
 mod cli;
 mod health;

@@ -2,14 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Setup, cloud_event, eventually, send_cloud_event};
-
-async fn metric(service: &crate::support::Service, name: &str) -> f64 {
-    let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
-    let series = format!("{name}{{destination=\"event_broker\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&series));
-    value.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
-}
+use crate::support::{Setup, cloud_event, eventually, metric, send_cloud_event};
 
 #[tokio::test]
 async fn a_repeated_event_is_stored_once_and_another_with_its_id_is_refused() {

@@ -329,6 +329,14 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
+/// What a metric says of the events of the outbox.
+pub(crate) async fn metric(service: &Service, name: &str) -> f64 {
+    let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let series = format!("{name}{{destination=\"event_broker\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series));
+    value.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
+}
+
 /// Refused for want of room, with the time after which trying again makes sense.
 #[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) async fn is_overloaded(response: reqwest::Response) {
@@ -623,6 +631,22 @@ impl Redis {
             tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok()
         })
         .await;
+    }
+
+    /// Kills it and starts it again with further arguments in place of those it had.
+    pub(crate) async fn restart_with(&mut self, arguments: &str) {
+        self.down();
+        self.arguments = arguments.split_whitespace().map(str::to_owned).collect();
+        self.arguments.extend(["--appendonly".to_owned(), "no".to_owned()]);
+        self.up().await;
+    }
+
+    /// What it answers to a command.
+    pub(crate) async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]).query_async(&mut connection).await.unwrap()
     }
 
     pub(crate) fn down(&mut self) {

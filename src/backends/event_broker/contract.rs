@@ -38,7 +38,7 @@ fn ids(events: &[StoredEvent]) -> Vec<String> {
 }
 
 async fn a_place_that_holds_nothing_is_lost(broker: &dyn EventBroker) {
-    let places = broker.publish(&[event(1), event(2)]).await.expect("publishing works");
+    let places = broker.publish(&[&event(1), &event(2)]).await.expect("publishing works");
     assert_eq!(places.len(), 2);
     assert_eq!(broker.lost(&places).await.expect("places are looked at"), []);
     let later = Position { millis: places[1].millis + 1_000_000, number: 0 };
@@ -56,7 +56,7 @@ async fn events_are_read_in_the_order_in_which_they_were_published(broker: &dyn 
     let begin = end(broker).await;
     let published: Vec<Event> = (0..20).map(event).collect();
     for event in &published {
-        broker.publish(std::slice::from_ref(event)).await.expect("publishing works");
+        broker.publish(&[event]).await.expect("publishing works");
     }
     let read = broker.read(begin, 100).await.expect("reading works");
     let expected: Vec<String> = published.iter().map(|event| event.id.clone()).collect();
@@ -68,7 +68,7 @@ async fn events_are_read_in_the_order_in_which_they_were_published(broker: &dyn 
 async fn a_batch_is_read_whole_and_in_pages(broker: &dyn EventBroker) {
     let begin = end(broker).await;
     let batch: Vec<Event> = (0..50).map(event).collect();
-    broker.publish(&batch).await.expect("publishing a batch works");
+    broker.publish(&batch.iter().collect::<Vec<_>>()).await.expect("publishing a batch works");
     let mut read = Vec::new();
     let mut place = begin;
     loop {
@@ -88,7 +88,7 @@ async fn a_reader_at_the_end_waits_for_the_next_event(broker: &Arc<dyn EventBrok
     let published = event(1);
     let publishing = async {
         tokio::task::yield_now().await;
-        broker.publish(std::slice::from_ref(&published)).await
+        broker.publish(&[&published]).await
     };
     let (read, sent) = tokio::join!(timeout(DEADLINE * 2, waiting), publishing);
     sent.expect("publishing works while another call waits");

@@ -203,7 +203,7 @@ impl Backend for MemoryBroker {
 
 #[async_trait]
 impl EventBroker for MemoryBroker {
-    async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error> {
+    async fn publish(&self, events: &[&Event]) -> Result<Vec<Position>, Error> {
         self.check_sole_use()?;
         let mut ring = self.ring.lock();
         let mut places = Vec::with_capacity(events.len());
@@ -273,7 +273,7 @@ mod tests {
         let broker = broker(2);
         let begin = broker.range().await.unwrap().newest;
         for _ in 0..3 {
-            broker.publish(&[Event::new("a", None, None)]).await.unwrap();
+            broker.publish(&[&Event::new("a", None, None)]).await.unwrap();
         }
         let range = broker.range().await.unwrap();
         assert!(!range.can_resume_after(begin));

@@ -38,7 +38,7 @@ pub trait EventBroker: Backend {
     ///
     /// # Cancel safety
     /// A dropped call may or may not append the events; it never appends a part of them.
-    async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error>;
+    async fn publish(&self, events: &[&Event]) -> Result<Vec<Position>, Error>;
 
     /// Those of `places`, which events once had, that the stream has lost, as after a flush or the
     /// failover to a copy that lagged behind. What was dropped because the stream was full is not

@@ -200,7 +200,7 @@ impl RedisBroker {
         Ok(command)
     }
 
-    async fn publish_to_agentarea(&self, events: &[Event]) -> Result<Vec<String>, Error> {
+    async fn publish_to_agentarea(&self, events: &[&Event]) -> Result<Vec<String>, Error> {
         let mut call = self.script.key(&self.config.stream);
         call.arg(self.config.max_events);
         for event in events {
@@ -284,7 +284,7 @@ impl Backend for RedisBroker {
 
 #[async_trait]
 impl EventBroker for RedisBroker {
-    async fn publish(&self, events: &[Event]) -> Result<Vec<Position>, Error> {
+    async fn publish(&self, events: &[&Event]) -> Result<Vec<Position>, Error> {
         let places = match (self.config.wire, events) {
             (_, []) => Vec::new(),
             (Wire::AgentArea, events) => self.publish_to_agentarea(events).await?,

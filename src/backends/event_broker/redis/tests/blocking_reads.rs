@@ -11,7 +11,7 @@ async fn a_dropped_wait_takes_its_connection_with_it() {
     assert!(waiting.await.is_err());
     let pool = broker.pool().unwrap();
     assert_eq!((pool.in_use, pool.idle), (0, 0));
-    broker.publish(&[event(1)]).await.unwrap();
+    broker.publish(&[&event(1)]).await.unwrap();
     assert_eq!(broker.wait(Position::START, 1, hour).await.unwrap().len(), 1);
     assert_eq!(broker.pool().unwrap().idle, 1);
 }

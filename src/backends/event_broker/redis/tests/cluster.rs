@@ -156,7 +156,7 @@ async fn a_replica_that_takes_over_is_followed() {
     let broker = build(cluster.detour()).await.unwrap();
     let owner = cluster.nodes.remove(cluster.owner());
     run(&replica.url(), &format!("CLUSTER REPLICATE {}", id(&owner).await)).await;
-    broker.publish(&[event(1)]).await.unwrap();
+    broker.publish(&[&event(1)]).await.unwrap();
     let written = broker.range().await.unwrap().newest;
     until("the replica has the event", async || {
         let behind = offset(&replica, "slave").await < offset(&owner, "master").await;

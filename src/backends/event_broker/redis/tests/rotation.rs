@@ -44,11 +44,11 @@ async fn a_url_file_rotates_as_a_password_file_does() {
     let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port);
     let file = SecretFile::new(&url("first"));
     let broker = build(json!({"url": file.value()})).await.unwrap();
-    broker.publish(&[event(1)]).await.unwrap();
+    broker.publish(&[&event(1)]).await.unwrap();
     run(&url("first"), "CONFIG SET requirepass second").await;
     file.write(&url("second"));
     // The connection that stays logged in is used on; a new one needs the new password.
-    broker.publish(&[event(2)]).await.unwrap();
+    broker.publish(&[&event(2)]).await.unwrap();
     let read = broker.wait(Position::START, 9, Duration::from_secs(9)).await.unwrap();
     assert_eq!(read.len(), 2);
 }

@@ -85,7 +85,7 @@ async fn a_failover_is_followed() {
     let watched = Watched::start("").await;
     let broker = build(watched.section()).await.unwrap();
     watched.settled().await;
-    broker.publish(&[event(1)]).await.unwrap();
+    broker.publish(&[&event(1)]).await.unwrap();
     let written = broker.range().await.unwrap().newest;
     replicated(&watched.replica, 1).await;
     let Watched { primary, replica, sentinel } = watched;
@@ -103,18 +103,18 @@ async fn a_primary_that_steps_down_costs_no_accepted_event() {
     let watched = Watched::start("").await;
     let broker = build(watched.section()).await.unwrap();
     watched.settled().await;
-    broker.publish(&[event(0)]).await.unwrap();
+    broker.publish(&[&event(0)]).await.unwrap();
     replicated(&watched.replica, 1).await;
     run(&watched.sentinel.url(), &format!("SENTINEL FAILOVER {MASTER}")).await;
     let mut published = 1;
     until("the replica is the primary and has the events", async || {
-        match broker.publish(&[event(published)]).await {
+        match broker.publish(&[&event(published)]).await {
             Ok(_) => published += 1,
             // Nothing is refused for good: whoever repeats the call gets through.
             Err(error) => assert_ne!(error.retry(), RetryClass::Never, "{error}"),
         }
         let role = ask(&watched.replica, "ROLE").await;
-        role.starts_with("master") && broker.publish(&[event(published)]).await.is_ok()
+        role.starts_with("master") && broker.publish(&[&event(published)]).await.is_ok()
     })
     .await;
     assert!(entries(&watched.replica).await > 0);
