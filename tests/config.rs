@@ -164,6 +164,50 @@ fn a_broken_file_is_named_with_its_line() {
     assert!(report.contains("nowhere: the configuration folder does not exist"), "{report}");
 }
 
+#[test]
+fn a_variable_is_read_without_the_blanks_and_line_ends_around_it() {
+    let place = Place::new()
+        .with("config/staging.toml", "[server]\nport = 2\n")
+        .with(".env", "AGENTAREA_SERVER__DRAIN_DELAY=\"7s\\n\"\n");
+    let variables = [
+        ("ENVIRONMENT", " staging\r\n"),
+        ("RUST_LOG", "warn\n"),
+        ("AGENTAREA_SERVER__MAX_CONNECTIONS", "\t10 "),
+    ];
+    assert_eq!(place.shown("server.port", &variables), "2  # config/staging.toml:2");
+    let drain_delay = "\"7s\"  # AGENTAREA_SERVER__DRAIN_DELAY (.env)";
+    assert_eq!(place.shown("server.drain_delay", &variables), drain_delay);
+    assert_eq!(place.shown("telemetry.log_filter", &variables), "\"warn\"  # RUST_LOG");
+    let most = "10  # AGENTAREA_SERVER__MAX_CONNECTIONS";
+    assert_eq!(place.shown("server.max_connections", &variables), most);
+    // What demands the most of a configuration is not lost by a stray line end.
+    assert!(Place::new().problems(&[("ENVIRONMENT", "production\n")]).contains("auth."));
+    let output = Place::new().run(&["config", "check"], &[("ENVIRONMENT", " \n")]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "the configuration for \"development\" is good\n");
+}
+
+#[test]
+fn an_environment_is_one_word_and_never_a_file_outside_the_folder() {
+    let place = Place::new()
+        .with("config/default.toml", "")
+        .with("evil.toml", "[server]\nprot = 1\n")
+        .with(".env", "");
+    let outside = place.0.path().join("evil").display().to_string();
+    for name in ["../evil", outside.as_str(), "a b", "a.b", "pr\u{f6}d", "production\n#", "\"dev\""]
+    {
+        let report = place.problems(&[("ENVIRONMENT", name)]);
+        let line =
+            "ENVIRONMENT: names no environment; expected one word of letters, digits, - and _";
+        assert!(report.contains(line), "{name:?}\n{report}");
+        assert!(!report.contains("evil"), "{name:?}\n{report}");
+    }
+    let report = place.with(".env", "ENVIRONMENT=../evil\nPORT=many\n").problems(&[]);
+    for line in ["ENVIRONMENT (.env): names no environment", "PORT (.env): server.port"] {
+        assert!(report.contains(line), "{line:?} is missing in\n{report}");
+    }
+}
+
 /// A container engine makes a folder where the file to mount does not exist.
 mod wrong_mounts {
     use super::*;

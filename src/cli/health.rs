@@ -77,7 +77,7 @@ fn parse_url(text: &str) -> Result<Url, String> {
 
 pub(super) fn run(arguments: &Arguments, loaded: &Loaded) -> anyhow::Result<Exit> {
     tls::install_provider();
-    let variable = loaded.sources.environment.get(KEY_FILE).filter(|file| !file.is_empty());
+    let variable = loaded.sources.variable(KEY_FILE).filter(|file| !file.is_empty());
     let key_file = arguments.key_file.as_deref().or(variable.map(Path::new));
     let key = match key_file.map(read_key).transpose() {
         Ok(key) => key,

@@ -47,7 +47,7 @@ impl Screen {
     /// `NO_COLOR` is <https://no-color.org>; a `dumb` terminal has no colours.
     pub(super) fn new(sources: &Sources) -> Self {
         let is_terminal = std::io::stdout().is_terminal();
-        let variable = |name| sources.environment.get(name).map_or("", String::as_str);
+        let variable = |name| sources.variable(name).unwrap_or_default();
         let wanted = variable("NO_COLOR").is_empty() && variable("TERM") != "dumb";
         Self { is_terminal, colours: is_terminal && wanted }
     }

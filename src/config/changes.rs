@@ -5,12 +5,16 @@ use serde_json::Value;
 use super::Loaded;
 
 impl Loaded {
-    /// The keys whose values differ in `new`, in order. Values are not given: they can be secrets.
+    /// The keys whose values differ in `new`, in order, and `ENVIRONMENT` if that does. Values are
+    /// not given: they can be secrets.
     #[must_use]
     pub fn changed_keys(&self, new: &Self) -> Vec<String> {
         let of = |loaded: &Self| serde_json::to_value(&loaded.tree.root).unwrap_or_default();
         let mut keys = Vec::new();
         compare(&of(self), &of(new), "", &mut keys);
+        if self.named_environment != new.named_environment {
+            keys.push("ENVIRONMENT".to_owned());
+        }
         keys.sort();
         keys
     }
@@ -34,9 +38,35 @@ fn compare(old: &Value, new: &Value, key: &str, keys: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
+    use crate::config::{self, Sources};
+
+    #[test]
+    fn another_environment_waits_for_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
+        fs::create_dir(folder.path().join("config")).unwrap();
+        write("config/development.toml", "[server]\nport = 1\n");
+        write("config/staging.toml", "[server]\nport = 2\n");
+        write(".env", "ENVIRONMENT=development\n");
+        let sources = Sources { working_dir: folder.path().to_owned(), ..Sources::default() };
+        let started = config::load(&sources, &[]).unwrap();
+        for text in ["", "ENVIRONMENT=' development '\n"] {
+            write(".env", text);
+            let same = config::reload(&started, &[]).unwrap();
+            assert_eq!(started.changed_keys(&same), [""; 0], "{text:?}");
+        }
+        write(".env", "ENVIRONMENT=staging\n");
+        let new = config::reload(&started, &[]).unwrap();
+        assert_eq!((new.config.environment.as_str(), new.config.server.port), ("development", 1));
+        assert_eq!(started.changed_keys(&new), ["ENVIRONMENT"]);
+        write(".env", "ENVIRONMENT=../staging\n");
+        assert!(config::reload(&started, &[]).is_err());
+    }
 
     #[test]
     fn changed_added_and_removed_keys_are_named() {

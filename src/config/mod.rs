@@ -95,7 +95,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            environment: "development".to_owned(),
+            environment: sources::DEVELOPMENT.to_owned(),
             server: Server::default(),
             features: Features::default(),
             event_broker: Connection::event_broker(),
@@ -156,6 +156,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// Where it came from, for loading it again.
     pub sources: Sources,
+    /// What `ENVIRONMENT` says, which after a reload is not always what is in effect.
+    named_environment: String,
     settings: Vec<Setting>,
 }
 
@@ -190,8 +192,25 @@ pub fn reference(backends: &[BackendDescriptor]) -> String {
 /// # Errors
 /// All problems at once, each with key, place and remedy.
 pub fn load(sources: &Sources, backends: &[BackendDescriptor]) -> Result<Loaded, ConfigError> {
+    read(sources, None, backends)
+}
+
+/// Loads what the program has `started` with again. It stays in its environment, because another
+/// one changes what only a start reads.
+///
+/// # Errors
+/// All problems at once, each with key, place and remedy.
+pub fn reload(started: &Loaded, backends: &[BackendDescriptor]) -> Result<Loaded, ConfigError> {
+    read(&started.sources, Some(&started.config.environment), backends)
+}
+
+fn read(
+    sources: &Sources,
+    started: Option<&str>,
+    backends: &[BackendDescriptor],
+) -> Result<Loaded, ConfigError> {
     let schema = RootSchema::new(backends);
-    let layers = sources::layers(sources, &schema, backends)?;
+    let layers = sources::layers(sources, started, &schema, backends)?;
     let mut list = layers.problems;
     let mut tree = Tree::merge(layers.figment).map_err(|error| {
         list.extend((*error).into_iter().map(|error| file_problem(&error)));
@@ -222,7 +241,8 @@ pub fn load(sources: &Sources, backends: &[BackendDescriptor]) -> Result<Loaded,
     }
     let settings = show::settings(&tree, &schema);
     let sources = sources.clone();
-    Ok(Loaded { config, tree, warnings: layers.warnings, sources, settings })
+    let (warnings, named_environment) = (layers.warnings, layers.named_environment);
+    Ok(Loaded { config, tree, warnings, sources, named_environment, settings })
 }
 
 /// A file that is no TOML; figment's message has line and column.

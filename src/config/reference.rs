@@ -40,7 +40,7 @@ Well-known variables:
 
 | variable | sets |
 |---|---|
-| `ENVIRONMENT` | the name of the environment, `development` if unset; only `production` demands what production needs |
+| `ENVIRONMENT` | the name of the environment, one word of letters, digits, `-` and `_`, `development` if unset; only `production` demands what production needs |
 | `AGENTAREA_CONFIG_DIR` | the folder with the files, as `--config-dir` |
 | `AGENTAREA_KEY_FILE` | the API key of `agentarea-api health`, as its `--key-file` |
 | `PORT` | `server.port` |

@@ -21,6 +21,8 @@ use super::{
 
 /// Prefix of the variables that set any key.
 const PREFIX: &str = "AGENTAREA_";
+/// The environment when nothing names one.
+pub(super) const DEVELOPMENT: &str = "development";
 /// Variables without it that set a key, or the environment.
 const PLAIN: [&str; 3] = ["ENVIRONMENT", "PORT", "RUST_LOG"];
 /// Variables with the prefix that are no keys.
@@ -65,12 +67,22 @@ impl Sources {
             working_dir: std::env::current_dir().unwrap_or_default(),
         }
     }
+
+    /// A variable of the process, without what stands around it: a file of variables leaves blanks
+    /// and line ends that nobody means.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(|value| value.trim())
+    }
 }
 
 /// The layers as figment wants them, and what was found on the way.
 pub(super) struct Layers {
     pub(super) figment: Figment,
+    /// The environment in effect.
     pub(super) environment: String,
+    /// The one that `ENVIRONMENT` names.
+    pub(super) named_environment: String,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
 }
@@ -83,6 +95,11 @@ struct Variable {
 }
 
 impl Variable {
+    /// The variable as it is read everywhere: see [`Sources::variable`].
+    fn new(name: &str, value: &str, file: Option<PathBuf>) -> Self {
+        Self { name: name.to_owned(), value: value.trim().to_owned(), file }
+    }
+
     fn origin(&self) -> String {
         match &self.file {
             Some(file) => format!("{}{DOTENV_SEPARATOR}{}", self.name, file.display()),
@@ -113,27 +130,30 @@ impl Provider for Single {
     }
 }
 
-/// Puts the layers on top of each other; later wins.
+/// Puts the layers on top of each other; later wins. A program that runs stays in the environment
+/// that it has `started` in.
 pub(super) fn layers(
     sources: &Sources,
+    started: Option<&str>,
     schema: &RootSchema,
     backends: &[BackendDescriptor],
 ) -> Result<Layers, ConfigError> {
     let dotenv = read_dotenv(&sources.working_dir)?;
-    let process: Vec<Variable> = sources
-        .environment
-        .iter()
-        .map(|(name, value)| Variable { name: name.clone(), value: value.clone(), file: None })
-        .collect();
+    let process: Vec<Variable> =
+        sources.environment.iter().map(|(name, value)| Variable::new(name, value, None)).collect();
     let lookup =
         |name: &str| process.iter().chain(&dotenv).find(|v| v.name == name && !v.value.is_empty());
-    let environment =
-        lookup("ENVIRONMENT").map_or_else(|| "development".to_owned(), |v| v.value.clone());
+    let (named_environment, refused) = match lookup("ENVIRONMENT").map(environment_name) {
+        None => (DEVELOPMENT.to_owned(), None),
+        Some(Ok(name)) => (name, None),
+        Some(Err(problem)) => (DEVELOPMENT.to_owned(), Some(problem)),
+    };
 
     let mut layers = Layers {
         figment: Figment::from(Serialized::defaults(schema.defaults())),
-        environment,
-        problems: Vec::new(),
+        environment: started.map_or_else(|| named_environment.clone(), str::to_owned),
+        named_environment,
+        problems: refused.into_iter().collect(),
         warnings: Vec::new(),
     };
     layers.warn_of_misspelt_production();
@@ -155,7 +175,7 @@ pub(super) fn layers(
 }
 
 impl Layers {
-    /// Any name is allowed, but only `production` brings its safety.
+    /// Any word is allowed, but only `production` brings its safety.
     fn warn_of_misspelt_production(&mut self) {
         let name = self.environment.to_lowercase();
         let close = strsim::jaro_winkler(&name, "production") > 0.85;
@@ -335,6 +355,22 @@ impl Layers {
     }
 }
 
+/// The name of an environment. It names a file too, which must not be one outside the folder.
+fn environment_name(variable: &Variable) -> Result<String, Problem> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if variable.value.chars().all(plain) {
+        return Ok(variable.value.clone());
+    }
+    Err(Problem {
+        key: String::new(),
+        place: Some(variable.place()),
+        message: "names no environment; expected one word of letters, digits, - and _, such as \
+                  production"
+            .to_owned(),
+        suggestion: None,
+    })
+}
+
 /// Kubernetes sets variables such as `AGENTAREA_API_SERVICE_HOST` in every pod for each service of
 /// the namespace; they are no configuration.
 fn is_service_link(variable: &Variable) -> bool {
@@ -413,7 +449,7 @@ fn read_dotenv(working_dir: &Path) -> Result<Vec<Variable>, ConfigError> {
         .map_err(broken)?
         .map(|entry| {
             let (name, value) = entry.map_err(broken)?;
-            Ok(Variable { name, value, file: Some(display_path(&path)) })
+            Ok(Variable::new(&name, &value, Some(display_path(&path))))
         })
         .collect()
 }

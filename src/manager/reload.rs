@@ -93,7 +93,7 @@ impl Reloader {
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let mut known = self.known.lock().await;
         let Some(known) = known.as_mut() else { return Ok(Reloaded::default()) };
-        let mut new = config::load(&known.started.sources, &self.manager.descriptors())
+        let mut new = config::reload(&known.started, &self.manager.descriptors())
             .map_err(ReloadError::Config)?;
         let moved = self.moved(&known.started.config, &new.config);
         let mut reloaded = Reloaded {
@@ -223,5 +223,6 @@ mod tests {
         assert!(!applies("event_broker.startup", here));
         assert!(!applies("server.port", here));
         assert!(!applies("workflows", here));
+        assert!(!applies("ENVIRONMENT", here));
     }
 }
