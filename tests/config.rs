@@ -377,20 +377,53 @@ mod with_all_backends {
             assert!(report.contains(line), "{line:?} is missing in\n{report}");
         }
         // The same without the shipped file.
-        let report = Place::new().problems(&[("ENVIRONMENT", "production")]);
-        for line in
-            ["REDIS_URL=redis://", "TEMPORAL_ADDRESS=", "DATABASE_URL=postgres://", "auth.mode"]
-        {
-            assert!(report.contains(line), "{line:?} is missing in\n{report}");
-        }
-        let allowed = [
-            ("ENVIRONMENT", "production"),
-            ("AGENTAREA_EVENT_BROKER__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
-            ("AGENTAREA_EXECUTION_SERVICE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
-            ("AGENTAREA_DATABASE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
-            ("AGENTAREA_AUTH__ALLOW_NONE_IN_PRODUCTION", "true"),
-        ];
-        assert!(Place::new().run(&["config", "check"], &allowed).status.success());
+        assert_eq!(Place::new().problems(&[("ENVIRONMENT", "production")]), report);
+    }
+
+    const PRODUCTION: [(&str, &str); 5] = [
+        ("ENVIRONMENT", "production"),
+        ("REDIS_URL", "redis://redis:6379"),
+        ("TEMPORAL_ADDRESS", "temporal:7233"),
+        ("DATABASE_URL", "postgres://user:hunter2@postgres/agentarea"),
+        (
+            "AGENTAREA_AUTH__KEYS",
+            "[{ name = \"ci\", scopes = [\"read\"], sha256 = \
+             \"d7b923210506ec90347a8555483bfd529618794b6ad18589e55d7fc25ecbac0a\" }]",
+        ),
+    ];
+
+    #[test]
+    fn production_without_its_folder_is_as_safe_as_with_it() {
+        let values = |place: &Place| {
+            let output = place.run(&["config", "show"], &PRODUCTION);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.lines()
+                .map(|line| line.rsplit_once("  # ").unwrap_or((line, "")).0.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (with, without) = (shipped(Place::new()), Place::new());
+        assert_eq!(values(&without), values(&with));
+        // Nor with a folder that says less.
+        let short = Place::new().with("config/production.toml", "[server]\n");
+        assert_eq!(values(&short), values(&with));
+        let tls = "\"verify\"  # compiled default for production";
+        assert_eq!(without.shown("database.postgres.tls", &PRODUCTION), tls);
+        let shown = with.shown("database.postgres.tls", &PRODUCTION);
+        assert!(shown.starts_with("\"verify\"  # config/production.toml:"), "{shown}");
+        assert_eq!(without.shown("database.postgres.tls", &[]), "\"prefer\"  # compiled default");
+    }
+
+    #[test]
+    fn what_production_sets_yields_to_what_is_written_for_it_only() {
+        let key = "auth.open_metrics";
+        let place = Place::new().with("config/default.toml", "[auth]\nopen_metrics = true\n");
+        let compiled = "false  # compiled default for production";
+        assert_eq!(place.shown(key, &PRODUCTION), compiled);
+        let place = place.with("config/production.toml", "[auth]\nopen_metrics = true\n");
+        assert_eq!(place.shown(key, &PRODUCTION), "true  # config/production.toml:2");
+        let place = Place::new().with(".env", "AGENTAREA_AUTH__OPEN_METRICS=true\n");
+        assert_eq!(place.shown(key, &PRODUCTION), "true  # AGENTAREA_AUTH__OPEN_METRICS (.env)");
     }
 
     #[test]
@@ -399,13 +432,7 @@ mod with_all_backends {
         let text = String::from_utf8(output.stdout).unwrap();
         let line = text.lines().find(|line| line.contains("AGENTAREA_AUTH__KEYS")).unwrap();
         let place = shipped(Place::new()).with(".env", line.trim());
-        let variables = [
-            ("ENVIRONMENT", "production"),
-            ("REDIS_URL", "redis://redis:6379"),
-            ("TEMPORAL_ADDRESS", "temporal:7233"),
-            ("DATABASE_URL", "postgres://user:hunter2@postgres/agentarea"),
-        ];
-        let output = place.run(&["config", "check"], &variables);
+        let output = place.run(&["config", "check"], &PRODUCTION[..4]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -430,6 +457,29 @@ mod with_all_backends {
             ("AGENTAREA_DATABASE__POSTGRES__PASSWORD", "007"),
         ];
         assert!(Place::new().run(&["config", "check"], &variables).status.success());
+    }
+}
+
+/// Whatever backends the build has.
+#[cfg(feature = "sqlite")]
+#[test]
+fn production_runs_on_one_process_if_that_is_said_of_each_connection() {
+    let allowed = [
+        ("ENVIRONMENT", "production"),
+        ("AGENTAREA_EVENT_BROKER__BACKEND", "memory"),
+        ("AGENTAREA_EVENT_BROKER__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+        ("AGENTAREA_EXECUTION_SERVICE__BACKEND", "embedded"),
+        ("AGENTAREA_EXECUTION_SERVICE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+        ("AGENTAREA_DATABASE__BACKEND", "sqlite"),
+        ("AGENTAREA_DATABASE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+        ("AGENTAREA_AUTH__MODE", "none"),
+        ("AGENTAREA_AUTH__ALLOW_NONE_IN_PRODUCTION", "true"),
+    ];
+    for place in [Place::new(), shipped(Place::new())] {
+        let output = place.run(&["config", "check"], &allowed);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report = place.problems(&allowed[..7]);
+        assert!(report.contains("mode = \"api_key\" needs at least one key"), "{report}");
     }
 }
 

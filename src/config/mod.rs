@@ -117,7 +117,7 @@ impl Config {
     /// True when `ENVIRONMENT` is `production`.
     #[must_use]
     pub fn is_production(&self) -> bool {
-        self.environment == "production"
+        self.environment == production::PRODUCTION
     }
 
     /// The three connections by name, in the order in which they are made.
@@ -285,7 +285,7 @@ fn resolve_secret_files(
                 suggestion: None,
             });
         };
-        let inline = tree.place(&key).filter(|place| *place != Place::Default);
+        let inline = tree.place(&key).filter(|place| !place.is_compiled());
         if tree.find(&key).is_some()
             && let Some(inline) = inline
         {

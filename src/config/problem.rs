@@ -9,6 +9,8 @@ use super::tree::Tree;
 pub enum Place {
     /// Compiled into the program.
     Default,
+    /// Compiled into the program, for production only.
+    ProductionDefault,
     /// A line of a file.
     File {
         /// The file.
@@ -27,10 +29,18 @@ pub enum Place {
     CommandLine,
 }
 
+impl Place {
+    /// Whether nobody wrote the value.
+    pub(super) fn is_compiled(&self) -> bool {
+        matches!(self, Self::Default | Self::ProductionDefault)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("compiled default"),
+            Self::ProductionDefault => f.write_str("compiled default for production"),
             Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(f, "{}", path.display()),
             Self::Variable { name, file: None } => f.write_str(name),

@@ -1,11 +1,34 @@
-//! What `ENVIRONMENT=production` demands.
+//! What `ENVIRONMENT=production` sets and demands.
+
+use figment::{
+    Metadata, Profile, Provider,
+    providers::{Format as _, Toml},
+    value::{Dict, Map},
+};
 
 use super::{
     AuthMode, Config,
     problem::{Place, Problems},
     section::BackendDescriptor,
-    tree::Tree,
+    tree::{PRODUCTION_DEFAULTS, Tree},
 };
+
+/// The value of `ENVIRONMENT` that this is about.
+pub(super) const PRODUCTION: &str = "production";
+
+/// The shipped `production.toml` as a layer of its own: a program that does not find its folder, or
+/// whose operator keeps a shorter file, would be less safe without a word.
+pub(super) struct CompiledIn;
+
+impl Provider for CompiledIn {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(PRODUCTION_DEFAULTS)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Toml::string(include_str!("../../config/production.toml")).data()
+    }
+}
 
 /// Several replicas must be able to share what they are connected to, and strangers must stay out.
 pub(super) fn check(
@@ -51,7 +74,7 @@ pub(super) fn check(
 fn check_address(backend: &BackendDescriptor, tree: &Tree, problems: &mut Problems<'_>) {
     let Some(variable) = backend.variables.iter().find(|variable| variable.selects) else { return };
     let key = format!("{}.{}.{}", backend.family, backend.name, variable.key);
-    if matches!(tree.place(&key), None | Some(Place::Default)) {
+    if tree.place(&key).as_ref().is_none_or(Place::is_compiled) {
         problems.add(&key, format!("is not set; set for example {}", backend.example));
     }
 }

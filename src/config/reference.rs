@@ -28,6 +28,8 @@ Later wins:
 6. `AGENTAREA_*` variables
 7. `--set section.key=value` on the command line
 
+With `ENVIRONMENT=production`, what the shipped `production.toml` says is compiled in, between 2 and 3.
+
 Durations are written `500ms`, `30s`, `5m`, `24h`, sizes `64KiB`, `1MiB`. Any secret `x` can be given
 as `x_file`, the path of a file that holds it, in a file of the configuration or as a variable. A
 list or table in a variable is written as in TOML. What is in effect, and who set it, is printed by

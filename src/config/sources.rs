@@ -14,6 +14,7 @@ use figment::{
 
 use super::{
     problem::{ConfigError, Place, Problem, closest, variable_name},
+    production::{CompiledIn, PRODUCTION},
     schema::RootSchema,
     section::BackendDescriptor,
     tree::{COMMAND_LINE, DOTENV_SEPARATOR, display_path},
@@ -178,8 +179,8 @@ impl Layers {
     /// Any word is allowed, but only `production` brings its safety.
     fn warn_of_misspelt_production(&mut self) {
         let name = self.environment.to_lowercase();
-        let close = strsim::jaro_winkler(&name, "production") > 0.85;
-        if close && self.environment != "production" {
+        let close = strsim::jaro_winkler(&name, PRODUCTION) > 0.85;
+        if close && self.environment != PRODUCTION {
             self.warnings.push(format!(
                 "ENVIRONMENT is {:?}, so what production demands is not checked; did you mean \
                  `production`?",
@@ -200,59 +201,62 @@ impl Layers {
 
     fn add_files(&mut self, sources: &Sources, named: Option<&Path>, environment_named: bool) {
         let dir = sources.working_dir.join(named.unwrap_or(Path::new("config")));
-        match fs::metadata(&dir) {
-            Ok(found) if found.is_dir() => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return,
-            found => {
-                let message = match found {
-                    Ok(_) => {
-                        "is a file, but the configuration is a folder of files; mount or name the \
-                         folder"
-                            .to_owned()
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        "the configuration folder does not exist; create it, or leave out \
-                         --config-dir and AGENTAREA_CONFIG_DIR to run on compiled defaults"
-                            .to_owned()
-                    }
-                    Err(error) => format!("the configuration folder cannot be read: {error}"),
-                };
-                self.problems.push(file_problem(&dir, message));
-                return;
-            }
+        let is_folder = self.check_folder(&dir, named.is_some());
+        let own = dir.join(format!("{}.toml", self.environment));
+        let has_default = is_folder && self.add_file(&dir.join("default.toml"));
+        if self.environment == PRODUCTION {
+            // Where the shipped file stands: what is written for all environments does not weaken it.
+            self.figment = std::mem::take(&mut self.figment).merge(CompiledIn);
         }
-        let environment_file = format!("{}.toml", self.environment);
-        let mut any = false;
-        for name in ["default.toml", &environment_file] {
-            let path = dir.join(name);
-            match is_there(&path) {
-                Ok(true) => {
-                    any = true;
-                    self.figment = std::mem::take(&mut self.figment).merge(Toml::file_exact(path));
-                }
-                Ok(false) if environment_named && name == environment_file => {
-                    self.warnings.push(format!(
-                        "ENVIRONMENT is {:?}, but {} does not exist",
-                        self.environment,
-                        display_path(&path).display()
-                    ));
-                }
-                Ok(false) => {}
-                Err(problem) => {
-                    any = true;
-                    self.problems.push(problem);
-                }
-            }
+        let has_own = is_folder && self.add_file(&own);
+        if is_folder && environment_named && !has_own {
+            self.warnings.push(format!(
+                "ENVIRONMENT is {:?}, but {} does not exist",
+                self.environment,
+                display_path(&own).display()
+            ));
         }
-        if named.is_some() && !any {
+        if is_folder && named.is_some() && !has_default && !has_own {
             let message = format!(
-                "the configuration folder holds neither default.toml nor {environment_file}: it \
-                 holds {}; mount or name the right one, or leave out --config-dir and \
-                 AGENTAREA_CONFIG_DIR to run on compiled defaults",
+                "the configuration folder holds neither default.toml nor {}.toml: it holds {}; \
+                 mount or name the right one, or leave out --config-dir and AGENTAREA_CONFIG_DIR to \
+                 run on compiled defaults",
+                self.environment,
                 content(&dir)
             );
             self.problems.push(file_problem(&dir, message));
         }
+    }
+
+    /// Whether there is a folder. One that nobody `named` may be missing.
+    fn check_folder(&mut self, dir: &Path, named: bool) -> bool {
+        let message = match fs::metadata(dir) {
+            Ok(found) if found.is_dir() => return true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !named => return false,
+            Ok(_) => "is a file, but the configuration is a folder of files; mount or name the \
+                      folder"
+                .to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                "the configuration folder does not exist; create it, or leave out --config-dir and \
+                 AGENTAREA_CONFIG_DIR to run on compiled defaults"
+                    .to_owned()
+            }
+            Err(error) => format!("the configuration folder cannot be read: {error}"),
+        };
+        self.problems.push(file_problem(dir, message));
+        false
+    }
+
+    /// Whether there is anything in the place of the file.
+    fn add_file(&mut self, path: &Path) -> bool {
+        match is_there(path) {
+            Ok(false) => return false,
+            Ok(true) => {
+                self.figment = std::mem::take(&mut self.figment).merge(Toml::file_exact(path));
+            }
+            Err(problem) => self.problems.push(problem),
+        }
+        true
     }
 
     /// What was to be filled in by a shell or a container engine, and was not.

@@ -11,6 +11,7 @@ use super::{problem::Place, values::SecretFromFile};
 
 /// The name under which a layer is registered with figment, read back to tell the place.
 pub(super) const COMMAND_LINE: &str = "command line";
+pub(super) const PRODUCTION_DEFAULTS: &str = "defaults of production";
 pub(super) const DOTENV_SEPARATOR: &str = " in ";
 
 /// The effective configuration as a tree of values that know their origin.
@@ -85,6 +86,7 @@ impl Tree {
                 }
                 None => Place::Variable { name: variable.clone(), file: None },
             },
+            _ if metadata.name == PRODUCTION_DEFAULTS => Place::ProductionDefault,
             _ => Place::Default,
         })
     }
