@@ -336,6 +336,133 @@ mod variables_that_nobody_filled_in {
     }
 }
 
+/// A secret under the wrong key, in a line with a typo, in a URL that is read in two ways: each of
+/// these has one, and it is the word `SECRET`.
+mod secrets {
+    use super::*;
+
+    const URL: &str = "postgres://u:SECRET@h/x";
+
+    /// What `config check` and `config show` print.
+    fn printed(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+        let commands: [&[&str]; 3] =
+            [&["config", "check"], &["config", "show"], &["config", "show", "--format", "json"]];
+        let outputs = commands.map(|command| place.run(&[arguments, command].concat(), variables));
+        let told = outputs.into_iter().flat_map(|output| [output.stdout, output.stderr]);
+        String::from_utf8(told.flatten().collect()).unwrap()
+    }
+
+    #[test]
+    fn no_value_of_a_variable_prints_that_may_be_one() {
+        for variable in [
+            ("AGENTAREA_AUTH__KEYS", "SECRET"),
+            ("AGENTAREA_AUTH__KEYS", "['SECRET']"),
+            ("AGENTAREA_AUTH__KEYS", "[{ name = 'u:SECRET', sha256 = 'SECRET', scopes = [] }]"),
+            ("AGENTAREA_AUTH__KEYS", "[{ name = 'u', sha256 = 'x', scopes = ['u:SECRET'] }]"),
+            ("AGENTAREA_AUTH__MODE", URL),
+            ("AGENTAREA_DATABASE", URL),
+            ("AGENTAREA_DATABASE__BACKEND", URL),
+            ("AGENTAREA_DATABASE__POSTGRES", URL),
+            ("AGENTAREA_DATABASE__POSTGRES__PASSWORD", "https://SECRET"),
+            ("AGENTAREA_DATABASE__POSTGRES__URL_FILE", URL),
+            ("AGENTAREA_DATABASE__SQLITE__PATH", URL),
+            ("AGENTAREA_EVENT_BROKER__REDIS__NODES", "['redis://u:SECRET@h:1', 'u:SECRET@h:1']"),
+            ("AGENTAREA_FEATURES__DOCS", URL),
+            ("AGENTAREA_OUTBOX__MAX_ROWS", URL),
+            ("AGENTAREA_SERVER__DRAIN_DELAY", URL),
+            ("AGENTAREA_SERVER__HOST", URL),
+            ("AGENTAREA_SERVER__MAX_BODY", URL),
+            ("AGENTAREA_TELEMETRY__OTLP_ENDPOINT", "https://u:SECRET@h"),
+            ("AGENTAREA_TELEMETRY__OTLP_ENDPOINT", URL),
+            ("AGENTAREA_WORKFLOWS__CALL__KIND", URL),
+            ("AGENTAREA_WORKFLOWS__CALL__URL", "https://u:SECRET@h/x?token=SECRET"),
+            ("DATABASE_URL", "mysql://u:SECRET@h/x"),
+            ("DATABASE_URL", "postgres://h/x?password=SECRET"),
+            ("DATABASE_URL", "postgres://h/x?password=a@SECRET"),
+            ("DATABASE_URL", "postgres://u:12/SECRET@h/x"),
+            ("DATABASE_URL", "postgres://u:SECRET/x"),
+            ("DATABASE_URL", "postgres://u:SECRET@h:port/x"),
+            ("DATABASE_URL", URL),
+            ("ENVIRONMENT", URL),
+            ("PORT", URL),
+            ("REDIS_URL", "redis://u:12#SECRET@h"),
+            ("REDIS_URL", "redis://u:SECRET@h/x"),
+            ("REDIS_URL", "u:SECRET@h"),
+            ("RUST_LOG", "info,redis://u:SECRET@h"),
+            ("RUST_LOG", "pa$SECRET"),
+            ("TEMPORAL_ADDRESS", "http://u:SECRET@h:1"),
+            ("TEMPORAL_ADDRESS", "u:SECRET@h:1"),
+        ] {
+            for backend in ["AGENTAREA_EXECUTION_SERVICE__BACKEND", "UNUSED"] {
+                let variables = [variable, (backend, "embedded")];
+                let text = printed(&Place::new(), &[], &variables);
+                assert!(!text.contains("SECRET"), "{variable:?}\n{text}");
+                let assignment = format!("{}='{}'\n", variable.0, variable.1.replace('\'', "\""));
+                let text = printed(&Place::new().with(".env", &assignment), &[], &variables[1..]);
+                assert!(!text.contains("SECRET"), "{assignment}\n{text}");
+            }
+        }
+        for assignment in ["server.port", "database.postgres", "auth.keys"] {
+            let text = printed(&Place::new(), &["--set", &format!("{assignment}={URL}")], &[]);
+            assert!(!text.contains("SECRET"), "{assignment}\n{text}");
+        }
+        let text = printed(&Place::new(), &["--set", &format!("{URL}?sslmode=require")], &[]);
+        assert!(!text.contains("SECRET"), "{text}");
+    }
+
+    #[test]
+    fn no_line_of_a_file_prints_that_may_hold_one() {
+        for (text, problem) in [
+            ("[database.postgres]\nurl = \"postgres://u:SECRET@h\n", ":2: column 29: "),
+            ("[database.postgres]\nurl = postgres://u:SECRET@h\n", ":2: column 7: "),
+            ("url: \"postgres://u:SECRET@h\"\n", ":1: column 4: "),
+            (
+                "[event_broker.redis]\npassword = \"SECRET\"\npassword = \"SECRET\"\n",
+                ":3: column 1: duplicate key `password` in table `event_broker.redis`",
+            ),
+            ("\"redis://:SECRET@h\" = 1\n\"redis://:SECRET@h\" = 1\n", ":2: column 1: is no TOML"),
+            ("\"redis://:SECRET@h\" = 1\n", ":1: a key that may be a secret: unknown key"),
+            ("[auth]\nkeys = \"SECRET\"\n", ":2: auth.keys: expected a list, found text"),
+            (
+                "[database]\nsqlite = \"postgres://u:SECRET@h\"\n",
+                ":2: database.sqlite: expected a table, found text",
+            ),
+            (
+                "[database]\nbackend = \"postgres://u:SECRET@h\"\n",
+                ", found text that may be a secret",
+            ),
+        ] {
+            let place = Place::new().with("config/default.toml", text);
+            let told = printed(&place, &[], &[]);
+            assert!(told.contains(problem), "{text}{problem:?} is missing in\n{told}");
+            assert!(!told.contains("SECRET"), "{text}\n{told}");
+        }
+        for entry in [
+            "REDIS_URL=redis://:SECRET and more@h",
+            "REDIS_URL redis://:SECRET@h",
+            "REDIS_URL: redis://:SECRET@h",
+            "REDIS_URL='redis://:SECRET@h",
+            "redis://:SECRET@h",
+        ] {
+            let place = Place::new().with(".env", &format!("# first\nPORT=1\n{entry}\nA=b\n"));
+            let told = printed(&place, &[], &[]);
+            let problem = ".env:3: cannot be read; expected a line of the form NAME=value";
+            assert!(told.contains(problem), "{entry}\n{told}");
+            assert!(!told.contains("SECRET"), "{entry}\n{told}");
+        }
+    }
+
+    #[test]
+    fn what_a_url_shows_tells_where_it_leads() {
+        let variables = [
+            ("AGENTAREA_WORKFLOWS__CALL__KIND", "http"),
+            ("AGENTAREA_WORKFLOWS__CALL__URL", "https://u:SECRET@h/run?token=SECRET"),
+        ];
+        let shown = Place::new().shown("workflows.call.url", &variables);
+        assert_eq!(shown, "\"https://***@h/run?***\"  # AGENTAREA_WORKFLOWS__CALL__URL");
+    }
+}
+
 #[cfg(all(feature = "redis", feature = "temporal", feature = "postgres", feature = "sqlite"))]
 mod with_all_backends {
     use super::*;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::problem::Problems;
+use super::{given::given, problem::Problems};
 
 /// What a key may do.
 #[derive(
@@ -88,8 +88,8 @@ impl Auth {
                 problems.add(
                     &format!("auth.keys.{index}.sha256"),
                     format!(
-                        "key {:?}: sha256 must be 64 hexadecimal digits; `agentarea-api key new` prints a whole line",
-                        key.name
+                        "key {}: sha256 must be 64 hexadecimal digits; `agentarea-api key new` prints a whole line",
+                        given(&key.name)
                     ),
                 );
             }

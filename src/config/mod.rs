@@ -8,6 +8,8 @@ mod auth;
 mod changes;
 mod connection;
 mod default_file;
+mod dotenv;
+mod given;
 mod outbox;
 mod policies;
 mod problem;
@@ -35,6 +37,7 @@ use serde_json::Value;
 pub use self::{
     auth::{ApiKey, Auth, AuthMode, Scope},
     connection::{Connection, Pool, Probe, Startup},
+    given::given,
     outbox::Outbox,
     policies::{CircuitBreaker, Concurrency, Jitter, Retry, RetryBudget, Timeout},
     problem::{ConfigError, Place, Problem},
@@ -52,6 +55,7 @@ pub use self::{
     workflows::{Kind, WorkflowConfig},
 };
 use self::{
+    given::given_path,
     problem::Problems,
     schema::{RootSchema, is_secret},
     values::SecretFromFile,
@@ -212,10 +216,10 @@ fn read(
     let schema = RootSchema::new(backends);
     let layers = sources::layers(sources, started, &schema, backends)?;
     let mut list = layers.problems;
-    let mut tree = Tree::merge(layers.figment).map_err(|error| {
-        list.extend((*error).into_iter().map(|error| file_problem(&error)));
-        ConfigError(list.clone())
-    })?;
+    let Some(mut tree) = Tree::merge(layers.figment) else {
+        list.push(unreadable(""));
+        return Err(ConfigError(list));
+    };
 
     let mut problems = Problems::new(&tree);
     validate::validate(&tree, &schema, &mut problems);
@@ -243,24 +247,6 @@ fn read(
     let sources = sources.clone();
     let (warnings, named_environment) = (layers.warnings, layers.named_environment);
     Ok(Loaded { config, tree, warnings, sources, named_environment, settings })
-}
-
-/// A file that is no TOML; figment's message has line and column.
-fn file_problem(error: &figment::Error) -> Problem {
-    let path = error
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.source.as_ref()?.file_path().map(tree::display_path));
-    let message = error.kind.to_string().trim_end().replace('\n', "\n    ");
-    let line = message
-        .split_once("line ")
-        .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
-    Problem {
-        key: String::new(),
-        place: path.map(|path| Place::File { path, line }),
-        message,
-        suggestion: None,
-    }
 }
 
 /// Reads each `x_file` and gives its content to `x`.
@@ -294,15 +280,16 @@ fn resolve_secret_files(
             continue;
         }
         let file = sources.working_dir.join(path);
+        let shown = given_path(path);
         match read_secret(&file) {
-            Ok(value) if value.is_empty() => problem(format!("{path:?} is empty")),
+            Ok(value) if value.is_empty() => problem(format!("{shown} is empty")),
             Ok(value) => {
                 let secret = SecretFromFile { value, file };
                 resolved.push((key, file_key, secret));
             }
             Err(error) => {
                 let hint = sources::wrong_mount(&file).map(|hint| format!("; {hint}"));
-                problem(format!("{path:?} cannot be read: {error}{}", hint.unwrap_or_default()));
+                problem(format!("{shown} cannot be read: {error}{}", hint.unwrap_or_default()));
             }
         }
     }
@@ -375,13 +362,19 @@ fn take<T: DeserializeOwned>(root: &mut Value, key: &str, into: &mut T) -> Resul
     let Some(value) = root.as_object_mut().and_then(|root| root.remove(key)) else {
         return Ok(());
     };
-    *into = serde_json::from_value(value).map_err(|error| Problem {
+    *into = serde_json::from_value(value).map_err(|_| unreadable(key))?;
+    Ok(())
+}
+
+/// What the check against the schema rules out. The reader's message can repeat values, so it is
+/// not shown.
+fn unreadable(key: &str) -> Problem {
+    Problem {
         key: key.to_owned(),
         place: None,
-        message: error.to_string(),
+        message: section::UNREADABLE.to_owned(),
         suggestion: None,
-    })?;
-    Ok(())
+    }
 }
 
 /// The backends check their own tables; only the chosen one must be complete.

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::tree::Tree;
+use super::{given::given_key, tree::Tree};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,8 @@ impl<'a> Problems<'a> {
             Some(Place::Variable { .. }) => variable_name(&key),
             _ => key,
         });
-        self.list.push(Problem { key: key.to_owned(), place, message, suggestion });
+        let key = given_key(key).to_owned();
+        self.list.push(Problem { key, place, message, suggestion });
     }
 }
 

@@ -33,6 +33,10 @@ pub fn verbatim(value: &str) -> Option<String> {
 /// The address of a backend that needs nothing outside.
 pub const IN_THIS_PROCESS: &str = "in this process";
 
+/// What is said of a table that fits its schema and cannot be read all the same.
+pub(super) const UNREADABLE: &str =
+    "cannot be read; `agentarea-api config schema` prints what it may hold";
+
 /// A problem that a backend finds in its own table: key and sentence.
 pub type TableProblem = (&'static str, String);
 
@@ -126,7 +130,8 @@ impl Table {
             defaults: serde_json::to_value(C::default()).expect("settings have a JSON form"),
             check: |value| match serde_json::from_value::<C>(value.clone()) {
                 Ok(config) => config.check(),
-                Err(error) => vec![("", error.to_string())],
+                // The reader's message can repeat values, so it is not shown.
+                Err(_) => vec![("", UNREADABLE.to_owned())],
             },
             place_of_data: |value| {
                 serde_json::from_value::<C>(value.clone()).ok().and_then(|c| c.place_of_data())

@@ -4,6 +4,7 @@ use figment::value::Value;
 use serde_json::Value as Schema;
 
 use super::{
+    given::{MASK, masked_url, without_credentials},
     problem::Place,
     schema::{RootSchema, is_secret, property},
     tree::Tree,
@@ -40,10 +41,11 @@ fn collect(tree: &Tree, schema: &Schema, value: &Value, key: &str, list: &mut Ve
         }
         return;
     }
-    let json = if is_secret(schema) {
-        mask(value).into()
+    // The table of a backend that this build lacks has no schema that says what is secret.
+    let json = if is_secret(schema) || schema.is_null() {
+        mask(key, value).into()
     } else {
-        serde_json::to_value(value).unwrap_or_default()
+        veil(serde_json::to_value(value).unwrap_or_default())
     };
     list.push(Setting {
         key: key.to_owned(),
@@ -53,20 +55,21 @@ fn collect(tree: &Tree, schema: &Schema, value: &Value, key: &str, list: &mut Ve
     });
 }
 
-/// A URL keeps what an operator needs to recognise it; its user and password do not show.
-fn mask(value: &Value) -> String {
-    let visible = value
-        .as_str()
-        .and_then(|text| text.parse::<reqwest::Url>().ok())
-        .filter(reqwest::Url::has_host)
-        .map(|url| {
-            let credentials =
-                if url.password().is_some() || !url.username().is_empty() { "***@" } else { "" };
-            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-            let host = url.host_str().unwrap_or_default();
-            format!("{}://{credentials}{host}{port}{}", url.scheme(), url.path())
-        });
-    visible.unwrap_or_else(|| "***".to_owned())
+/// The address of a backend can be recognised without its password; of any other secret nothing
+/// shows.
+fn mask(key: &str, value: &Value) -> String {
+    let address = value.as_str().filter(|_| key.ends_with("url"));
+    address.and_then(masked_url).unwrap_or_else(|| MASK.to_owned())
+}
+
+/// What is no secret by its key can hold one by mistake.
+fn veil(json: Schema) -> Schema {
+    match json {
+        Schema::String(text) => without_credentials(&text).into(),
+        Schema::Array(items) => items.into_iter().map(veil).collect(),
+        Schema::Object(map) => map.into_iter().map(|(key, value)| (key, veil(value))).collect(),
+        other => other,
+    }
 }
 
 /// A JSON value as TOML writes it on one line.
@@ -81,5 +84,34 @@ pub(super) fn render(json: &Schema) -> String {
             format!("[{}]", items.iter().map(render).collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{self, BackendDescriptor, Sources, Table};
+
+    #[test]
+    fn nothing_shows_of_a_table_that_the_build_does_not_know() {
+        let elsewhere = BackendDescriptor {
+            family: "database",
+            name: "elsewhere",
+            variables: &[],
+            shared: true,
+            example: "",
+            table: Table::CompiledOut { feature: "elsewhere" },
+        };
+        let password = "AGENTAREA_DATABASE__ELSEWHERE__PASSWORD".to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let sources = Sources {
+            environment: [(password, "SECRET".to_owned())].into(),
+            working_dir: folder.path().to_owned(),
+            ..Sources::default()
+        };
+        let loaded = config::load(&sources, &[elsewhere]).unwrap();
+        let of_table = |key: &str| key.starts_with("database.elsewhere");
+        let shown: Vec<_> = loaded.settings().iter().filter(|one| of_table(&one.key)).collect();
+        assert_eq!(shown.len(), 1);
+        assert_eq!((shown[0].value.as_str(), shown[0].json.as_str()), ("\"***\"", Some("***")));
     }
 }

@@ -13,6 +13,8 @@ use figment::{
 };
 
 use super::{
+    dotenv,
+    given::toml_message,
     problem::{ConfigError, Place, Problem, closest, variable_name},
     production::{CompiledIn, PRODUCTION},
     schema::RootSchema,
@@ -131,6 +133,40 @@ impl Provider for Single {
     }
 }
 
+/// A file of the configuration.
+struct TomlFile<'a> {
+    path: &'a Path,
+    text: String,
+}
+
+impl<'a> TomlFile<'a> {
+    /// Reads the file. One that is no TOML is refused here, because figment's message for it has the
+    /// line of the file, on which a secret can stand.
+    fn read(path: &'a Path) -> Result<Self, Problem> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| file_problem(path, format!("cannot be read: {error}")))?;
+        match toml_edit::ImDocument::parse(text.as_str()) {
+            Ok(_) => Ok(Self { path, text }),
+            Err(error) => {
+                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+                let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+                let message = format!("column {column}: {}", toml_message(error.message()));
+                Err(line_problem(path, Some(before.matches('\n').count() + 1), message))
+            }
+        }
+    }
+}
+
+impl Provider for TomlFile<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("TOML file", self.path)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Toml::string(&self.text).data()
+    }
+}
+
 /// Puts the layers on top of each other; later wins. A program that runs stays in the environment
 /// that it has `started` in.
 pub(super) fn layers(
@@ -139,7 +175,13 @@ pub(super) fn layers(
     schema: &RootSchema,
     backends: &[BackendDescriptor],
 ) -> Result<Layers, ConfigError> {
-    let dotenv = read_dotenv(&sources.working_dir)?;
+    let path = sources.working_dir.join(".env");
+    let shown = display_path(&path);
+    let dotenv: Vec<Variable> = dotenv::read(&path)
+        .map_err(|problem| ConfigError(vec![problem]))?
+        .iter()
+        .map(|(name, value)| Variable::new(name, value, Some(shown.clone())))
+        .collect();
     let process: Vec<Variable> =
         sources.environment.iter().map(|(name, value)| Variable::new(name, value, None)).collect();
     let lookup =
@@ -251,9 +293,10 @@ impl Layers {
     fn add_file(&mut self, path: &Path) -> bool {
         match is_there(path) {
             Ok(false) => return false,
-            Ok(true) => {
-                self.figment = std::mem::take(&mut self.figment).merge(Toml::file_exact(path));
-            }
+            Ok(true) => match TomlFile::read(path) {
+                Ok(file) => self.figment = std::mem::take(&mut self.figment).merge(file),
+                Err(problem) => self.problems.push(problem),
+            },
             Err(problem) => self.problems.push(problem),
         }
         true
@@ -388,13 +431,17 @@ fn is_service_link(variable: &Variable) -> bool {
             || variable.value.starts_with("udp://"))
 }
 
-fn file_problem(path: &Path, message: String) -> Problem {
-    let place = Place::File { path: display_path(path), line: None };
+pub(super) fn file_problem(path: &Path, message: String) -> Problem {
+    line_problem(path, None, message)
+}
+
+pub(super) fn line_problem(path: &Path, line: Option<usize>, message: String) -> Problem {
+    let place = Place::File { path: display_path(path), line };
     Problem { key: String::new(), place: Some(place), message, suggestion: None }
 }
 
 /// Whether there is a file. What else is in its place was meant to be one.
-fn is_there(path: &Path) -> Result<bool, Problem> {
+pub(super) fn is_there(path: &Path) -> Result<bool, Problem> {
     match fs::metadata(path) {
         Ok(found) if found.is_file() => Ok(true),
         Ok(_) => {
@@ -438,22 +485,4 @@ fn placeholder(value: &str) -> Option<&str> {
     let (_, rest) = value.split_once("${")?;
     let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
     (end > 0 && rest.contains('}')).then(|| &rest[..end])
-}
-
-fn read_dotenv(working_dir: &Path) -> Result<Vec<Variable>, ConfigError> {
-    let path = working_dir.join(".env");
-    if !is_there(&path).map_err(|problem| ConfigError(vec![problem]))? {
-        return Ok(Vec::new());
-    }
-    let broken = |error: dotenvy::Error| {
-        let message = format!("cannot be read: {error}; expected lines of the form NAME=value");
-        ConfigError(vec![file_problem(&path, message)])
-    };
-    dotenvy::from_path_iter(&path)
-        .map_err(broken)?
-        .map(|entry| {
-            let (name, value) = entry.map_err(broken)?;
-            Ok(Variable::new(&name, &value, Some(display_path(&path))))
-        })
-        .collect()
 }

@@ -1,14 +1,14 @@
 //! `[telemetry]`.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::problem::Problems;
+use super::{given::given, problem::Problems};
 
 /// Logs and traces.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
     /// Which lines are logged, in the syntax of `RUST_LOG`: a level (`error`, `warn`, `info`,
@@ -30,6 +30,13 @@ pub struct Telemetry {
     /// sent if its `traceparent` says that it is sampled.
     #[schemars(range(min = 0, max = 1))]
     pub trace_sampling: f64,
+}
+
+// The address of a collector can hold credentials, and the filter whatever was put there.
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("log_format", &self.log_format).finish_non_exhaustive()
+    }
 }
 
 impl Default for Telemetry {
@@ -59,7 +66,7 @@ impl Telemetry {
             if !word.contains(['=', '[', ':']) && !is_level(word) {
                 problems.add(
                     "telemetry.log_filter",
-                    format!("{word:?} is not a level; expected error, warn, info, debug, trace, or MODULE=LEVEL"),
+                    format!("{} is not a level; expected error, warn, info, debug, trace, or MODULE=LEVEL", given(word)),
                 );
             }
         }
@@ -68,12 +75,17 @@ impl Telemetry {
                 let message = "needs a build with the cargo feature otel, which this one is not";
                 problems.add("telemetry.otlp_endpoint", message.to_owned());
             } else if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-                let message = format!("expected http://host:4317, found {endpoint:?}");
+                let found = given(endpoint);
+                let message = format!("expected http://host:4317, found {found}");
                 problems.add("telemetry.otlp_endpoint", message);
             }
         }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter) {
-            problems.add("telemetry.log_filter", format!("cannot be read: {error}"));
+        // The parser's message can repeat what it reads, so it is not shown.
+        if tracing_subscriber::EnvFilter::try_new(&self.log_filter).is_err() {
+            problems.add(
+                "telemetry.log_filter",
+                "cannot be read; expected a level, or MODULE=LEVEL, several with commas between",
+            );
         }
     }
 }

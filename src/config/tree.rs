@@ -1,6 +1,6 @@
 //! The merged values, each with the place it was written.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fmt, fs, path::Path};
 
 use figment::{
     Figment, Source,
@@ -15,23 +15,30 @@ pub(super) const PRODUCTION_DEFAULTS: &str = "defaults of production";
 pub(super) const DOTENV_SEPARATOR: &str = " in ";
 
 /// The effective configuration as a tree of values that know their origin.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tree {
     pub(super) root: Value,
     figment: Figment,
     files: HashMap<std::path::PathBuf, String>,
 }
 
+// Values and files hold secrets.
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tree(…)")
+    }
+}
+
 impl Tree {
-    /// Merges the layers of `figment`.
-    pub(super) fn merge(figment: Figment) -> Result<Self, Box<figment::Error>> {
-        let root: Value = figment.extract().map_err(Box::new)?;
+    /// Merges the layers of `figment`; none if one of them cannot be read.
+    pub(super) fn merge(figment: Figment) -> Option<Self> {
+        let root: Value = figment.extract().ok()?;
         let files = figment
             .metadata()
             .filter_map(|metadata| metadata.source.as_ref()?.file_path())
             .filter_map(|path| Some((path.to_owned(), fs::read_to_string(path).ok()?)))
             .collect();
-        Ok(Self { root, figment, files })
+        Some(Self { root, figment, files })
     }
 
     pub(super) fn find(&self, key: &str) -> Option<&Value> {

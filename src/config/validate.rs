@@ -4,6 +4,7 @@ use figment::value::Value;
 use serde_json::Value as Schema;
 
 use super::{
+    given::given,
     problem::Problems,
     schema::{RootSchema, allowed_values, has_type, property},
     tree::Tree,
@@ -77,13 +78,13 @@ fn check_text(schema: &Schema, text: &str) -> Result<(), String> {
     if let Some(allowed) = allowed_values(schema)
         && !allowed.contains(&text)
     {
-        return Err(format!("expected {}, found {text:?}", expected(schema)));
+        return Err(format!("expected {}, found {}", expected(schema), given(text)));
     }
     match schema["format"].as_str() {
         Some("duration") => check_limits(schema, text, duration::parse),
         Some("size") => check_limits(schema, text, Size::parse),
         Some("ip") if text.parse::<std::net::IpAddr>().is_err() => {
-            Err(format!("expected an IP address such as \"0.0.0.0\", found {text:?}"))
+            Err(format!("expected {}, found {}", expected(schema), given(text)))
         }
         _ => Ok(()),
     }
@@ -99,6 +100,7 @@ fn check_limits<T: PartialOrd>(
     let below = limit("x-minimum").is_some_and(|min| parse(min).is_ok_and(|min| value < min));
     let above = limit("x-maximum").is_some_and(|max| parse(max).is_ok_and(|max| value > max));
     if below || above {
+        // Text that is a duration or a size is no secret.
         return Err(format!("expected {}, found {text:?}", expected(schema)));
     }
     Ok(())
@@ -157,7 +159,11 @@ fn found(schema: &Schema, value: &Value) -> String {
         return "another type".to_owned();
     }
     match value {
-        Value::String(_, text) => format!("{text:?}"),
+        // Where no text is expected, it does not help to see it.
+        Value::String(..) if has_type(schema, "object") || has_type(schema, "array") => {
+            "text".to_owned()
+        }
+        Value::String(_, text) => given(text),
         Value::Bool(_, flag) => flag.to_string(),
         Value::Num(_, number) => number.as_f64().to_string(),
         Value::Dict(..) => "a table".to_owned(),

@@ -5,9 +5,13 @@ use std::{fmt, path::PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::given::given;
+
 /// Durations written `500ms`, `30s`, `5m`; for `#[serde(with)]` and `#[schemars(schema_with)]`.
 pub mod duration {
-    use super::{Deserialize, Deserializer, Schema, SchemaGenerator, Serializer, json_schema};
+    use super::{
+        Deserialize, Deserializer, Schema, SchemaGenerator, Serializer, given, json_schema,
+    };
     use std::time::Duration;
 
     /// Reads a duration.
@@ -15,8 +19,9 @@ pub mod duration {
     /// # Errors
     /// Says what a duration looks like.
     pub fn parse(text: &str) -> Result<Duration, String> {
-        humantime::parse_duration(text)
-            .map_err(|_| format!("{text:?} is not a duration such as \"500ms\", \"30s\" or \"5m\""))
+        humantime::parse_duration(text).map_err(|_| {
+            format!("{} is not a duration such as \"500ms\", \"30s\" or \"5m\"", given(text))
+        })
     }
 
     pub(crate) fn serialize<S: Serializer>(
@@ -79,7 +84,7 @@ impl Size {
             .ok()
             .and_then(|size| usize::try_from(size.as_u64()).ok())
             .map(Self)
-            .ok_or_else(|| format!("{text:?} is not a size such as \"64KiB\" or \"1MiB\""))
+            .ok_or_else(|| format!("{} is not a size such as \"64KiB\" or \"1MiB\"", given(text)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `[workflows.<name>]`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 /// A thing that can be executed, by name.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct WorkflowConfig {
@@ -46,6 +46,13 @@ pub struct WorkflowConfig {
     pub workflow_type: Option<String>,
     /// The task queue that the workers poll; only with `temporal`. The connection's own if unset.
     pub task_queue: Option<String>,
+}
+
+// A URL can hold credentials.
+impl fmt::Debug for WorkflowConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkflowConfig").field("kind", &self.kind).finish_non_exhaustive()
+    }
 }
 
 impl Default for WorkflowConfig {

@@ -21,9 +21,8 @@ type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 /// # Errors
 /// When the filter cannot be read or the log folder cannot be written.
 pub(super) fn layer(config: &Telemetry) -> anyhow::Result<(Lines, LogGuard)> {
-    let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| {
-        anyhow::anyhow!("telemetry.log_filter {:?} cannot be read: {error}", config.log_filter)
-    })?;
+    let filter = EnvFilter::try_new(&config.log_filter)
+        .map_err(|error| anyhow::anyhow!("telemetry.log_filter cannot be read: {error}"))?;
     let (writer, guard) = match &config.log_dir {
         None => (tracing_subscriber::fmt::writer::BoxMakeWriter::new(std::io::stderr), None),
         Some(dir) => {

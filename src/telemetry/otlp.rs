@@ -46,9 +46,9 @@ impl Exporter {
         } else {
             exporter
         };
-        let exporter = exporter.build().map_err(|error| {
-            anyhow::anyhow!("telemetry.otlp_endpoint {endpoint:?} cannot be used: {error}")
-        })?;
+        let exporter = exporter
+            .build()
+            .map_err(|error| anyhow::anyhow!("telemetry.otlp_endpoint cannot be used: {error}"))?;
         let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let resource = Resource::builder()
             .with_service_name(env!("CARGO_PKG_NAME"))

@@ -75,7 +75,10 @@ impl Default for Config {
 
 impl BackendConfig for Config {
     fn check(&self) -> Vec<TableProblem> {
-        let usable = self.path.file_name().is_some() && self.path != Path::new(":memory:");
+        // A URL is meant for another database, and would show in the address.
+        let is_url = self.path.to_string_lossy().contains("://");
+        let usable =
+            !is_url && self.path.file_name().is_some() && self.path != Path::new(":memory:");
         if usable {
             return Vec::new();
         }

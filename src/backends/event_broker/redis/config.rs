@@ -6,7 +6,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{BackendConfig, Secret, TableProblem};
+use crate::config::{BackendConfig, Secret, TableProblem, given};
 
 /// A Redis stream, for any number of instances. Needs Redis 6.2 or newer, or a server that speaks
 /// its language, such as Valkey.
@@ -156,9 +156,12 @@ impl Config {
             let message = "need mode sentinel or cluster: a standalone server is the one in url";
             problems.push(("nodes", message.to_owned()));
         }
-        let is_address = |node: &str| host_and_port(node).is_some_and(|(host, _)| !host.is_empty());
+        // Not a URL, whose user and password would show in the address.
+        let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '@']);
+        let is_address = |node: &str| host_and_port(node).is_some_and(|(host, _)| is_host(host));
         if let Some(node) = self.nodes.iter().find(|node| !is_address(node)) {
-            problems.push(("nodes", format!("{node:?} is not host:port, such as redis-2:26379")));
+            let found = given(node);
+            problems.push(("nodes", format!("{found} is not host:port, such as redis-2:26379")));
         }
         if self.mode == Mode::Sentinel && self.master_name.is_empty() {
             problems.push(("master_name", "is needed to ask sentinels for the primary".to_owned()));
@@ -224,6 +227,8 @@ mod tests {
             (json!({"nodes": ["host:1"]}), "nodes"),
             (json!({"nodes": ["host"], "mode": "cluster"}), "nodes"),
             (json!({"nodes": [":1"], "mode": "sentinel"}), "nodes"),
+            (json!({"nodes": ["u:hunter2@host:1"], "mode": "cluster"}), "nodes"),
+            (json!({"nodes": ["redis://u:hunter2@host:1"], "mode": "cluster"}), "nodes"),
             (json!({"master_name": "", "mode": "sentinel"}), "master_name"),
             (json!({"sentinel_user": "u"}), "sentinel_user"),
             (json!({"sentinel_password": "hunter2", "mode": "cluster"}), "sentinel_password"),

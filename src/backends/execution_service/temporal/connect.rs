@@ -167,9 +167,8 @@ impl Config {
     fn target(&self) -> Result<Url, String> {
         let address = &self.address;
         let bad = || {
-            format!(
-                "expected host:port or a URL such as \"https://temporal:7233\", found {address:?}"
-            )
+            let found = config::given(address);
+            format!("expected host:port or a URL such as \"https://temporal:7233\", found {found}")
         };
         let url = if address.contains("://") {
             address.clone()
