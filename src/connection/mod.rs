@@ -7,6 +7,7 @@
 mod backoff;
 mod breaker;
 mod budget;
+mod build;
 mod check;
 mod context;
 mod guard;

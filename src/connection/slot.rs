@@ -24,26 +24,16 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backend, BuildContext, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings,
-    Transition,
+    Backend, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings, Transition,
     guard::{Guard, bounded},
     live::{Lease, Live},
     probe::{ProbeState, Verdict},
     timeline::Timeline,
 };
 use crate::{
-    config::Startup,
     error::{Error, ErrorKind, RetryClass},
     telemetry::metrics::ConnectionMetrics,
 };
-
-/// What has become of a build.
-enum Settled<B: ?Sized + Backend> {
-    /// This is in use now, or why nothing is.
-    InUse(Result<Arc<Live<B>>, Error>),
-    /// The settings were replaced, and nothing is in use yet.
-    Outdated { built: Option<Arc<Live<B>>>, newest: Arc<Settings> },
-}
 
 pub(super) type Flight<B> = Shared<BoxFuture<'static, Result<Arc<Live<B>>, Error>>>;
 
@@ -140,152 +130,6 @@ impl<B: ?Sized + Backend> Slot<B> {
         self.fly(false)?.await
     }
 
-    /// The one build under way. However many callers come at once, they share it; it is a task of
-    /// its own, so that none of them can cancel it for the others.
-    pub(super) fn fly(self: &Arc<Self>, replace: bool) -> Result<Flight<B>, Error> {
-        let settings = self.settings()?;
-        let mut flight = self.flight.lock();
-        if let Some(flight) = &*flight {
-            return Ok(flight.clone());
-        }
-        if let Some(live) = self.live.load_full()
-            && !replace
-        {
-            return Ok(futures_util::future::ready(Ok(live)).boxed().shared());
-        }
-        let slot = Arc::clone(self);
-        let task = self.tasks.spawn(async move { slot.build_after_newest(settings).await });
-        let new: Flight<B> = async move {
-            task.await.unwrap_or_else(|error| {
-                Err(Error::new(ErrorKind::Internal, "the build ended early").with_source(error))
-            })
-        }
-        .boxed()
-        .shared();
-        *flight = Some(new.clone());
-        Ok(new)
-    }
-
-    /// Builds after `settings`, and anew if they are replaced meanwhile.
-    async fn build_after_newest(
-        self: Arc<Self>,
-        mut settings: Arc<Settings>,
-    ) -> Result<Arc<Live<B>>, Error> {
-        let lazy = settings.startup == Startup::Lazy;
-        let cause = if lazy { "first use" } else { "start" };
-        let building = self.state.lock().building(Instant::now(), cause);
-        if let Some(transition) = building {
-            self.announce(transition, Service::Initializing, None);
-        }
-        loop {
-            let begin = Instant::now();
-            let built = self.build_unless_closed(&settings).await;
-            match self.take_into_use(&settings, built, begin.elapsed()) {
-                Settled::InUse(result) => return result,
-                Settled::Outdated { built, newest } => {
-                    if let Some(live) = built {
-                        self.rebuilds.fetch_add(1, Ordering::Relaxed);
-                        live.retire().await;
-                    }
-                    settings = newest;
-                }
-            }
-        }
-    }
-
-    /// The end of a build. The settings cannot be replaced meanwhile: either they have been, and
-    /// what was built after the old ones is not used, or who replaces them finds it in use.
-    fn take_into_use(
-        self: &Arc<Self>,
-        settings: &Arc<Settings>,
-        built: Result<Arc<Live<B>>, Error>,
-        took: Duration,
-    ) -> Settled<B> {
-        let current = self.settings.read();
-        let newest = current.as_ref().filter(|newest| newest.need_another_backend_than(settings));
-        if let Some(newest) = newest {
-            // The new settings came with a backend of their own, or there is none yet.
-            if let Some(live) = self.live.load_full() {
-                *self.flight.lock() = None;
-                self.discard(built);
-                return Settled::InUse(Ok(live));
-            }
-            return Settled::Outdated { built: built.ok(), newest: Arc::clone(newest) };
-        }
-        if let Ok(live) = &built {
-            let replaces = self.live.load().is_some();
-            self.rebuilds.fetch_add(u64::from(replaces), Ordering::Relaxed);
-            self.swap_in(Arc::clone(live));
-        }
-        *self.build_error.lock() = built.as_ref().err().cloned();
-        // Cleared before the result is seen, so that whoever comes later begins anew.
-        *self.flight.lock() = None;
-        // A successor that cannot be made says nothing of the backend that serves: its probes do.
-        if built.is_ok() || self.live.load().is_none() {
-            self.record(took, built.as_ref().map(|_| ()), settings);
-        }
-        Settled::InUse(built)
-    }
-
-    /// Closes what was built after settings that are no longer those in use.
-    fn discard(self: &Arc<Self>, built: Result<Arc<Live<B>>, Error>) {
-        if let Ok(live) = built {
-            self.rebuilds.fetch_add(1, Ordering::Relaxed);
-            self.replaced(live);
-        }
-    }
-
-    /// Puts new settings in use, with the backend that was made for them. One that was made after
-    /// the old ones is not used any more.
-    pub(super) fn replace_settings(
-        self: &Arc<Self>,
-        settings: &Arc<Settings>,
-        made: Option<Arc<Live<B>>>,
-    ) {
-        let mut current = self.settings.write();
-        let old = current.replace(Arc::clone(settings));
-        let outdated = old.as_ref().is_none_or(|old| settings.need_another_backend_than(old));
-        match made {
-            Some(live) => self.swap_in(live),
-            None if outdated => {
-                if let Some(first_used_meanwhile) = self.live.swap(None) {
-                    self.rebuilds.fetch_add(1, Ordering::Relaxed);
-                    self.replaced(first_used_meanwhile);
-                }
-            }
-            None => {}
-        }
-        drop(current);
-        if old.is_none_or(|old| old.probe.interval != settings.probe.interval) {
-            self.new_pace.notify_one();
-        }
-    }
-
-    /// Builds a backend that nobody uses yet, and counts it.
-    pub(super) async fn build_unless_closed(
-        &self,
-        settings: &Settings,
-    ) -> Result<Arc<Live<B>>, Error> {
-        let begin = Instant::now();
-        let result = tokio::select! {
-            () = self.stop.cancelled() => {
-                Err(Error::new(ErrorKind::Closed, format!("{} is closed", self.name)))
-            }
-            // A build that panics is one that failed: the next one begins anew.
-            result = AssertUnwindSafe(self.build(settings)).catch_unwind() => {
-                result.unwrap_or_else(|_panic| {
-                    Err(Error::new(ErrorKind::Internal, "the build panicked"))
-                })
-            }
-        };
-        self.metrics.acquire_connect.observe(begin.elapsed().as_secs_f64());
-        match &result {
-            Ok(_) => self.metrics.builds.inc(),
-            Err(_) => self.metrics.build_failures.inc(),
-        };
-        result
-    }
-
     /// Callers get `live` from now on; the backend it replaces is closed after its last caller.
     pub(super) fn swap_in(self: &Arc<Self>, live: Arc<Live<B>>) {
         if let Some(old) = self.live.swap(Some(live)) {
@@ -299,43 +143,8 @@ impl<B: ?Sized + Backend> Slot<B> {
         }
     }
 
-    async fn build(&self, settings: &Settings) -> Result<Arc<Live<B>>, Error> {
-        let factory = self.registry.get(&settings.backend)?;
-        let closing = CancellationToken::new();
-        let context = self.context(settings, closing.clone());
-        let abandoned = closing.clone().drop_guard();
-        let limit = factory.build_timeout(&settings.pool);
-        let backend = bounded(limit, factory.build(&settings.section, &context)).await?;
-        if let Err(error) = bounded(settings.probe.timeout, backend.probe()).await {
-            backend.close().await;
-            return Err(error);
-        }
-        abandoned.disarm();
-        self.live_backends.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Live {
-            backend,
-            in_use: AtomicUsize::new(0),
-            idle: Notify::new(),
-            awaited: AtomicBool::new(false),
-            retiring: CancellationToken::new(),
-            closing,
-            count: Arc::clone(&self.live_backends),
-        }))
-    }
-
-    pub(super) fn context(&self, settings: &Settings, closing: CancellationToken) -> BuildContext {
-        BuildContext {
-            connection: self.name,
-            instance: Arc::clone(&self.instance),
-            pool: settings.pool.clone(),
-            metrics: self.metrics.clone(),
-            tasks: self.tasks.clone(),
-            closing,
-        }
-    }
-
     /// Lets the callers of a replaced backend finish, then closes it.
-    fn replaced(self: &Arc<Self>, old: Arc<Live<B>>) {
+    pub(super) fn replaced(self: &Arc<Self>, old: Arc<Live<B>>) {
         self.swaps.fetch_add(1, Ordering::Relaxed);
         let slot = Arc::clone(self);
         self.tasks.spawn(async move {

@@ -4,34 +4,22 @@
 //! same transaction. Its request id makes repetitions harmless, so a claim that ended too early
 //! starts nothing twice. What fails goes back to be claimed again, by whoever is quicker.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod queue;
+mod under_way;
 
-use futures_util::{FutureExt, future::Fuse};
-use parking_lot::Mutex;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinSet,
-    time::{Instant, sleep, sleep_until},
-};
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    depth::Depth,
-    records::{Shared, announcement},
-};
+pub(super) use self::queue::Queue;
+use self::under_way::{Ended, HandOvers};
+use super::records::{Shared, announcement};
 use crate::{
     backends::{
-        database::{Claim, ClaimedExecution, ClaimedExecutions, UnreadableExecution},
+        database::{ClaimedExecution, ClaimedExecutions},
         execution_service::ExecutionService,
     },
-    config,
     connection::Operation,
     error::{Error, ErrorKind},
     model::{
@@ -65,60 +53,6 @@ const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 /// How often the queue is counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// The way from the requests to the task that hands over.
-#[derive(Debug)]
-pub(super) struct Queue {
-    pub(super) depth: Depth,
-    /// Executions that were claimed when they were accepted.
-    claimed: mpsc::Sender<Held>,
-    taken: Mutex<Option<mpsc::Receiver<Held>>>,
-    /// There is something to claim.
-    unclaimed: Notify,
-    /// The last hand-over failed: what is accepted now is not claimed.
-    failing: AtomicBool,
-}
-
-impl Queue {
-    pub(super) fn new(config: &config::Outbox) -> Self {
-        let (claimed, taken) = mpsc::channel(PARALLEL);
-        Self {
-            depth: Depth::new("execution service", config),
-            claimed,
-            taken: Mutex::new(Some(taken)),
-            unclaimed: Notify::new(),
-            failing: AtomicBool::new(false),
-        }
-    }
-
-    /// A place for an execution that is to be handed over at once.
-    pub(super) fn place(&self) -> Option<Place<'_>> {
-        if self.is_failing() {
-            return None;
-        }
-        self.claimed.try_reserve().ok().map(Place)
-    }
-
-    /// Whether the backend was out when it was last tried.
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
-    }
-
-    /// Tells that an execution waits which nobody has claimed.
-    pub(super) fn wake(&self) {
-        self.unclaimed.notify_one();
-    }
-}
-
-pub(super) struct Place<'a>(mpsc::Permit<'a, Held>);
-
-impl Place<'_> {
-    /// With an execution that was claimed for `lease` as it was accepted.
-    pub(super) fn fill(self, execution: Execution, lease: Duration) {
-        let fence = Claim::FIRST_FENCE;
-        self.0.send(Held::new(ClaimedExecution { execution, fence, first_tried: None }, lease));
-    }
-}
-
 /// What came of a hand-over that reached the backend.
 enum Answer {
     Started,
@@ -126,187 +60,11 @@ enum Answer {
     TooLate,
 }
 
-/// How a task of the hand-over has ended.
-enum Ended {
-    /// The backend was reached.
-    HandedOver,
-    /// The backend was out.
-    Failed,
-    /// It was given back untried.
-    Released,
-}
-
-/// An execution that waits for room, for as long as there is time left to hand it over before its
-/// claim ends.
-#[derive(Debug)]
-struct Held {
-    claimed: ClaimedExecution,
-    until: Instant,
-}
-
-impl Held {
-    fn new(claimed: ClaimedExecution, lease: Duration) -> Self {
-        Self { claimed, until: Instant::now() + lease / 2 }
-    }
-}
-
-/// The hand-overs of this process.
-///
-/// Each is a task of its own: it may hold a pooled connection or the writer's turn, so it has to go
-/// on whatever the loop that began it waits for.
-struct HandOver {
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-    ready: VecDeque<Held>,
-    under_way: JoinSet<Ended>,
-    failures: u32,
-    next_look: Instant,
-}
-
-impl HandOver {
-    /// Hands over until `stop`, then ends what it has begun.
-    async fn run(mut self, mut accepted: mpsc::Receiver<Held>) {
-        let shared = Arc::clone(&self.shared);
-        let mut claiming = std::pin::pin!(Fuse::terminated());
-        let mut asked_for = 0;
-        while !self.stop.is_cancelled() {
-            self.begin();
-            let room = AHEAD.saturating_sub(self.ready.len() + asked_for);
-            // Nothing is awaited inside of an arm: the claim under way holds a pooled connection.
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                Some(ended) = self.under_way.join_next() => self.note(ended.ok().as_ref()),
-                Some(held) = accepted.recv(), if room > 0 => self.ready.push_back(held),
-                claimed = &mut claiming => {
-                    self.claimed(claimed, asked_for);
-                    asked_for = 0;
-                }
-                () = shared.queue.unclaimed.notified(), if self.failures == 0 => {
-                    self.next_look = Instant::now();
-                }
-                () = sleep_until(self.next_look), if self.is_paused() => {}
-                () = sleep_until(self.next_look), if asked_for == 0 && self.wants_more() => {
-                    // While the backend is out one execution is as good a question as many.
-                    asked_for = if self.failures == 0 { room } else { 1 };
-                    claiming.set(shared.claim(asked_for).fuse());
-                }
-            }
-        }
-        // What it has claimed nobody else has until the lease ends.
-        if asked_for > 0 {
-            self.hold(claiming.await);
-        }
-        while let Ok(held) = accepted.try_recv() {
-            self.ready.push_back(held);
-        }
-        self.release_held();
-        while self.under_way.join_next().await.is_some() {}
-    }
-
-    /// Begins as many as there is room for; one at a time, after a pause, while the backend is out.
-    fn begin(&mut self) {
-        let most = if self.failures == 0 { PARALLEL } else { 1 };
-        while self.under_way.len() < most && !self.is_paused() {
-            let Some(Held { claimed, until }) = self.ready.pop_front() else { return };
-            // Another process may have claimed it since then.
-            if Instant::now() < until {
-                let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
-                self.under_way.spawn(async move { shared.hand_over(claimed, &stop).await });
-            }
-        }
-    }
-
-    fn is_paused(&self) -> bool {
-        self.failures > 0 && Instant::now() < self.next_look
-    }
-
-    /// Whether there are to be more claims; half of those ahead are left at least, so that few
-    /// claims bring many.
-    fn wants_more(&self) -> bool {
-        if self.failures > 0 {
-            return self.ready.is_empty() && self.under_way.is_empty();
-        }
-        self.ready.len() <= AHEAD / 2
-    }
-
-    /// What can be read waits for room; what cannot is set aside beside it.
-    fn hold(&mut self, claimed: ClaimedExecutions) {
-        let lease = self.shared.config.lease;
-        self.ready.extend(claimed.readable.into_iter().map(|claimed| Held::new(claimed, lease)));
-        for unreadable in claimed.unreadable {
-            let shared = Arc::clone(&self.shared);
-            self.under_way.spawn(async move {
-                let UnreadableExecution { execution, fence, reason } = unreadable;
-                if let Err(error) = shared.reject(&execution, fence, &reason).await {
-                    let id = &execution.id;
-                    tracing::debug!(%error, execution.id = id, "it is set aside at the next claim");
-                }
-                Ended::Released
-            });
-        }
-    }
-
-    fn claimed(&mut self, claimed: ClaimedExecutions, asked_for: usize) {
-        let count = claimed.readable.len() + claimed.unreadable.len();
-        if count == 0 {
-            self.set_failures(0);
-        }
-        // While the backend is out, what was claimed is tried at once: the pause came before.
-        let at_once = count == asked_for;
-        let pause = if at_once { Duration::ZERO } else { self.shared.config.sweep_interval };
-        self.next_look = Instant::now() + pause;
-        self.hold(claimed);
-    }
-
-    /// A task that panicked counts as one that failed.
-    fn note(&mut self, ended: Option<&Ended>) {
-        match ended {
-            Some(Ended::HandedOver) if self.failures == 0 => {}
-            Some(Ended::HandedOver) => {
-                self.set_failures(0);
-                self.next_look = Instant::now();
-            }
-            Some(Ended::Released) => {}
-            // Those that failed side by side count once.
-            Some(Ended::Failed) | None if self.is_paused() => {}
-            Some(Ended::Failed) | None => {
-                self.set_failures(self.failures + 1);
-                self.next_look = Instant::now() + pause_after(self.failures);
-                // Others may reach the backend.
-                self.release_held();
-            }
-        }
-    }
-
-    fn set_failures(&mut self, failures: u32) {
-        self.failures = failures;
-        self.shared.queue.failing.store(failures > 0, Ordering::Relaxed);
-    }
-
-    fn release_held(&mut self) {
-        for Held { claimed, .. } in self.ready.drain(..) {
-            let shared = Arc::clone(&self.shared);
-            self.under_way.spawn(async move {
-                shared.release(&claimed, claimed.first_tried.is_none()).await;
-                Ended::Released
-            });
-        }
-    }
-}
-
 impl Shared {
     /// Hands over until `stop`, then ends what it has begun.
     pub(super) async fn hand_over_accepted(self: &Arc<Self>, stop: &CancellationToken) {
         let Some(accepted) = self.queue.taken.lock().take() else { return };
-        let hand_over = HandOver {
-            shared: Arc::clone(self),
-            stop: stop.clone(),
-            ready: VecDeque::new(),
-            under_way: JoinSet::new(),
-            failures: 0,
-            next_look: Instant::now(),
-        };
-        hand_over.run(accepted).await;
+        HandOvers::new(self, stop).run(accepted).await;
     }
 
     async fn claim(&self, most: usize) -> ClaimedExecutions {

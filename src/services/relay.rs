@@ -6,9 +6,9 @@
 //! fencing number of the claim: a process that lost a lane, as one that was paused, marks nothing.
 
 mod loss;
+mod refusals;
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{depth::Depth, events::PUBLISH};
 use crate::{
     backends::{
-        database::{Database, Lane, PendingEvent, PendingEvents, UnreadableEvent},
+        database::{Database, Lane, PendingEvent, PendingEvents},
         event_broker::EventBroker,
     },
     config,
@@ -45,7 +45,6 @@ const RELEASE: Operation = Operation::idempotent("release_lanes");
 const PENDING: Operation = Operation::idempotent("pending_events");
 const MARK: Operation = Operation::idempotent("mark_delivered");
 const PLACES: Operation = Operation::idempotent("newest_places");
-const REFUSED: Operation = Operation::once("note_refusal");
 const WAKE: Operation = Operation::idempotent("wake_others");
 const BACKLOG: Operation = Operation::idempotent("backlog");
 const REACH: Operation = Operation::idempotent("range").as_part();
@@ -105,9 +104,10 @@ impl Relay {
         config: config::Outbox,
         metrics: Arc<Metrics>,
     ) -> Self {
-        database.declare(&[CLAIM, RELEASE, PENDING, MARK, REFUSED, BACKLOG, REMOVE]);
+        database.declare(&[CLAIM, RELEASE, PENDING, MARK, BACKLOG, REMOVE]);
         database.declare(&[PLACES, WAKE]);
         database.declare(&loss::DATABASE_OPERATIONS);
+        database.declare(&refusals::DATABASE_OPERATIONS);
         broker.declare(&loss::BROKER_OPERATIONS);
         broker.declare(&[REACH]);
         let depth = Depth::new("event broker", &config);
@@ -367,84 +367,6 @@ impl Shared {
             .await?;
         self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
-    }
-
-    /// In order; a lane stops at its first failure.
-    async fn hand_over_one_by_one(
-        &self,
-        held: &[Lane],
-        batch: &[PendingEvent],
-    ) -> Result<usize, Error> {
-        let mut stopped = BTreeSet::new();
-        let mut done = 0;
-        for pending in batch {
-            if stopped.contains(&pending.lane) {
-                continue;
-            }
-            let one = std::slice::from_ref(pending);
-            match self.publish(one).await {
-                Ok(places) => done += self.mark(held, one, &places).await?,
-                Err(error) if !error.kind().refuses_call() => return Err(error),
-                Err(error) => {
-                    let dead = self.refused(held, pending, &error).await?;
-                    done += usize::from(dead);
-                    if !dead {
-                        stopped.insert(pending.lane);
-                    }
-                }
-            }
-        }
-        Ok(done)
-    }
-
-    /// Events that cannot be read are dead letters at once: no other try can end otherwise, and
-    /// what was accepted after them is not to wait.
-    async fn set_aside(&self, held: &[Lane], unreadable: &[UnreadableEvent]) -> Result<(), Error> {
-        for UnreadableEvent { seq, lane, reason } in unreadable {
-            if self.note_refusal(held, (*seq, *lane), reason, 1).await? {
-                tracing::error!(
-                    seq,
-                    reason,
-                    "an accepted event is unreadable, it is a dead letter"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts a refusal. True when the event is a dead letter now.
-    async fn note_refusal(
-        &self,
-        held: &[Lane],
-        (seq, lane): (i64, i32),
-        message: &str,
-        most: i32,
-    ) -> Result<bool, Error> {
-        let Some(&lane) = held.iter().find(|held| held.number == lane) else {
-            return Ok(false);
-        };
-        let owner = &*self.owner;
-        self.database
-            .call(REFUSED, |database| async move {
-                database.note_refusal(owner, lane, seq, message, most).await
-            })
-            .await
-    }
-
-    async fn refused(
-        &self,
-        held: &[Lane],
-        pending: &PendingEvent,
-        error: &Error,
-    ) -> Result<bool, Error> {
-        let (place, most) = ((pending.seq, pending.lane), self.config.max_refusals);
-        let dead = self.note_refusal(held, place, &error.to_string(), most).await?;
-        if dead {
-            let (id, source) = (&pending.event.id, &pending.event.source);
-            tracing::error!(event.id = id, event.source = source, %error,
-                "the broker refused an event for good, it is a dead letter");
-        }
-        Ok(dead)
     }
 
     /// Counts the outbox and removes what was delivered long ago.

@@ -173,7 +173,7 @@ impl HandOverRow {
         self,
         execution: ExecutionRow,
         now: i64,
-    ) -> Result<ClaimedExecution, UnreadableExecution> {
+    ) -> Result<ClaimedExecution, Box<UnreadableExecution>> {
         // The claim itself counts as a try. What another version accepted may have been tried as
         // soon as it was there.
         let earlier = self.tried_at.filter(|at| *at != now);
@@ -183,7 +183,8 @@ impl HandOverRow {
             (execution, None) => Ok(ClaimedExecution { execution, fence, first_tried }),
             (execution, Some(error)) => {
                 let reason = error.to_string();
-                Err(UnreadableExecution { execution: (&execution).into(), fence, reason })
+                let execution = (&execution).into();
+                Err(Box::new(UnreadableExecution { execution, fence, reason }))
             }
         }
     }

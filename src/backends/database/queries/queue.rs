@@ -89,7 +89,7 @@ impl ExecutionQueue for Db {
         for (row, hand_over) in claimed.map_err(query_error)? {
             match hand_over.claimed(row, now) {
                 Ok(claimed) => executions.readable.push(claimed),
-                Err(unreadable) => executions.unreadable.push(unreadable),
+                Err(unreadable) => executions.unreadable.push(*unreadable),
             }
         }
         Ok(executions)

@@ -1,0 +1,179 @@
+//! What is handed over side by side, and when.
+
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::Fuse};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{super::records::Shared, AHEAD, PARALLEL, pause_after, queue::Held};
+use crate::backends::database::{ClaimedExecutions, UnreadableExecution};
+
+/// How a task of the hand-over has ended.
+pub(super) enum Ended {
+    /// The backend was reached.
+    HandedOver,
+    /// The backend was out.
+    Failed,
+    /// It was given back untried.
+    Released,
+}
+
+/// The hand-overs of this process.
+///
+/// Each is a task of its own: it may hold a pooled connection or the writer's turn, so it has to go
+/// on whatever the loop that began it waits for.
+pub(super) struct HandOvers {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    ready: VecDeque<Held>,
+    under_way: JoinSet<Ended>,
+    failures: u32,
+    next_look: Instant,
+}
+
+impl HandOvers {
+    pub(super) fn new(shared: &Arc<Shared>, stop: &CancellationToken) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            stop: stop.clone(),
+            ready: VecDeque::new(),
+            under_way: JoinSet::new(),
+            failures: 0,
+            next_look: Instant::now(),
+        }
+    }
+
+    /// Hands over until `stop`, then ends what it has begun.
+    pub(super) async fn run(mut self, mut accepted: mpsc::Receiver<Held>) {
+        let shared = Arc::clone(&self.shared);
+        let mut claiming = pin!(Fuse::terminated());
+        let mut asked_for = 0;
+        while !self.stop.is_cancelled() {
+            self.begin();
+            let room = AHEAD.saturating_sub(self.ready.len() + asked_for);
+            // Nothing is awaited inside of an arm: the claim under way holds a pooled connection.
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                Some(ended) = self.under_way.join_next() => self.note(ended.ok().as_ref()),
+                Some(held) = accepted.recv(), if room > 0 => self.ready.push_back(held),
+                claimed = &mut claiming => {
+                    self.claimed(claimed, asked_for);
+                    asked_for = 0;
+                }
+                () = shared.queue.unclaimed.notified(), if self.failures == 0 => {
+                    self.next_look = Instant::now();
+                }
+                () = sleep_until(self.next_look), if self.is_paused() => {}
+                () = sleep_until(self.next_look), if asked_for == 0 && self.wants_more() => {
+                    // While the backend is out one execution is as good a question as many.
+                    asked_for = if self.failures == 0 { room } else { 1 };
+                    claiming.set(shared.claim(asked_for).fuse());
+                }
+            }
+        }
+        // What it has claimed nobody else has until the lease ends.
+        if asked_for > 0 {
+            self.hold(claiming.await);
+        }
+        while let Ok(held) = accepted.try_recv() {
+            self.ready.push_back(held);
+        }
+        self.release_held();
+        while self.under_way.join_next().await.is_some() {}
+    }
+
+    /// Begins as many as there is room for; one at a time, after a pause, while the backend is out.
+    fn begin(&mut self) {
+        let most = if self.failures == 0 { PARALLEL } else { 1 };
+        while self.under_way.len() < most && !self.is_paused() {
+            let Some(Held { claimed, until }) = self.ready.pop_front() else { return };
+            // Another process may have claimed it since then.
+            if Instant::now() < until {
+                let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+                self.under_way.spawn(async move { shared.hand_over(claimed, &stop).await });
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.failures > 0 && Instant::now() < self.next_look
+    }
+
+    /// Whether there are to be more claims; half of those ahead are left at least, so that few
+    /// claims bring many.
+    fn wants_more(&self) -> bool {
+        if self.failures > 0 {
+            return self.ready.is_empty() && self.under_way.is_empty();
+        }
+        self.ready.len() <= AHEAD / 2
+    }
+
+    /// What can be read waits for room; what cannot is set aside beside it.
+    fn hold(&mut self, claimed: ClaimedExecutions) {
+        let lease = self.shared.config.lease;
+        self.ready.extend(claimed.readable.into_iter().map(|claimed| Held::new(claimed, lease)));
+        for unreadable in claimed.unreadable {
+            let shared = Arc::clone(&self.shared);
+            self.under_way.spawn(async move {
+                let UnreadableExecution { execution, fence, reason } = unreadable;
+                if let Err(error) = shared.reject(&execution, fence, &reason).await {
+                    let id = &execution.id;
+                    tracing::debug!(%error, execution.id = id, "it is set aside at the next claim");
+                }
+                Ended::Released
+            });
+        }
+    }
+
+    fn claimed(&mut self, claimed: ClaimedExecutions, asked_for: usize) {
+        let count = claimed.readable.len() + claimed.unreadable.len();
+        if count == 0 {
+            self.set_failures(0);
+        }
+        // While the backend is out, what was claimed is tried at once: the pause came before.
+        let at_once = count == asked_for;
+        let pause = if at_once { Duration::ZERO } else { self.shared.config.sweep_interval };
+        self.next_look = Instant::now() + pause;
+        self.hold(claimed);
+    }
+
+    /// A task that panicked counts as one that failed.
+    fn note(&mut self, ended: Option<&Ended>) {
+        match ended {
+            Some(Ended::HandedOver) if self.failures == 0 => {}
+            Some(Ended::HandedOver) => {
+                self.set_failures(0);
+                self.next_look = Instant::now();
+            }
+            Some(Ended::Released) => {}
+            // Those that failed side by side count once.
+            Some(Ended::Failed) | None if self.is_paused() => {}
+            Some(Ended::Failed) | None => {
+                self.set_failures(self.failures + 1);
+                self.next_look = Instant::now() + pause_after(self.failures);
+                // Others may reach the backend.
+                self.release_held();
+            }
+        }
+    }
+
+    fn set_failures(&mut self, failures: u32) {
+        self.failures = failures;
+        self.shared.queue.set_failing(failures > 0);
+    }
+
+    fn release_held(&mut self) {
+        for Held { claimed, .. } in self.ready.drain(..) {
+            let shared = Arc::clone(&self.shared);
+            self.under_way.spawn(async move {
+                shared.release(&claimed, claimed.first_tried.is_none()).await;
+                Ended::Released
+            });
+        }
+    }
+}
