@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{problem::Problems, values::duration};
+use super::{
+    problem::Problems,
+    values::{Size, duration},
+};
 use crate::model::executions::{StepRetry, Workflow};
 
 /// What kind of thing a workflow is.
@@ -16,7 +19,7 @@ pub enum Kind {
     /// Gives its input back.
     #[default]
     Echo,
-    /// POSTs its input to `url`; the JSON answer is the result.
+    /// POSTs its input to `url`; the JSON answer is the result. No redirect is followed.
     Http,
     /// Runs on Temporal workers elsewhere, in any language.
     Temporal,
@@ -28,7 +31,8 @@ pub enum Kind {
 #[schemars(inline)]
 pub struct WorkflowConfig {
     /// `echo`: gives its input back. `http`: POSTs its input to `url`, the JSON answer is the
-    /// result. `temporal`: runs on Temporal workers elsewhere, in any language.
+    /// result; no redirect is followed. `temporal`: runs on Temporal workers elsewhere, in any
+    /// language.
     pub kind: Kind,
     /// How long an echo takes; only with `echo`.
     #[serde(with = "duration")]
@@ -40,6 +44,9 @@ pub struct WorkflowConfig {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1d"))]
     pub timeout: Duration,
+    /// The largest answer; a larger one fails the execution. Only with `http`.
+    #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "64MiB"))]
+    pub max_answer: Size,
     /// When a failed try is repeated; only with `http`.
     pub retry: RetryConfig,
     /// The workflow type that the workers register; only with `temporal`, and needed there.
@@ -62,6 +69,7 @@ impl Default for WorkflowConfig {
             delay: Duration::ZERO,
             url: None,
             timeout: Duration::from_secs(30),
+            max_answer: Size(Workflow::MAX_ANSWER),
             retry: RetryConfig::default(),
             workflow_type: None,
             task_queue: None,
@@ -140,6 +148,7 @@ impl WorkflowConfig {
                     max_backoff: self.retry.max_backoff,
                     multiplier: self.retry.multiplier,
                 },
+                max_answer: self.max_answer.0,
             },
             Kind::Temporal => Workflow::Temporal {
                 workflow_type: self.workflow_type.clone().unwrap_or_default(),

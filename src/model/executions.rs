@@ -108,6 +108,10 @@ pub enum Workflow {
         timeout: Duration,
         /// When to try again.
         retry: StepRetry,
+        /// The largest answer, in bytes.
+        // The release before stored none.
+        #[serde(default = "Workflow::default_max_answer")]
+        max_answer: usize,
     },
     /// Runs on workers elsewhere, in any language.
     Temporal {
@@ -116,6 +120,15 @@ pub enum Workflow {
         /// The task queue they poll; the connection's own if unset.
         task_queue: Option<String>,
     },
+}
+
+impl Workflow {
+    /// The largest answer of a service, in bytes, where nothing is said.
+    pub const MAX_ANSWER: usize = 1 << 20;
+
+    const fn default_max_answer() -> usize {
+        Self::MAX_ANSWER
+    }
 }
 
 /// When a failed step is tried again.
@@ -343,6 +356,18 @@ mod tests {
         for status in Status::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
         }
+    }
+
+    #[test]
+    fn what_the_release_before_stored_has_the_default_bound() {
+        let stored = r#"{"kind": "http", "url": "http://a/", "timeout": {"secs": 1, "nanos": 0},
+            "retry": {"max_attempts": 1, "initial_backoff": {"secs": 1, "nanos": 0},
+            "max_backoff": {"secs": 1, "nanos": 0}, "multiplier": 2.0}}"#;
+        let read: Workflow = serde_json::from_str(stored).unwrap();
+        assert!(
+            matches!(read, Workflow::Http { max_answer: Workflow::MAX_ANSWER, .. }),
+            "{read:?}"
+        );
     }
 
     #[test]

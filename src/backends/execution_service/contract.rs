@@ -28,7 +28,12 @@ pub(super) fn workflows() -> BTreeMap<String, Workflow> {
         multiplier: 1.0,
     };
     let closed_port = "http://127.0.0.1:1/".to_owned();
-    let unreachable = Workflow::Http { url: closed_port, timeout: Duration::from_secs(5), retry };
+    let unreachable = Workflow::Http {
+        url: closed_port,
+        timeout: Duration::from_secs(5),
+        retry,
+        max_answer: Workflow::MAX_ANSWER,
+    };
     BTreeMap::from([
         ("echo".to_owned(), Workflow::Echo { delay: Duration::ZERO }),
         ("slow".to_owned(), Workflow::Echo { delay: DEADLINE * 10 }),
