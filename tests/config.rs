@@ -131,6 +131,7 @@ fn combinations_that_cannot_work_are_refused() {
         ("AGENTAREA_EXECUTION_SERVICE__POOL__KEEPALIVE", "10m"),
         ("AGENTAREA_WORKFLOWS__CALL__KIND", "http"),
         ("AGENTAREA_SERVER__TLS__CERT_FILE", "cert.pem"),
+        ("AGENTAREA_SERVER__ALLOWED_HOSTS", r#"["*.a.example", "http://b.example"]"#),
     ]);
     for line in [
         "database.startup: the database is never lazy",
@@ -149,6 +150,7 @@ fn combinations_that_cannot_work_are_refused() {
          must be less than pool.idle_timeout (10m)",
         "workflows.call.url: a workflow of kind \"http\" needs url",
         "server.tls: TLS needs both cert_file and key_file",
+        "server.allowed_hosts.1: expected a name such as \"api.example.org\"",
     ] {
         assert!(report.contains(line), "{line:?} is missing in\n{report}");
     }

@@ -169,6 +169,9 @@ fn complete(
     }
     // A query with a NUL, a body beyond the limit, and a defect can happen anywhere.
     problems.extend([400, 413, 500]);
+    if !route.is_probe() {
+        problems.push(421);
+    }
     for status in problems {
         let known = operation["responses"].get(status.to_string()).is_some();
         if known || (route.path == "/v1/events" && status == 200) {
@@ -204,11 +207,17 @@ fn describe(status: u16) -> &'static str {
     match status {
         400 => "The request cannot be read.",
         401 => "A valid API key is needed.",
-        403 => "The API key lacks the scope.",
+        403 => {
+            "The API key lacks the scope; or, without authentication, a page of another site asks."
+        }
         404 => "There is no such thing.",
         409 => "The request conflicts with what there is.",
         413 => "The body is too large.",
         415 => "The content type is not supported.",
+        421 => {
+            "Without authentication, the service does not answer to this name (see \
+             `server.allowed_hosts`)."
+        }
         422 => "The input is invalid.",
         500 => "A defect.",
         501 => "The backend in use cannot do this.",

@@ -16,6 +16,7 @@ use super::{
     auth::{Keys, Principal},
     error::{ApiError, bad_request, framework_problem, too_large},
     explain::Parameters,
+    foreign::{Foreign, Gate},
     problem::Problem,
     routes::{self, Route},
 };
@@ -41,6 +42,7 @@ const MAX_REQUEST_ID: usize = 64;
 pub(super) struct Edge {
     config: Arc<Config>,
     keys: Keys,
+    gate: Gate,
     metrics: Arc<Metrics>,
     draining: Draining,
     parameters: Arc<Parameters>,
@@ -52,6 +54,7 @@ impl Edge {
             parameters: Arc::new(parameters),
             config: Arc::clone(&state.config),
             keys: Keys::new(&state.config.auth),
+            gate: Gate::new(&state.config),
             metrics: Arc::clone(&state.metrics),
             draining: state.draining.clone(),
         }
@@ -100,7 +103,7 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let uri = request.uri().clone();
         // At the level of errors, so that a filter which lets only warnings and errors pass leaves
         // them the request that they belong to.
-        let span = if route.is_some_and(Route::is_quiet) {
+        let span = if route.is_some_and(Route::is_probe) {
             request_span!(Level::DEBUG, request_id, method, uri)
         } else {
             request_span!(Level::ERROR, request_id, method, uri)
@@ -179,6 +182,8 @@ enum Refusal {
     Unauthenticated,
     #[error("the API key lacks the scope {}", .0.as_str())]
     Forbidden(Scope),
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
     #[error("the request took too long")]
     Late,
     #[error("the body is too large")]
@@ -190,6 +195,7 @@ impl poem::error::ResponseError for Refusal {
         match self {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Foreign(foreign) => foreign.status(),
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         }
@@ -202,6 +208,7 @@ impl Refusal {
         let (kind, title) = match self {
             Self::Unauthenticated => ("unauthenticated", "A valid API key is needed"),
             Self::Forbidden(_) => ("forbidden", "The API key does not allow this"),
+            Self::Foreign(foreign) => return foreign.problem(),
             Self::Late => ("timeout", "The request took too long; it may have had its effect"),
             Self::TooLarge => return too_large(),
         };
@@ -210,8 +217,9 @@ impl Refusal {
 }
 
 impl Edge {
-    /// Lets a request in if its route is open or its key has the scope.
+    /// Lets a request in if no foreign page sends it, and its route is open or its key has the scope.
     fn admit(&self, request: &mut Request, route: &Route) -> Result<(), poem::Error> {
+        self.gate.admit(request, route.is_probe()).map_err(Refusal::from)?;
         let name = request.method().as_str();
         let wanted = if name == "HEAD" { "GET" } else { name };
         let method = route

@@ -11,6 +11,7 @@ mod events;
 mod examples;
 mod executions;
 mod explain;
+mod foreign;
 mod health;
 mod idempotency;
 mod operator;

@@ -27,9 +27,10 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Whether its handlers log nothing but at level `debug`: the probes, whose answers cost less
-    /// than making the fields of a log line.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Whether balancers and kubelets ask for it all day. They call the service by any name, and the
+    /// answer costs less than making the fields of a log line, so that its handlers log nothing but
+    /// at level `debug`.
+    pub(super) fn is_probe(&self) -> bool {
         matches!(self.path, "/health" | "/livez" | "/readyz")
     }
 }

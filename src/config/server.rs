@@ -23,6 +23,11 @@ pub struct Server {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
     pub request_timeout: Duration,
+    /// Names by which clients reach a service without authentication, such as
+    /// `["api.example.org", "*.example.org"]`; others are answered 421, so that no foreign page can
+    /// let its own name lead here. Addresses, `localhost`, names without a dot, and probes need no
+    /// entry. With `auth.mode = "api_key"` every name is answered.
+    pub allowed_hosts: Vec<String>,
     /// The largest request body; a larger one is answered 413.
     #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "64MiB"))]
     pub max_body: Size,
@@ -55,6 +60,7 @@ impl Default for Server {
             host: IpAddr::from([0, 0, 0, 0]),
             port: 8000,
             request_timeout: Duration::from_secs(30),
+            allowed_hosts: Vec::new(),
             max_body: Size(1 << 20),
             header_timeout: Duration::from_secs(10),
             max_connections: 10_000,
@@ -70,7 +76,26 @@ impl Server {
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             problems.add("server.tls", "TLS needs both cert_file and key_file");
         }
+        for (index, name) in self.allowed_hosts.iter().enumerate() {
+            if !is_host_name(name) {
+                problems.add(
+                    &format!("server.allowed_hosts.{index}"),
+                    "expected a name such as \"api.example.org\" or \"*.example.org\", without \
+                     scheme, port and path",
+                );
+            }
+        }
     }
+}
+
+/// Whether `text` is a name, or stands for all below one.
+fn is_host_name(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let label = |label: &str| {
+        let is_fit = |sign: u8| sign.is_ascii_alphanumeric() || matches!(sign, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(is_fit)
+    };
+    name.strip_suffix('.').unwrap_or(name).split('.').all(label)
 }
 
 /// TLS of the HTTP server.

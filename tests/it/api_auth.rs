@@ -61,3 +61,83 @@ async fn keys_open_what_their_scopes_say() {
     assert!(details(Some("reader")).await);
     assert!(!service.log().contains("wrong"), "no key is logged");
 }
+
+/// The status, and the type of the problem if it is one.
+async fn refusal(request: reqwest::RequestBuilder) -> (u16, String) {
+    let (status, problem) = answer(request).await;
+    let kind = problem["type"].as_str().unwrap_or_default();
+    (status.as_u16(), kind.rsplit(':').next().unwrap_or_default().to_owned())
+}
+
+fn refused(status: u16, kind: &str) -> (u16, String) {
+    (status, kind.to_owned())
+}
+
+#[tokio::test]
+async fn without_keys_pages_of_other_sites_change_nothing() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let own = service.base.clone();
+    for path in ["/v1/config/reload", "/v1/connections/database/reconnect", "/v1/events"] {
+        let post = || service.post(path).header("content-type", "text/plain").body("{}");
+        for foreign in [
+            post().header("sec-fetch-site", "cross-site"),
+            post().header("sec-fetch-site", "same-site").header("origin", &own),
+            post().header("origin", "https://evil.example"),
+            post().header("origin", "null"),
+        ] {
+            assert_eq!(refusal(foreign).await, refused(403, "cross-site"), "{path}");
+        }
+    }
+    let event = json!({"type": "t"});
+    let post = || service.post("/v1/events").json(&event);
+    for welcome in [
+        post(),
+        post().header("origin", &own),
+        post().header("origin", &own).header("sec-fetch-site", "same-origin"),
+    ] {
+        assert_eq!(refusal(welcome).await.0, 202);
+    }
+    let reads = service.get("/v1/executions").header("sec-fetch-site", "cross-site");
+    assert_eq!(refusal(reads).await.0, 200, "whose answer the browser keeps from it");
+}
+
+#[tokio::test]
+async fn without_keys_the_service_answers_to_names_of_its_own() {
+    let setup = Setup::new().set("server.allowed_hosts", "[\"api.example.org\"]");
+    let service = setup.start().await;
+    service.healthy().await;
+    let get = |path: &str, host: &str| refusal(service.get(path).header("host", host));
+    for host in ["api.example.org", "localhost:8000", "agentarea-api", "10.0.0.1:8000"] {
+        assert_eq!(get("/v1/executions", host).await.0, 200, "{host}");
+    }
+    for path in ["/v1/executions", "/metrics", "/docs", "/"] {
+        assert_eq!(get(path, "evil.example").await, refused(421, "misdirected"), "{path}");
+    }
+    for path in ["/health", "/livez", "/readyz"] {
+        assert_eq!(get(path, "evil.example").await.0, 200, "{path} is a probe");
+    }
+    // In HTTP/2 the name is no header.
+    let address = service.base.trim_start_matches("http://").parse().unwrap();
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .resolve_to_addrs("evil.example", &[address])
+        .build()
+        .unwrap();
+    let rebound = client.get(format!("http://evil.example:{}/v1/executions", address.port()));
+    assert_eq!(refusal(rebound).await, refused(421, "misdirected"));
+}
+
+#[tokio::test]
+async fn where_a_key_is_asked_for_neither_page_nor_name_matters() {
+    let service = guarded().start().await;
+    service.healthy().await;
+    let request = service
+        .post("/v1/events")
+        .bearer_auth("writer")
+        .header("host", "anything.example")
+        .header("origin", "https://console.example")
+        .header("sec-fetch-site", "cross-site")
+        .json(&json!({"type": "t"}));
+    assert_eq!(refusal(request).await.0, 202);
+}
