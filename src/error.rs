@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Incompatible,
     /// The backend asks to be called less often.
     Throttled,
+    /// Another user of the backend stood in the way of this call, which had no effect.
+    Busy,
     /// The backend cannot serve for another reason, or was never reached.
     Unavailable,
     /// What is asked of the backend (namespace, database, stream) does not exist there.
@@ -61,7 +63,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for series that exist from the start.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NameNotFound,
         Self::Refused,
         Self::Disconnected,
@@ -72,6 +74,7 @@ impl ErrorKind {
         Self::ReadOnly,
         Self::Incompatible,
         Self::Throttled,
+        Self::Busy,
         Self::Unavailable,
         Self::Missing,
         Self::OutcomeUnknown,
@@ -101,6 +104,7 @@ impl ErrorKind {
             Self::ReadOnly => "read_only",
             Self::Incompatible => "incompatible",
             Self::Throttled => "throttled",
+            Self::Busy => "busy",
             Self::Unavailable => "unavailable",
             Self::Missing => "missing",
             Self::OutcomeUnknown => "outcome_unknown",
@@ -154,6 +158,10 @@ impl ErrorKind {
                 "look at the server's own log, and check that the address is that of such a server"
             }
             Self::Throttled => "raise the server's limits, or lower pool.max_size",
+            Self::Busy => {
+                "find the session that holds what others need, in PostgreSQL by pg_locks and \
+                 pg_stat_activity, and end it"
+            }
             _ => return None,
         })
     }
@@ -174,10 +182,11 @@ impl ErrorKind {
     }
 
     /// True when a call that failed like this says that the backend, or the way to it, does not
-    /// work. A refusal of this very call does not, and neither do our own limits.
+    /// work. A refusal of this very call does not, and neither do others that stood in its way, nor
+    /// our own limits.
     #[must_use]
     pub const fn blames_backend(self) -> bool {
-        self.is_outage() && !self.is_own_limit() && !matches!(self, Self::Forbidden)
+        self.is_outage() && !self.is_own_limit() && !matches!(self, Self::Forbidden | Self::Busy)
     }
 
     /// True when the call never met the backend, because something of ours stood before it.
@@ -195,9 +204,11 @@ impl ErrorKind {
 
     const fn default_retry(self) -> RetryClass {
         match self {
-            Self::NameNotFound | Self::Refused | Self::Unavailable | Self::Throttled => {
-                RetryClass::NotSent
-            }
+            Self::NameNotFound
+            | Self::Refused
+            | Self::Unavailable
+            | Self::Throttled
+            | Self::Busy => RetryClass::NotSent,
             Self::Disconnected | Self::Timeout | Self::OutcomeUnknown => RetryClass::MaybeSent,
             _ => RetryClass::Never,
         }

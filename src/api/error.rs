@@ -239,6 +239,7 @@ mod tests {
             (ErrorKind::Disconnected, "outcome-unknown"),
             (ErrorKind::OutcomeUnknown, "outcome-unknown"),
             (ErrorKind::Refused, "unavailable"),
+            (ErrorKind::Busy, "unavailable"),
         ] {
             let problem = ApiError::from(Error::new(kind, "")).problem();
             assert!(problem.kind.ends_with(expected), "{}", problem.kind);

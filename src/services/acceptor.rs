@@ -25,6 +25,10 @@ const MOST_ROWS: usize = 500;
 /// A commit waits for others if commits take so many times longer than the wait.
 const WORTH: u32 = 4;
 
+/// So many requests of one commit wait by themselves for what other transactions hold. The one that
+/// its own event or id keeps waiting is among them; where several wait, a whole table is held.
+const MOST_WAITING: usize = 2;
+
 /// An `Idempotency-Key` as it came with a request.
 #[derive(Clone, Debug)]
 pub struct RequestKey {
@@ -209,16 +213,26 @@ impl Shared {
             // Something in one of them is not to the database's liking; the others are not to
             // suffer for it.
             Err(error) if batch.len() > 1 && may_be_one_of_them(&error) => {
-                for request in batch {
-                    let stored = self.store(&[&request.admission]).await;
-                    reply(request, stored.map(|mut acceptances| acceptances.remove(0)));
-                }
+                self.commit_each(batch).await;
             }
             Err(error) => {
                 for request in batch {
                     reply(request, Err(error.clone()));
                 }
             }
+        }
+    }
+
+    async fn commit_each(&self, batch: Vec<Request>) {
+        let mut waited = Vec::new();
+        for request in batch {
+            if waited.len() == MOST_WAITING {
+                reply(request, Err(Error::clone(&waited[0])));
+                continue;
+            }
+            let stored = self.store(&[&request.admission]).await;
+            waited.extend(stored.as_ref().err().filter(|it| it.kind() == ErrorKind::Busy).cloned());
+            reply(request, stored.map(|mut acceptances| acceptances.remove(0)));
         }
     }
 
@@ -234,7 +248,7 @@ fn reply(request: Request, answer: Result<Acceptance, Error>) {
 
 /// Whether the database answered, and did not say that it serves nobody.
 fn may_be_one_of_them(error: &Error) -> bool {
-    error.kind() == ErrorKind::Unavailable || !error.kind().is_outage()
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Busy) || !error.kind().is_outage()
 }
 
 fn unknown() -> Error {

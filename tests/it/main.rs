@@ -44,6 +44,8 @@ mod fleet;
 mod keys;
 #[cfg(feature = "postgres")]
 mod kubelet;
+#[cfg(feature = "postgres")]
+mod locks;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod migrate;
 #[cfg(all(feature = "redis", feature = "temporal", feature = "postgres", feature = "sqlite"))]

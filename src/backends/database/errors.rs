@@ -6,35 +6,64 @@ use crate::error::{Error, ErrorKind, RetryClass};
 
 /// What a failed statement means.
 pub(super) fn query_error(error: DieselError) -> Error {
-    let mut message = "the statement failed";
-    let kind = match &error {
+    let failed = |kind| (kind, "the statement failed");
+    let (kind, message) = match &error {
         DieselError::DatabaseError(kind, information) => match kind {
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => {
-                ErrorKind::Disconnected
+                failed(ErrorKind::Disconnected)
             }
-            DatabaseErrorKind::ReadOnlyTransaction => ErrorKind::ReadOnly,
-            DatabaseErrorKind::SerializationFailure => ErrorKind::Throttled,
-            _ if accepts_no_writes(information.message()) => ErrorKind::ReadOnly,
-            _ if information.message().contains("terminating connection") => {
-                ErrorKind::Disconnected
-            }
-            _ if information.message().starts_with("permission denied") => ErrorKind::Forbidden,
-            _ if information.message().ends_with("due to lock timeout") => {
-                message = "another transaction, which has not ended, holds what this one needs";
-                ErrorKind::Conflict
-            }
-            _ => ErrorKind::Unavailable,
+            DatabaseErrorKind::ReadOnlyTransaction => failed(ErrorKind::ReadOnly),
+            DatabaseErrorKind::SerializationFailure => (ErrorKind::Busy, IN_THE_WAY),
+            _ => said(information.message()).unwrap_or(failed(ErrorKind::Unavailable)),
         },
         // Our own `Queryable`s and the schema do not agree.
         DieselError::DeserializationError(_) | DieselError::SerializationError(_) => {
-            ErrorKind::Incompatible
+            failed(ErrorKind::Incompatible)
         }
-        DieselError::BrokenTransactionManager => ErrorKind::Disconnected,
-        _ => ErrorKind::Unavailable,
+        DieselError::BrokenTransactionManager => failed(ErrorKind::Disconnected),
+        _ => failed(ErrorKind::Unavailable),
     };
     // The statement reached the database, so what it did is unknown unless the kind says better.
     let error = Error::new(kind, message).with_source(error);
-    if kind == ErrorKind::Unavailable { error.with_retry(RetryClass::MaybeSent) } else { error }
+    match kind {
+        ErrorKind::Unavailable => error.with_retry(RetryClass::MaybeSent),
+        // The server itself has told that it gave up.
+        ErrorKind::Timeout => error.with_retry(RetryClass::NotSent),
+        _ => error,
+    }
+}
+
+const IN_THE_WAY: &str = "another transaction stood in the way of this one";
+const LOCKED: &str = "another transaction, which has not ended, holds what this one needs";
+
+/// What an error means by its text, where the driver has no kind of its own for it.
+fn said(text: &str) -> Option<(ErrorKind, &'static str)> {
+    let failed = "the statement failed";
+    Some(match text {
+        _ if accepts_no_writes(text) => (ErrorKind::ReadOnly, failed),
+        _ if text.contains("terminating connection") => (ErrorKind::Disconnected, failed),
+        _ if text.starts_with("permission denied") => (ErrorKind::Forbidden, failed),
+        _ if gave_up_waiting(text) => (ErrorKind::Busy, LOCKED),
+        "deadlock detected" => (ErrorKind::Busy, IN_THE_WAY),
+        "canceling statement due to user request" => {
+            (ErrorKind::Busy, "somebody has cancelled the statement")
+        }
+        "canceling statement due to statement timeout" => {
+            (ErrorKind::Timeout, "the statement took longer than the server's statement_timeout")
+        }
+        _ => return None,
+    })
+}
+
+/// `PostgreSQL` after `lock_timeout`, or `SQLite` after `busy_timeout`.
+fn gave_up_waiting(text: &str) -> bool {
+    let sqlite = text.starts_with("database ") && text.contains("is locked");
+    text.ends_with("due to lock timeout") || text.starts_with("could not obtain lock") || sqlite
+}
+
+/// Whether a statement has waited in vain for what another transaction holds.
+pub(super) fn is_lock_timeout(error: &DieselError) -> bool {
+    matches!(error, DieselError::DatabaseError(_, said) if gave_up_waiting(said.message()))
 }
 
 /// `SQLite`'s file is not writable, or the disk of either database is full. Nothing was stored.
@@ -70,6 +99,33 @@ fn version(text: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failed(kind: DatabaseErrorKind, text: &str) -> Error {
+        query_error(DieselError::DatabaseError(kind, Box::new(text.to_owned())))
+    }
+
+    #[test]
+    fn who_waited_in_vain_for_others_has_done_nothing_and_blames_nobody() {
+        let others = DatabaseErrorKind::Unknown;
+        for (kind, text) in [
+            (others, "canceling statement due to lock timeout"),
+            (others, "could not obtain lock on row in relation \"outbox\""),
+            (others, "deadlock detected"),
+            (others, "canceling statement due to user request"),
+            (others, "database is locked"),
+            (others, "database table is locked: outbox"),
+            (DatabaseErrorKind::SerializationFailure, "could not serialize access"),
+        ] {
+            let error = failed(kind, text);
+            assert_eq!(error.kind(), ErrorKind::Busy, "{text}");
+            assert_eq!(error.retry(), RetryClass::NotSent, "{text}");
+            assert!(error.kind().is_outage() && !error.kind().blames_backend(), "{text}");
+        }
+        let error = failed(others, "canceling statement due to statement timeout");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Timeout, RetryClass::NotSent));
+        let error = failed(others, "something else");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, RetryClass::MaybeSent));
+    }
 
     #[test]
     fn only_an_older_program_is_refused() {

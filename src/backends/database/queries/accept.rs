@@ -8,7 +8,7 @@ use super::{
     super::{
         super::{
             Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work,
-            errors::query_error,
+            errors::{is_lock_timeout, query_error},
             rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
             schema::{executions, idempotency_keys, outbox},
         },
@@ -16,7 +16,10 @@ use super::{
     },
     Stop,
 };
-use crate::{error::Error, model::executions::Execution};
+use crate::{
+    error::{Error, ErrorKind},
+    model::executions::Execution,
+};
 
 /// Stores events, those that are stored already excepted.
 pub(super) async fn announce(conn: &mut Conn, events: &[NewEvent], now: i64) -> Result<(), Error> {
@@ -51,7 +54,7 @@ async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Accep
         .on_conflict_do_nothing()
         .execute(conn)
         .await
-        .map_err(query_error)?;
+        .map_err(key_error)?;
     if inserted == 1 {
         return Ok(None);
     }
@@ -67,6 +70,16 @@ async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Accep
         Some(KeyRow { answer: Some(answer), .. }) => Acceptance::Answered(answer),
         _ => Acceptance::Busy,
     }))
+}
+
+/// The deletion before has taken what the insertion needs of the table, so that in vain this one can
+/// only have waited for the first request with the key.
+fn key_error(error: diesel::result::Error) -> Error {
+    if is_lock_timeout(&error) {
+        let message = "the first request with this Idempotency-Key is not answered yet";
+        return Error::new(ErrorKind::Conflict, message).with_source(error);
+    }
+    query_error(error)
 }
 
 /// False when another execution has the id. One that was stored by an earlier try stays.
