@@ -257,8 +257,7 @@ impl<C: Connect> Pool<C> {
         Ok(Checkout { pooled, object: Some(object), _ticket: ticket })
     }
 
-    /// Closes the connections that nobody uses: one beside them has turned out to be dead.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL needs it"))]
+    /// Closes the connections that nobody uses: one beside them has turned out to be of no use.
     pub(super) fn close_idle(&self) {
         let _closed = self.pool.retain(|_, _| false);
     }

@@ -1,11 +1,12 @@
-//! A disk that is full.
+//! A disk that is full, and a file that is taken away.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Setup, cloud_event, send_cloud_event};
+use crate::support::{Service, Setup, cloud_event, eventually, send_cloud_event, signal};
 
 /// A small file system of its own.
 struct Disk(TempDir);
@@ -76,4 +77,77 @@ async fn what_was_accepted_before_the_disk_was_full_is_kept_and_more_once_there_
     let mut events = service.follow("", Some("0-0")).await;
     assert_eq!(events.next().await.name.as_deref(), Some("gap"), "the stream began later");
     assert_eq!(events.ids(accepted + 1).await, expected);
+}
+
+/// Accepts nothing, and says so to those who ask whether it is ready.
+async fn serves_nobody(service: &Service) {
+    // From the very first request on, whatever the probes know.
+    let at_once = join_all(
+        (0..20).map(|n| async move { send_cloud_event(service, &cloud_event("lost", n)).await }),
+    );
+    for (status, problem) in at_once.await {
+        assert_eq!(status, 503, "{problem}");
+        assert!(problem["type"].as_str().unwrap().ends_with(":unavailable"), "{problem}");
+    }
+    let unready = async || {
+        let ready = service.get("/readyz").send().await.unwrap();
+        (ready.status() == 503).then_some(())
+    };
+    eventually("it is not ready", unready).await;
+}
+
+/// A service that has stopped, whose database has one event.
+async fn backup_with(event: &Value) -> Service {
+    let mut service = Setup::new().start().await;
+    service.healthy().await;
+    assert_eq!(send_cloud_event(&service, event).await.0, 202);
+    signal(&service.child, "-TERM");
+    assert_eq!(service.exit_code().await, Some(0));
+    service
+}
+
+/// The ids of all events that it keeps, those of its own aside.
+async fn kept(service: &Service, count: usize) -> Vec<String> {
+    let mut events = service.follow("?type=t", Some("0-0")).await;
+    assert_eq!(events.next().await.name.as_deref(), Some("gap"), "the stream began later");
+    events.ids(count).await
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_while_the_file_is_gone_and_it_goes_on_with_the_one_that_comes_back() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    assert_eq!(send_cloud_event(&service, &cloud_event("a", 0)).await.0, 202);
+    let folder = service.path().join("data");
+    let (file, aside) = (folder.join("agentarea.db"), folder.join("aside.db"));
+    fs::rename(&file, &aside).unwrap();
+    serves_nobody(&service).await;
+    service.health("the outage is seen", |health| health["status"] == "unhealthy").await;
+    assert!(service.log().contains("put it back, or restart the service"), "{}", service.log());
+    assert!(!file.exists(), "an empty one took its place");
+
+    fs::rename(&aside, &file).unwrap();
+    service.healthy().await;
+    assert_eq!(send_cloud_event(&service, &cloud_event("a", 1)).await.0, 202);
+
+    let backup = backup_with(&cloud_event("b", 0)).await;
+    fs::rename(backup.path().join("data/agentarea.db"), &file).unwrap();
+    let mut expected = vec!["b-0".to_owned()];
+    eventually("it goes on with the other file", async || {
+        let n = expected.len();
+        let (status, problem) = send_cloud_event(&service, &cloud_event("b", n)).await;
+        assert!([202, 503].contains(&status), "{problem}");
+        (status == 202).then(|| expected.push(format!("b-{n}")))
+    })
+    .await;
+    let service = service.kill().start().await;
+    service.healthy().await;
+    assert_eq!(kept(&service, 2).await, expected);
+
+    fs::remove_file(&file).unwrap();
+    serves_nobody(&service).await;
+    // A restart begins with an empty one, as the error says.
+    let service = service.kill().start().await;
+    service.healthy().await;
+    assert_eq!(send_cloud_event(&service, &cloud_event("c", 0)).await.0, 202);
 }

@@ -44,6 +44,9 @@ fn said(text: &str) -> Option<(ErrorKind, &'static str)> {
         _ if text.contains("terminating connection") => (ErrorKind::Disconnected, failed),
         _ if text.starts_with("permission denied") => (ErrorKind::Forbidden, failed),
         _ if gave_up_waiting(text) => (ErrorKind::Busy, LOCKED),
+        "database disk image is malformed" | "file is not a database" => {
+            (ErrorKind::Unavailable, "the file is damaged; restore it from a backup")
+        }
         "deadlock detected" => (ErrorKind::Busy, IN_THE_WAY),
         "canceling statement due to user request" => {
             (ErrorKind::Busy, "somebody has cancelled the statement")

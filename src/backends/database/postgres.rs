@@ -293,6 +293,11 @@ impl Backend for Db {
     }
 }
 
+/// The server has answered for it.
+async fn committed(_db: &Db, _conn: &mut Conn) -> Result<(), Error> {
+    Ok(())
+}
+
 /// Several processes compare these times, so they come from the server's clock.
 async fn now(conn: &mut Conn) -> Result<i64, Error> {
     diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(

@@ -1,10 +1,12 @@
 //! The embedded database: one file, one process.
 
+mod file;
+
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, OpenOptions},
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock, Weak},
+    sync::{Arc, LazyLock, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -20,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::OwnedMutexGuard, time::timeout};
 
+use self::file::{FileLock, Identity, Keeps, unusable};
 use super::{
     Database, FAMILY, NewEvent, SQLITE_VARIABLES, Unfinished,
     errors::{check_version, migration_error, query_error},
@@ -31,7 +34,7 @@ use crate::{
     backends::pool::{Checkout, Connect, Pool},
     config::{self, BackendConfig, BackendDescriptor, Section, Table, TableProblem},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, RetryClass},
     model::time,
 };
 
@@ -121,18 +124,21 @@ impl BackendFactory<dyn Database> for Factory {
     ) -> Result<Arc<dyn Database>, Error> {
         let config: Config = section.read()?;
         let lock = self.lock(&config.path)?;
-        let connector = Arc::new(Connector { config });
+        let file = OnceLock::new();
+        let connector = Arc::new(Connector { config, lock: Arc::clone(&lock), file });
         // Two builds at once would also meet at the switch to WAL, for which SQLite does not wait.
         let turn = Arc::clone(&lock.turn).lock_owned().await;
         let mut conn = connector.connect().await?;
+        refuse_remains(&lock, &mut conn).await?;
         migrate(&mut conn).await?;
-        drop(turn);
         check_version(&queries::oldest_program(&mut conn).await?)?;
+        lock.trust()?;
+        drop(turn);
         let pool = Pool::new(Arc::clone(&connector), context)?;
         let instance = Arc::clone(&context.instance);
-        let probe = tokio::sync::Mutex::new(conn);
+        let probe = tokio::sync::Mutex::new(Some(conn));
         let patience = context.pool.acquire_timeout;
-        Ok(Arc::new(Db { pool, probe, instance, lock, patience }))
+        Ok(Arc::new(Db { pool, connector, probe, instance, lock, patience }))
     }
 
     /// Works beside a service that uses the file: the lock keeps away a second *service*, while
@@ -148,7 +154,7 @@ impl BackendFactory<dyn Database> for Factory {
             return Ok(Some("the file is not there yet; the service makes it when it starts"));
         }
         let in_use = FileLock::is_held(&config.path);
-        let mut conn = open(&config.path).await?;
+        let mut conn = open(&config.path, false).await?;
         conn.batch_execute("PRAGMA busy_timeout = 1000; BEGIN IMMEDIATE")
             .await
             .map_err(query_error)?;
@@ -162,14 +168,31 @@ impl BackendFactory<dyn Database> for Factory {
     }
 }
 
-/// Writes what the probe writes, if the tables are there.
-async fn try_tables(conn: &mut Conn, instance: &str) -> Result<Option<&'static str>, Error> {
-    let exists = "EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'schema_info')";
-    let tables: bool = diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(exists))
+const HAS_TABLES: &str = "EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'schema_info')";
+const IS_WHOLE: &str = "(SELECT quick_check = 'ok' FROM pragma_quick_check LIMIT 1)";
+
+async fn is_true(conn: &mut Conn, expression: &str) -> Result<bool, Error> {
+    diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(expression))
         .get_result(conn)
         .await
-        .map_err(query_error)?;
-    if !tables {
+        .map_err(query_error)
+}
+
+/// What this process has used before is not begun anew in an empty file, nor in what is left of it.
+async fn refuse_remains(lock: &FileLock, conn: &mut Conn) -> Result<(), Error> {
+    let Some(is_damaged) = lock.used_before() else { return Ok(()) };
+    if !is_true(conn, HAS_TABLES).await? {
+        return Err(lock.lost("was replaced by one without its tables"));
+    }
+    if is_damaged && !is_true(conn, IS_WHOLE).await? {
+        return Err(lock.lost("was damaged"));
+    }
+    Ok(())
+}
+
+/// Writes what the probe writes, if the tables are there.
+async fn try_tables(conn: &mut Conn, instance: &str) -> Result<Option<&'static str>, Error> {
+    if !is_true(conn, HAS_TABLES).await? {
         return Ok(Some(super::NO_TABLES));
     }
     check_version(&queries::oldest_program(conn).await?)?;
@@ -201,14 +224,26 @@ pub(super) async fn unfinished_in(path: &Path) -> Result<Unfinished, Error> {
     if !path.exists() {
         return Ok(Unfinished::default());
     }
-    queries::transfer::unfinished(&mut open(path).await?).await
+    queries::transfer::unfinished(&mut open(path, false).await?).await
 }
 
-async fn open(path: &Path) -> Result<Conn, Error> {
-    let path = path.display();
-    Conn::establish(&path.to_string()).await.map_err(|error| {
-        Error::new(ErrorKind::Unavailable, format!("{path} cannot be opened")).with_source(error)
+/// Opens the file, which is only made if it may be.
+async fn open(path: &Path, make: bool) -> Result<Conn, Error> {
+    let mode = if make { "rwc" } else { "rw" };
+    let established = Conn::establish(&format!("{}?mode={mode}", uri(path))).await;
+    established.map_err(|error| {
+        let message = format!("{} cannot be opened", path.display());
+        Error::new(ErrorKind::Unavailable, message).with_source(error)
     })
+}
+
+/// The path as `SQLite` takes it together with a mode.
+fn uri(path: &Path) -> String {
+    // Of an absolute one, two slashes at the begin would be taken for those before a host.
+    let scheme = if path.is_absolute() { "file://" } else { "file:" };
+    let path = path.display().to_string();
+    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("{scheme}{path}")
 }
 
 /// Applies what is missing, all of it or nothing. A second build waits for the write lock, and then
@@ -234,73 +269,25 @@ impl Factory {
     }
 }
 
-/// Keeps a second process away: two would not see each other's wake-ups.
-#[derive(Debug)]
-struct FileLock {
-    database: PathBuf,
-    _file: File,
-    /// Whose turn it is to write. `SQLite` has one writer at a time, and one that finds the file
-    /// locked sleeps and looks again, blocking a thread; here writers wait in line.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// Which of those that work in the background asks for it.
-    background: Arc<tokio::sync::Mutex<()>>,
-}
-
-fn unusable(what: &str, database: &Path, error: std::io::Error) -> Error {
-    let kind = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => ErrorKind::Forbidden,
-        std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-        _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, format!("{what} for {} cannot be made", database.display())).with_source(error)
-}
-
-impl FileLock {
-    fn path(database: &Path) -> PathBuf {
-        let mut name = database.as_os_str().to_owned();
-        name.push(".lock");
-        PathBuf::from(name)
-    }
-
-    /// Whether another process holds it. Looks without making the file.
-    fn is_held(database: &Path) -> bool {
-        let file = File::open(Self::path(database));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
-    }
-
-    fn acquire(database: &Path) -> Result<Self, Error> {
-        let unusable = |what, error| unusable(what, database, error);
-        if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(|error| unusable("the folder", error))?;
-        }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(Self::path(database))
-            .map_err(|error| unusable("the lock file", error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self {
-                database: database.to_owned(),
-                _file: file,
-                turn: Arc::default(),
-                background: Arc::default(),
-            }),
-            Err(TryLockError::WouldBlock) => Err(Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "{} is in use by another process; stop it, choose another file with \
-                     DATABASE_URL=sqlite:PATH, or use PostgreSQL for several processes",
-                    database.display()
-                ),
-            )),
-            Err(TryLockError::Error(error)) => Err(unusable("the lock", error)),
-        }
-    }
-}
-
 struct Connector {
     config: Config,
+    lock: Arc<FileLock>,
+    /// What its first connection has opened.
+    file: OnceLock<Identity>,
+}
+
+impl Connector {
+    async fn open(&self) -> Result<Conn, Error> {
+        let make = self.lock.may_open(self.file.get().copied())?;
+        let mut conn = open(&self.config.path, make).await?;
+        let (identity, file) = self.lock.opened()?;
+        conn.set_instrumentation(Keeps { _file: file });
+        if *self.file.get_or_init(|| identity) == identity {
+            Ok(conn)
+        } else {
+            Err(self.lock.lost("was replaced"))
+        }
+    }
 }
 
 #[async_trait]
@@ -308,7 +295,7 @@ impl Connect for Connector {
     type Conn = Conn;
 
     async fn connect(&self) -> Result<Conn, Error> {
-        let mut conn = open(&self.config.path).await?;
+        let mut conn = self.open().await?;
         let synchronous = match self.config.synchronous {
             Synchronous::Full => "FULL",
             Synchronous::Normal => "NORMAL",
@@ -320,6 +307,7 @@ impl Connect for Connector {
              PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;"
         );
         conn.batch_execute(&settings).await.map_err(query_error)?;
+        self.lock.log_is_open();
         Ok(conn)
     }
 
@@ -331,8 +319,9 @@ impl Connect for Connector {
 /// The database in a file.
 struct Db {
     pool: Pool<Connector>,
+    connector: Arc<Connector>,
     /// The probe's own connection, so that a busy pool does not look like an outage.
-    probe: tokio::sync::Mutex<Conn>,
+    probe: tokio::sync::Mutex<Option<Conn>>,
     instance: Arc<str>,
     lock: Arc<FileLock>,
     /// How long a writer waits for its turn.
@@ -347,6 +336,8 @@ impl std::fmt::Debug for Db {
 
 impl Db {
     async fn reader(&self) -> Result<Checkout<Connector>, Error> {
+        // Those who read go too, or it would never be let go of.
+        self.check_name()?;
         self.pool.get().await
     }
 
@@ -360,7 +351,41 @@ impl Db {
     /// background, they wait for one of it at most.
     async fn first_writer(&self) -> Result<Writer, Error> {
         let turn = self.wait(&self.lock.turn).await?;
-        Ok(Writer { conn: self.pool.get().await?, _turn: turn, _place: None })
+        let shrunk_to = self.check_name()?;
+        let mut conn = self.pool.get().await?;
+        self.check_size(&mut conn, shrunk_to).await?;
+        Ok(Writer { conn, _turn: turn, _place: None })
+    }
+
+    /// Whether what the connections have open still is the database, and to what size it has shrunk.
+    /// If it is not, they are closed.
+    fn check_name(&self) -> Result<Option<u64>, Error> {
+        self.lock.check().inspect_err(|_| self.let_go())
+    }
+
+    /// A file that has become smaller was truncated, or somebody has tidied it up with `VACUUM`.
+    async fn check_size(&self, conn: &mut Conn, shrunk_to: Option<u64>) -> Result<(), Error> {
+        let Some(size) = shrunk_to else { return Ok(()) };
+        let needed = "page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let needed: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(needed))
+            .get_result(conn)
+            .await
+            // It may be too short to be read at all.
+            .map_err(|error| self.lock.is_truncated().with_source(error))?;
+        if u64::try_from(needed).is_ok_and(|needed| needed > size) {
+            return Err(self.lock.is_truncated());
+        }
+        self.lock.has_shrunk_to(size);
+        Ok(())
+    }
+
+    /// Closes the connections to a file that is no longer the database: only once all are closed,
+    /// another is opened.
+    fn let_go(&self) {
+        self.pool.close_idle();
+        if let Ok(mut probe) = self.probe.try_lock() {
+            *probe = None;
+        }
     }
 
     async fn wait(&self, lock: &Arc<tokio::sync::Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
@@ -441,9 +466,15 @@ impl Database for Db {
 #[async_trait]
 impl Backend for Db {
     async fn probe(&self) -> Result<(), Error> {
-        let mut conn = self.probe.lock().await;
+        let mut kept = self.probe.lock().await;
         let _turn = self.wait(&self.lock.turn).await?;
-        queries::touch_instance(&mut conn, &self.instance).await
+        let shrunk_to = self.check_name().inspect_err(|_| *kept = None)?;
+        let conn = match &mut *kept {
+            Some(conn) => conn,
+            None => kept.insert(self.connector.connect().await?),
+        };
+        self.check_size(conn, shrunk_to).await?;
+        queries::touch_instance(conn, &self.instance).await
     }
 
     async fn close(&self) {
@@ -453,6 +484,16 @@ impl Backend for Db {
     fn pool(&self) -> Option<PoolStatus> {
         Some(self.pool.status())
     }
+}
+
+/// What was committed into a file that has gone meanwhile is lost, unless the file comes back.
+async fn committed(db: &Db, conn: &mut Conn) -> Result<(), Error> {
+    let shrunk_to = db.check_name();
+    let kept = match shrunk_to {
+        Ok(shrunk_to) => db.check_size(conn, shrunk_to).await,
+        Err(error) => Err(error),
+    };
+    kept.map_err(|error| error.with_retry(RetryClass::MaybeSent))
 }
 
 /// One process writes the file, so its clock is the database's.
@@ -494,36 +535,4 @@ macro_rules! locked {
 mod queries;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backends::database::contract;
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn sqlite_fulfils_the_contract() {
-        let folder = tempfile::tempdir().unwrap();
-        let table = serde_json::json!({"path": folder.path().join("new/contract.db")});
-        contract::suite(&Factory::default(), &Section(table)).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn sqlite_understands_the_version_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("before.db");
-        let section = Section(serde_json::json!({ "path": path }));
-        let database = Factory::default().build(&section, &contract::context()).await.unwrap();
-        let mut before = open(&path).await.unwrap();
-        before.batch_execute(contract::WRITTEN_BY_THE_VERSION_BEFORE).await.unwrap();
-        contract::understands_the_version_before(&*database).await;
-    }
-
-    #[test]
-    fn a_second_process_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.db");
-        let held = FileLock::acquire(&path).unwrap();
-        let error = FileLock::acquire(&path).unwrap_err();
-        assert!(error.message().contains("in use by another process"), "{error}");
-        drop(held);
-        assert!(FileLock::acquire(&path).is_ok());
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use super::{
             rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
             schema::{executions, idempotency_keys, outbox},
         },
-        Conn, Db, insert_all, now,
+        Conn, Db, committed, insert_all, now,
     },
     Stop,
 };
@@ -186,6 +186,7 @@ impl Accept for Db {
         if let Some(events) = only_events(batch)
             && insert_all(&mut conn, &events).await.map_err(query_error)?
         {
+            committed(self, &mut conn).await?;
             return Ok(vec![Acceptance::Stored; batch.len()]);
         }
         let now = now(&mut conn).await?;
@@ -196,7 +197,9 @@ impl Accept for Db {
             }
             Ok(accepted)
         });
-        accepted.map_err(Stop::into_error)
+        let accepted = accepted.map_err(Stop::into_error)?;
+        committed(self, &mut conn).await?;
+        Ok(accepted)
     }
 
     async fn forget_keys(&self, limit: i64) -> Result<usize, Error> {
