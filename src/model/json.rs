@@ -49,6 +49,17 @@ pub fn depth(text: &[u8]) -> usize {
     deepest
 }
 
+/// Reads a value that is nested [`MAX_DEPTH`] levels deep at most.
+///
+/// # Errors
+/// Says why it cannot be taken, after "the value …".
+pub fn read(text: &[u8]) -> Result<Value, String> {
+    if depth(text) > MAX_DEPTH {
+        return Err(format!("is nested deeper than {MAX_DEPTH} levels"));
+    }
+    serde_json::from_slice(text).map_err(|error| format!("is not JSON: {error}"))
+}
+
 /// Goes on behind the quote that ends a string.
 fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     while let Some(byte) = bytes.next() {

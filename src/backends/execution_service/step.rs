@@ -6,7 +6,10 @@ use reqwest::{Response, StatusCode, redirect};
 use serde_json::Value;
 
 use crate::{
-    config::values::Size, model::executions::Workflow, telemetry::traces::TraceContext, tls,
+    config::values::Size,
+    model::{executions::Workflow, json},
+    telemetry::traces::TraceContext,
+    tls,
 };
 
 /// How much of a service's own words about a failure is logged, in characters.
@@ -75,9 +78,8 @@ impl Steps {
                 let trace = TraceContext::continued(traceparent);
                 let answer = self.post(id, trace, url, *timeout, input).await?;
                 let text = read(answer, *max_answer).await?;
-                serde_json::from_slice(&text).map_err(|error| {
-                    StepError::permanent(format!("the answer is not JSON: {error}"))
-                })
+                json::read(&text)
+                    .map_err(|problem| StepError::permanent(format!("the answer {problem}")))
             }
             Workflow::Temporal { .. } => Err(StepError::permanent(
                 "this workflow runs on Temporal only, and the execution service is another one",
@@ -168,7 +170,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::executions::StepRetry;
+    use crate::model::{executions::StepRetry, json};
 
     const BOUND: usize = 2048;
 
@@ -233,6 +235,19 @@ mod tests {
         let largest = json!("x".repeat(BOUND - 2));
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BOUND}\r\n\r\n{largest}");
         assert_eq!(run(answering(head)).await, Ok(largest));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_taken_a_hundred_deep_and_refused_deeper() {
+        let answer = |levels: usize| {
+            let json = "[".repeat(levels) + &"]".repeat(levels);
+            let length = json.len();
+            answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{json}"))
+        };
+        assert!(run(answer(json::MAX_DEPTH)).await.is_ok());
+        let error = run(answer(json::MAX_DEPTH + 1)).await.unwrap_err();
+        let message = "the answer is nested deeper than 100 levels".to_owned();
+        assert_eq!(error, StepError { message, retryable: false });
     }
 
     #[tokio::test]

@@ -196,17 +196,12 @@ pub(super) fn from_payloads(payloads: Option<Payloads>) -> Result<Value, String>
     let encoding = payload.metadata.get("encoding").map(|name| String::from_utf8_lossy(name));
     match encoding.as_deref() {
         Some("binary/null") => Ok(Value::Null),
-        Some("json/plain" | "json/protobuf") | None => from_json(&payload.data),
+        // One that is nested deeper than a client's could not be passed on.
+        Some("json/plain" | "json/protobuf") | None => {
+            json::read(&payload.data).map_err(|problem| format!("the value {problem}"))
+        }
         Some(other) => Err(format!("the value has the encoding {other:?}, which is not JSON")),
     }
-}
-
-/// A value that is nested deeper than a client's may be could not be passed on as it is.
-fn from_json(data: &[u8]) -> Result<Value, String> {
-    if json::depth(data) > json::MAX_DEPTH {
-        return Err(format!("the value is nested deeper than {} levels", json::MAX_DEPTH));
-    }
-    serde_json::from_slice(data).map_err(|error| format!("the value is not JSON: {error}"))
 }
 
 /// Result and error of an execution, from the event that closed it.
@@ -320,6 +315,9 @@ mod tests {
         assert_eq!(read("json/plain", r#"{"a":1}"#), Ok(json!({ "a": 1 })));
         assert_eq!(read("binary/null", ""), Ok(Value::Null));
         assert_eq!(from_payloads(None), Ok(Value::Null));
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(read("json/plain", &nested(100)).is_ok());
+        assert!(read("json/plain", &nested(101)).is_err_and(|error| error.contains("deeper")));
         assert!(read("binary/encrypted", "x").is_err());
         assert!(read("json/plain", "{").is_err());
     }
