@@ -92,6 +92,8 @@ struct Claims {
     places: Vec<Position>,
     /// When they were last looked for.
     looked: Option<Instant>,
+    /// The last batch failed, and the broker was not reached since.
+    failed: bool,
 }
 
 impl Relay {
@@ -192,6 +194,7 @@ impl Shared {
                 Err(error) => {
                     tracing::debug!(%error, "accepted events cannot be handed over");
                     claims.looked = None;
+                    claims.failed = true;
                     failures += 1;
                     FIRST_PAUSE
                         .saturating_mul(2_u32.saturating_pow(failures - 1))
@@ -220,13 +223,14 @@ impl Shared {
         if claims.lanes.is_empty() {
             return Ok(0);
         }
-        // After a failure: what was lost comes before what is new, and nothing is read for a broker
-        // that is out.
-        if claims.looked.is_none() {
+        // Nothing is read for a broker that is out.
+        if claims.failed {
             self.reach_broker().await?;
-            if self.look_for_loss(claims, None).await? {
-                return Ok(1);
-            }
+            claims.failed = false;
+        }
+        // After a failure: what was lost comes before what is new.
+        if claims.looked.is_none() && self.look_for_loss(claims, None).await? {
+            return Ok(1);
         }
         let (held, most) = (&claims.lanes, self.config.batch);
         let PendingEvents { readable: batch, unreadable } = self
@@ -293,7 +297,7 @@ impl Shared {
             .await?;
         if lanes != claims.lanes {
             let places = self.newest_places(&lanes).await?;
-            *claims = Claims { lanes, places, ..Claims::default() };
+            *claims = Claims { lanes, places, failed: claims.failed, ..Claims::default() };
         }
         claims.made = Some(made);
         let every = usize::try_from(LANES).unwrap_or(usize::MAX);
