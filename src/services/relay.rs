@@ -59,8 +59,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often the outbox is counted, unless counting takes long.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// Counting may take this part of the time.
+/// Counting may take this part of the time, as long as the count does not become too old by it.
 const COUNT_SHARE: u32 = 20;
+const OLDEST_COUNT: Duration = Duration::from_secs(5);
 /// Delivered events that are removed at once.
 const REMOVED_AT_ONCE: i64 = 500;
 
@@ -397,7 +398,7 @@ impl Shared {
             if removed.as_ref().is_ok_and(full) {
                 continue;
             }
-            sleep((begun.elapsed() * COUNT_SHARE).max(COUNT_EVERY)).await;
+            sleep((begun.elapsed() * COUNT_SHARE).clamp(COUNT_EVERY, OLDEST_COUNT)).await;
         }
     }
 }
