@@ -10,8 +10,8 @@ use agentarea_api::{
         BackendConfig, BackendDescriptor, CircuitBreaker, Pool, Probe, Section, Startup, Table,
     },
     connection::{
-        Backend, Breaker, BuildContext, Factory, Force, Managed, Operation, Policies, Registry,
-        Sample, Settings,
+        Backend, Breaker, BuildContext, Factory, Family, Force, Managed, Operation, Policies,
+        Registry, Sample, Settings,
     },
     error::Error,
     telemetry::metrics::Metrics,
@@ -36,6 +36,10 @@ const GOOD: Sample = Sample { failed: false, slow: false };
 /// A backend that answers at once.
 #[derive(Debug)]
 struct Instantly;
+
+impl Family for Instantly {
+    const OPERATIONS: &'static [Operation] = &[CALL];
+}
 
 #[async_trait]
 impl Backend for Instantly {
@@ -91,7 +95,7 @@ async fn built() -> Managed<Instantly> {
         probe: Probe::default(),
     });
     connection.started().await.expect("it is built");
-    while connection.lease().await.is_err() {
+    while connection.client().lease().await.is_err() {
         sleep(Duration::from_millis(1)).await;
     }
     connection
@@ -100,21 +104,24 @@ async fn built() -> Managed<Instantly> {
 fn calls(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let connection = runtime.block_on(built());
+    let client = connection.client();
     let mut group = criterion.benchmark_group("call");
     group.bench_function("guarded, good", |bencher| {
         bencher.to_async(&runtime).iter(|| {
-            connection.call(CALL, |backend| async move {
+            client.call(CALL, |backend| async move {
                 black_box(backend);
                 Ok(())
             })
         });
     });
     group.bench_function("get the built backend", |bencher| {
-        bencher.to_async(&runtime).iter(|| async { drop(black_box(connection.lease().await)) });
+        bencher
+            .to_async(&runtime)
+            .iter(|| async { drop(black_box(connection.client().lease().await)) });
     });
     connection.force_circuit(Force::Open);
     group.bench_function("refused by an open breaker", |bencher| {
-        bencher.to_async(&runtime).iter(|| connection.call(CALL, |_| async { Ok(()) }));
+        bencher.to_async(&runtime).iter(|| client.call(CALL, |_| async { Ok(()) }));
     });
     group.finish();
 }

@@ -12,7 +12,7 @@ use agentarea_api::{
         Table, Timeout,
     },
     connection::{
-        Backend, BuildContext, Factory, Managed, Operation, Policies, Registry, Settings,
+        Backend, BuildContext, Factory, Family, Managed, Operation, Policies, Registry, Settings,
     },
     error::{Error, ErrorKind},
     telemetry::metrics::Metrics,
@@ -34,6 +34,10 @@ const ASK: Operation = Operation::idempotent("ask");
 #[async_trait]
 trait Oracle: Backend {
     async fn ask(&self) -> Result<String, Error>;
+}
+
+impl Family for dyn Oracle {
+    const OPERATIONS: &'static [Operation] = &[ASK];
 }
 
 /// The one backend of the family.
@@ -145,7 +149,6 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let registry: Registry<dyn Oracle> = Registry::new("oracle").register(RedisFactory { address });
     let connection =
         Managed::new(registry, "example".into(), metrics.connection("oracle"), tasks.clone());
-    connection.declare(&[ASK]);
     connection.start(settings());
 
     let mut pace = tokio::time::interval(Duration::from_millis(100));
@@ -155,7 +158,8 @@ async fn main() -> Result<(), Box<dyn StdError>> {
             _ = pace.tick() => {}
             _ = tokio::signal::ctrl_c() => break,
         }
-        let answer = connection.call(ASK, |oracle| async move { oracle.ask().await }).await;
+        let answer =
+            connection.client().call(ASK, |oracle| async move { oracle.ask().await }).await;
         let answer = answer.unwrap_or_else(|error| error.kind().as_str().to_owned());
         let report = connection.report();
         let line = format!("{answer}: {}, {}", report.service.as_str(), report.circuit.as_str());

@@ -61,21 +61,21 @@ impl App {
     pub fn state(&self, config: Arc<Config>) -> State {
         let relay = Relay::new(
             Arc::clone(&self.instance),
-            self.manager.database.clone(),
-            self.manager.event_broker.clone(),
+            self.manager.database.client(),
+            self.manager.event_broker.client(),
             config.outbox.clone(),
             Arc::clone(&self.metrics),
         );
         let acceptor = Acceptor::new(
-            self.manager.database.clone(),
+            self.manager.database.client(),
             self.lifecycle.tasks.clone(),
             config.outbox.linger,
             config.idempotency.retention,
         );
         let events =
-            Events::new(acceptor.clone(), self.manager.event_broker.clone(), relay.clone());
+            Events::new(acceptor.clone(), self.manager.event_broker.client(), relay.clone());
         let streams = EventStreams::new(
-            self.manager.event_broker.clone(),
+            self.manager.event_broker.client(),
             config.event_stream.clone(),
             Arc::clone(&self.metrics),
             self.lifecycle.tasks.clone(),
@@ -84,8 +84,8 @@ impl App {
         let parts = Parts {
             owner: Arc::clone(&self.instance),
             acceptor,
-            database: self.manager.database.clone(),
-            service: self.manager.execution_service.clone(),
+            database: self.manager.database.client(),
+            service: self.manager.execution_service.client(),
             events: events.clone(),
             metrics: Arc::clone(&self.metrics),
         };
@@ -97,7 +97,7 @@ impl App {
             reloader: Arc::clone(&self.reloader),
             events,
             dead_letters: DeadLetters::new(
-                self.manager.database.clone(),
+                self.manager.database.client(),
                 relay.clone(),
                 executions.clone(),
             ),
@@ -155,7 +155,7 @@ impl App {
         database.start(Settings { startup: Startup::Fail, ..(&config.database).into() });
         database.started().await.context(TargetUnusable)?;
         let backend = &config.execution_service.backend;
-        let moved = transfer::move_all(&*file, database, backend, progress).await;
+        let moved = transfer::move_all(&*file, &database.client(), backend, progress).await;
         file.close().await;
         self.manager.close().await;
         Ok(moved?)

@@ -41,7 +41,7 @@ impl ConnectionManager {
             tasks.clone(),
         );
         let event_broker = Managed::new(
-            event_broker::registry(database.clone()),
+            event_broker::registry(database.client()),
             Arc::clone(instance),
             metrics.connection(event_broker::FAMILY),
             tasks.clone(),

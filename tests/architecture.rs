@@ -158,3 +158,17 @@ fn the_heart_knows_no_family() {
         }
     }
 }
+
+/// Whether a call may be repeated is said once, in the client beside the family's trait.
+#[test]
+fn services_call_backends_through_their_clients_alone() {
+    for (path, text) in sources() {
+        if module(&path) != "services" {
+            continue;
+        }
+        let code = code(&text);
+        for word in ["Operation", ".call(", "Managed"] {
+            assert!(!code.contains(word), "{} says {word:?}", path.display());
+        }
+    }
+}

@@ -27,7 +27,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// Tries the connection as configured, lazy or not, within bounds. It is tried once: who asks
     /// again, such as a backend that builds on this connection, gets the same answer.
     pub async fn check(&self) -> Checked {
-        self.0.checked.get_or_init(|| self.0.check()).await.clone()
+        self.slot.checked.get_or_init(|| self.slot.check()).await.clone()
     }
 }
 

@@ -84,10 +84,8 @@ impl Operation {
         Self { name, idempotent: false, answered_by_backend: false, is_part: false }
     }
 
-    /// The same operation as a part of another guarded call: that one is repeated as a whole, so
-    /// that retries do not multiply.
-    #[must_use]
-    pub const fn as_part(self) -> Self {
+    /// The same operation as a part of another guarded call, which is repeated as a whole.
+    pub(super) const fn as_part(self) -> Self {
         Self { is_part: true, ..self }
     }
 

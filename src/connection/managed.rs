@@ -1,8 +1,7 @@
-//! The managed connection: builds its backend once, hands it to every caller, watches it, closes it.
+//! The managed connection as its owner sees it: configured, started, reported on, closed.
 
 use std::{
     fmt,
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -19,8 +18,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backend, ConnectionReport, Force, Operation, Policies, Registry, Service, Transition,
-    guard::Guard, live::Lease, probe::ProbeState, slot::Slot, timeline::Timeline,
+    Backend, Client, ConnectionReport, Family, Force, Policies, Registry, Service, Transition,
+    guard::Guard, probe::ProbeState, slot::Slot, timeline::Timeline,
 };
 use crate::{
     config::{self, BackendDescriptor, Pool, Probe, Section, Startup},
@@ -70,17 +69,19 @@ impl From<&config::Connection> for Settings {
 }
 
 /// A managed connection. Clones share one slot.
-pub struct Managed<B: ?Sized + Backend>(pub(super) Arc<Slot<B>>);
+pub struct Managed<B: ?Sized + Backend> {
+    pub(super) slot: Arc<Slot<B>>,
+}
 
 impl<B: ?Sized + Backend> Clone for Managed<B> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { slot: Arc::clone(&self.slot) }
     }
 }
 
 impl<B: ?Sized + Backend> fmt::Debug for Managed<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Managed").field(&self.0.name).finish()
+        f.debug_tuple("Managed").field(&self.slot.name).finish()
     }
 }
 
@@ -92,11 +93,17 @@ impl<B: ?Sized + Backend> Managed<B> {
         instance: Arc<str>,
         metrics: ConnectionMetrics,
         tasks: TaskTracker,
-    ) -> Self {
+    ) -> Self
+    where
+        B: Family,
+    {
+        for operation in B::OPERATIONS {
+            metrics.declare_call(operation.name);
+        }
         let now = Instant::now();
         let name = registry.family();
         let timeline = Arc::<Timeline>::default();
-        Self(Arc::new(Slot {
+        let slot = Slot {
             name,
             instance,
             registry,
@@ -120,43 +127,43 @@ impl<B: ?Sized + Backend> Managed<B> {
             new_pace: Notify::new(),
             supervised: AtomicBool::new(false),
             checked: OnceCell::new(),
-        }))
+        };
+        Self { slot: Arc::new(slot) }
+    }
+
+    /// The connection as its callers see it.
+    #[must_use]
+    pub fn client(&self) -> Client<B> {
+        Client::new(Arc::clone(&self.slot))
     }
 
     /// The connection's name.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.0.name
+        self.slot.name
     }
 
     /// The backends that can serve it, as the configuration sees them.
     #[must_use]
     pub fn descriptors(&self) -> Vec<BackendDescriptor> {
-        self.0.registry.descriptors()
-    }
-
-    /// Names operations that will be called, so that their series exist before the first call.
-    pub fn declare(&self, operations: &[Operation]) {
-        for operation in operations {
-            self.0.metrics.declare_call(operation.name);
-        }
+        self.slot.registry.descriptors()
     }
 
     /// Takes the settings, and does nothing with them yet.
     pub fn configure(&self, settings: Settings) {
-        self.0.guard.configure(&settings.policies);
-        *self.0.settings.write() = Some(Arc::new(settings));
+        self.slot.guard.configure(&settings.policies);
+        *self.slot.settings.write() = Some(Arc::new(settings));
     }
 
     /// Takes the settings and begins to watch the connection.
     pub fn start(&self, settings: Settings) {
         let lazy = settings.startup == Startup::Lazy;
-        self.0.needed.store(!lazy, Ordering::Relaxed);
-        self.0.beat(settings.probe.interval);
+        self.slot.needed.store(!lazy, Ordering::Relaxed);
+        self.slot.beat(settings.probe.interval);
         self.configure(settings);
-        self.0.supervised.store(true, Ordering::Relaxed);
-        let slot = Arc::clone(&self.0);
-        self.0.tasks.spawn(async move {
+        self.slot.supervised.store(true, Ordering::Relaxed);
+        let slot = Arc::clone(&self.slot);
+        self.slot.tasks.spawn(async move {
             tokio::select! {
                 () = slot.stop.cancelled() => {}
                 () = slot.supervise() => {}
@@ -169,19 +176,19 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// # Errors
     /// With `startup = "fail"`, when the connection cannot be made in time.
     pub async fn started(&self) -> Result<(), Error> {
-        let Some(settings) = self.0.settings.read().clone() else { return Ok(()) };
+        let Some(settings) = self.slot.settings.read().clone() else { return Ok(()) };
         if !matches!(settings.startup, Startup::Wait | Startup::Fail) {
             return Ok(());
         }
-        let mut changed = self.0.changed.subscribe();
+        let mut changed = self.slot.changed.subscribe();
         let initialized = changed.wait_for(|service| *service == Service::Initialized);
         let in_time = timeout(settings.startup_timeout, initialized).await.is_ok();
         if in_time || settings.startup == Startup::Wait {
             return Ok(());
         }
-        let (name, backend) = (self.0.name, &settings.backend);
+        let (name, backend) = (self.slot.name, &settings.backend);
         let failed = format!("{name} cannot be made with the backend {backend:?}");
-        let error = self.0.build_error.lock().clone();
+        let error = self.slot.build_error.lock().clone();
         Err(error.map_or_else(
             || Error::new(ErrorKind::Timeout, failed.clone()),
             |error| Error::new(error.kind(), failed.clone()).with_source(error),
@@ -190,14 +197,14 @@ impl<B: ?Sized + Backend> Managed<B> {
 
     /// Waits until the connection works, if it is required.
     pub async fn initialized_if_required(&self) {
-        let required = self.0.settings.read().as_ref().is_some_and(|settings| settings.required);
-        let mut changed = self.0.changed.subscribe();
+        let required = self.slot.settings.read().as_ref().is_some_and(|settings| settings.required);
+        let mut changed = self.slot.changed.subscribe();
         if required {
             tokio::select! {
                 initialized = changed.wait_for(|service| *service == Service::Initialized) => {
                     let _state = initialized.is_ok();
                 }
-                () = self.0.stop.cancelled() => {}
+                () = self.slot.stop.cancelled() => {}
             }
         }
     }
@@ -205,9 +212,9 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// Completes when the backend turns out not to be usable by this version of the program, which
     /// no waiting changes.
     pub async fn refused(&self) -> Error {
-        let mut changed = self.0.changed.subscribe();
+        let mut changed = self.slot.changed.subscribe();
         loop {
-            let error = self.0.build_error.lock().clone();
+            let error = self.slot.build_error.lock().clone();
             if let Some(error) = error.filter(|error| error.kind() == ErrorKind::Incompatible) {
                 return error;
             }
@@ -217,75 +224,40 @@ impl<B: ?Sized + Backend> Managed<B> {
         }
     }
 
-    /// Calls the backend through the guard.
-    ///
-    /// `attempt` may run more than once, if the operation allows it.
-    ///
-    /// # Errors
-    /// The backend's, or the reason why it could not be called.
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives the backend back; whether the call had its effect is unknown.
-    pub async fn call<T, F, Fut>(&self, operation: Operation, attempt: F) -> Result<T, Error>
-    where
-        F: Fn(Lease<B>) -> Fut,
-        Fut: Future<Output = Result<T, Error>>,
-    {
-        let slot = &self.0;
-        let result = slot.guard.run(operation, || slot.attempt(&attempt)).await;
-        slot.note(&result);
-        result
-    }
-
-    /// The backend for a supervised stream (a blocking read, a subscription), which no timeout of
-    /// the guard bounds.
-    ///
-    /// # Errors
-    /// When it is not built and cannot be.
-    pub async fn lease(&self) -> Result<Lease<B>, Error> {
-        self.0.lease().await
-    }
-
     /// Stops watching, waits for the last callers and closes the backend.
     pub async fn close(&self) {
-        self.0.stop.cancel();
-        let live = self.0.live.swap(None);
+        self.slot.stop.cancel();
+        let live = self.slot.live.swap(None);
         if let Some(live) = live {
             live.retire().await;
         }
-        self.0.metrics.up.set(0);
-        let closed = self.0.state.lock().closed(Instant::now());
+        self.slot.metrics.up.set(0);
+        let closed = self.slot.state.lock().closed(Instant::now());
         if let Some(transition) = closed {
-            self.0.announce(transition, Service::Closed, None);
+            self.slot.announce(transition, Service::Closed, None);
         }
     }
 
     /// Takes the circuit breaker into an operator's hand, or gives it back.
     pub fn force_circuit(&self, force: Force) {
-        self.0.guard.force(force);
-    }
-
-    /// Whether its probes, or the attempts to make it, find the backend out.
-    #[must_use]
-    pub fn is_out(&self) -> bool {
-        self.0.state.lock().service() == Service::Unavailable
+        self.slot.guard.force(force);
     }
 
     /// How often the state, or the breaker's, has changed.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.0.timeline.count()
+        self.slot.timeline.count()
     }
 
     /// The last changes of state, oldest first.
     #[must_use]
     pub fn timeline(&self) -> Vec<Transition> {
-        self.0.timeline.last()
+        self.slot.timeline.last()
     }
 
     /// Everything known of the connection now. Does no I/O.
     #[must_use]
     pub fn report(&self) -> ConnectionReport {
-        self.0.report()
+        self.slot.report()
     }
 }

@@ -9,6 +9,7 @@ mod breaker;
 mod budget;
 mod build;
 mod check;
+mod client;
 mod context;
 mod guard;
 mod limit;
@@ -28,9 +29,11 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
+pub(crate) use self::client::guarded;
 pub use self::{
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     check::Checked,
+    client::Client,
     context::{current_operation, deadline, was_cut_off, within},
     guard::{Operation, Policies},
     live::Lease,
@@ -67,6 +70,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn pool(&self) -> Option<PoolStatus> {
         None
     }
+}
+
+/// A family of backends, as its callers see it.
+pub trait Family: Backend {
+    /// Every operation that a guarded call can name. Their series exist from the start.
+    const OPERATIONS: &'static [Operation];
 }
 
 /// The state of a pool at one moment.

@@ -42,7 +42,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// # Errors
     /// Why the new backend cannot be made. The old one serves on.
     pub async fn prepare(&self, settings: Settings) -> Result<Prepared<B>, Error> {
-        let slot = &self.0;
+        let slot = &self.slot;
         let current = slot.settings()?;
         let settings = Arc::new(settings);
         let live = if slot.is_needed() && settings.need_another_backend_than(&current) {
@@ -57,7 +57,7 @@ impl<B: ?Sized + Backend> Managed<B> {
 
     /// Puts prepared settings in use.
     pub fn commit(&self, prepared: Prepared<B>) {
-        let slot = &self.0;
+        let slot = &self.slot;
         let Prepared { settings, live } = prepared;
         slot.guard.configure(&settings.policies);
         let made = live.is_some();
@@ -73,8 +73,8 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// # Errors
     /// Why the new backend cannot be made. The old one, if there is one, serves on.
     pub async fn reconnect(&self) -> Result<(), Error> {
-        self.0.make_needed();
-        self.0.fly(true)?.await.map(|_live| ())
+        self.slot.make_needed();
+        self.slot.fly(true)?.await.map(|_live| ())
     }
 }
 

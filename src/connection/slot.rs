@@ -256,6 +256,10 @@ impl<B: ?Sized + Backend> Slot<B> {
             && self.created.elapsed() > stalled_at
     }
 
+    pub(super) fn is_out(&self) -> bool {
+        self.state.lock().service() == Service::Unavailable
+    }
+
     pub(super) fn report(&self) -> ConnectionReport {
         let settings = self.settings.read().clone();
         let live = self.live.load_full();

@@ -50,6 +50,10 @@ impl World {
     }
 }
 
+impl Family for MockBackend {
+    const OPERATIONS: &'static [Operation] = &[CALL];
+}
+
 #[derive(Debug)]
 struct MockBackend {
     number: usize,
@@ -138,7 +142,7 @@ fn with_pool_of(max_size: usize) -> Settings {
 }
 
 async fn number(slot: &Managed<MockBackend>) -> Result<usize, Error> {
-    slot.call(CALL, |backend| async move { Ok(backend.number) }).await
+    slot.client().call(CALL, |backend| async move { Ok(backend.number) }).await
 }
 
 /// Lets the clock run until `holds`, up to ten minutes.
@@ -214,7 +218,7 @@ async fn a_backend_that_stays_sick_is_replaced_and_closed_after_its_last_caller(
     let world = Arc::new(World::default());
     let slot = managed(Startup::Background, &world);
     until(&slot, |report| report.service == Service::Initialized).await;
-    let lease = slot.lease().await.unwrap();
+    let lease = slot.client().lease().await.unwrap();
     world.sick.store(true, Ordering::SeqCst);
     until(&slot, |report| report.service == Service::Unavailable).await;
     assert_eq!(number(&slot).await.unwrap(), 1, "the old one serves until there is a better one");
@@ -234,7 +238,7 @@ async fn closing_waits_for_callers_and_closes_once() {
     let world = Arc::new(World::default());
     let slot = managed(Startup::Background, &world);
     until(&slot, |report| report.service == Service::Initialized).await;
-    let lease = slot.lease().await.unwrap();
+    let lease = slot.client().lease().await.unwrap();
     let begin = Instant::now();
     let holding = async {
         sleep(Duration::from_secs(2)).await;
@@ -268,7 +272,7 @@ async fn new_settings_are_built_and_probed_before_they_are_used() {
     let world = Arc::new(World::default());
     let slot = managed(Startup::Background, &world);
     until(&slot, |report| report.service == Service::Initialized).await;
-    let old = slot.lease().await.unwrap();
+    let old = slot.client().lease().await.unwrap();
     for cause in [&world.refuses, &world.sick] {
         cause.store(true, Ordering::SeqCst);
         assert!(slot.prepare(with_pool_of(20)).await.is_err());
@@ -297,7 +301,8 @@ async fn policies_change_without_a_reconnect() {
     let prepared = slot.prepare(new).await.unwrap();
     assert!(!prepared.rebuilds());
     slot.commit(prepared);
-    let stuck = slot.call(CALL, |_| std::future::pending::<Result<(), Error>>());
+    let client = slot.client();
+    let stuck = client.call(CALL, |_| std::future::pending::<Result<(), Error>>());
     let refused = async {
         tokio::task::yield_now().await;
         assert_eq!(number(&slot).await.unwrap_err().kind(), ErrorKind::Overloaded);
@@ -341,7 +346,7 @@ async fn a_build_after_old_settings_is_not_used() {
 }
 
 async fn pool(slot: &Managed<MockBackend>) -> usize {
-    slot.call(CALL, |backend| async move { Ok(backend.pool) }).await.unwrap()
+    slot.client().call(CALL, |backend| async move { Ok(backend.pool) }).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -411,8 +416,8 @@ async fn a_reconnect_replaces_the_backend_or_says_why_not() {
 async fn a_good_call_through_the_guard_allocates_nothing() {
     let connection = managed(Startup::Wait, &Arc::default());
     connection.started().await.unwrap();
-    connection.declare(&[CALL]);
-    let good = || async { connection.call(CALL, |_backend| async { Ok(()) }).await.unwrap() };
+    let client = connection.client();
+    let good = || async { client.call(CALL, |_backend| async { Ok(()) }).await.unwrap() };
     let one = || assert_eq!(good().now_or_never(), Some(()));
     one();
     let box_of_one = allocation_counter::measure(|| drop(black_box(Box::new(1))));

@@ -323,6 +323,8 @@ pub struct StartRequest {
     pub timeout: Option<Duration>,
     /// The trace that it belongs to, as W3C's `traceparent`.
     pub traceparent: Option<String>,
+    /// How long ago a try was made that may have reached the backend.
+    pub first_tried: Option<Duration>,
 }
 
 /// Which executions a list shows, newest first.

@@ -12,12 +12,9 @@ use tracing::{Instrument, Span};
 
 use crate::{
     backends::database::{Acceptance, Admission, Database, KeyUse, Work},
-    connection::{self, Managed, Operation},
+    connection::{self, Client},
     error::{Error, ErrorKind},
 };
-
-// What an earlier try has stored is recognised and stays as it is.
-const ACCEPT: Operation = Operation::idempotent("accept");
 
 /// Rows that one commit stores, except that one request is never divided.
 const MOST_ROWS: usize = 500;
@@ -46,7 +43,7 @@ pub struct Acceptor(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    database: Managed<dyn Database>,
+    database: Client<dyn Database>,
     tasks: TaskTracker,
     linger: Duration,
     keep_answers: Duration,
@@ -100,12 +97,11 @@ impl Acceptor {
     /// that more of them share it, if that is short beside what commits take.
     #[must_use]
     pub fn new(
-        database: Managed<dyn Database>,
+        database: Client<dyn Database>,
         tasks: TaskTracker,
         linger: Duration,
         keep_answers: Duration,
     ) -> Self {
-        database.declare(&[ACCEPT]);
         Self(Arc::new(Shared { database, tasks, linger, keep_answers, queue: Mutex::default() }))
     }
 
@@ -237,7 +233,7 @@ impl Shared {
     }
 
     async fn store(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
-        self.database.call(ACCEPT, |database| async move { database.accept(batch).await }).await
+        self.database.accept(batch).await
     }
 }
 
@@ -299,7 +295,7 @@ mod tests {
         let table = serde_json::json!({"path": folder.path().join("accepted.db")});
         let database = database::managed("sqlite", table, Pool::default(), &metrics, &tasks);
         let minute = Duration::from_mins(1);
-        let acceptor = Acceptor::new(database.clone(), tasks, Duration::ZERO, minute);
+        let acceptor = Acceptor::new(database.client(), tasks, Duration::ZERO, minute);
         let first = new();
         acceptor.accept(admission(first.clone())).await.unwrap();
         let mut all: Vec<NewEvent> = (0..60).map(|_| new()).collect();

@@ -3,22 +3,14 @@
 use super::{executions::Executions, relay::Relay};
 use crate::{
     backends::database::{Database, DeadLetter, RejectedExecution},
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
 };
-
-const LIST_EVENTS: Operation = Operation::idempotent("dead_letters");
-const LIST_EXECUTIONS: Operation = Operation::idempotent("rejected_executions");
-// Their answers tell whether this very call did it, so they are made once.
-const REDRIVE_EVENT: Operation = Operation::once("redrive");
-const REDRIVE_EXECUTION: Operation = Operation::once("redrive_execution");
-const DISCARD_EVENT: Operation = Operation::once("discard");
-const DISCARD_EXECUTION: Operation = Operation::once("discard_execution");
 
 /// Dead letters of both destinations.
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
-    database: Managed<dyn Database>,
+    database: Client<dyn Database>,
     relay: Relay,
     executions: Executions,
 }
@@ -35,9 +27,7 @@ pub enum LetterId {
 impl DeadLetters {
     /// Those in `database`; `relay` hands events over again, and `executions` executions.
     #[must_use]
-    pub fn new(database: Managed<dyn Database>, relay: Relay, executions: Executions) -> Self {
-        database.declare(&[LIST_EVENTS, REDRIVE_EVENT, DISCARD_EVENT]);
-        database.declare(&[LIST_EXECUTIONS, REDRIVE_EXECUTION, DISCARD_EXECUTION]);
+    pub fn new(database: Client<dyn Database>, relay: Relay, executions: Executions) -> Self {
         Self { database, relay, executions }
     }
 
@@ -46,9 +36,7 @@ impl DeadLetters {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn events(&self, before: Option<i64>, limit: i64) -> Result<Vec<DeadLetter>, Error> {
-        self.database
-            .call(LIST_EVENTS, |database| async move { database.dead_letters(before, limit).await })
-            .await
+        self.database.dead_letters(before, limit).await
     }
 
     /// Executions whose ids come after `after`, in the order of ids.
@@ -60,11 +48,7 @@ impl DeadLetters {
         after: Option<&str>,
         limit: i64,
     ) -> Result<Vec<RejectedExecution>, Error> {
-        self.database
-            .call(LIST_EXECUTIONS, |database| async move {
-                database.rejected_executions(after, limit).await
-            })
-            .await
+        self.database.rejected_executions(after, limit).await
     }
 
     /// Hands one over again: an event after later events of its subject, an execution as if it had
@@ -76,20 +60,12 @@ impl DeadLetters {
         match id {
             LetterId::Event(seq) => {
                 let seq = *seq;
-                let found = self
-                    .database
-                    .call(REDRIVE_EVENT, |database| async move { database.redrive(seq).await })
-                    .await?;
+                let found = self.database.redrive(seq).await?;
                 found_or_error(found)?;
                 self.relay.accepted(1);
             }
             LetterId::Execution(id) => {
-                let found = self
-                    .database
-                    .call(REDRIVE_EXECUTION, |database| async move {
-                        database.redrive_execution(id).await
-                    })
-                    .await?;
+                let found = self.database.redrive_execution(id).await?;
                 found_or_error(found)?;
                 self.executions.redriven(id);
             }
@@ -105,17 +81,9 @@ impl DeadLetters {
         let found = match id {
             LetterId::Event(seq) => {
                 let seq = *seq;
-                self.database
-                    .call(DISCARD_EVENT, |database| async move { database.discard(seq).await })
-                    .await?
+                self.database.discard(seq).await?
             }
-            LetterId::Execution(id) => {
-                self.database
-                    .call(DISCARD_EXECUTION, |database| async move {
-                        database.discard_execution(id).await
-                    })
-                    .await?
-            }
+            LetterId::Execution(id) => self.database.discard_execution(id).await?,
         };
         found_or_error(found)
     }

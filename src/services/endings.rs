@@ -3,22 +3,12 @@
 use super::records::{Shared, announcement};
 use crate::{
     backends::database::Ended,
-    connection::Operation,
     error::{Error, ErrorKind},
     model::{
         executions::{Ending, Execution, OpenExecution},
         time,
     },
 };
-
-// Its answer tells whether this very call did it, so it is made once.
-const END_ACCEPTED: Operation = Operation::once("end_accepted");
-const WISHED: Operation = Operation::idempotent("wished_endings");
-const FORGET_WISH: Operation = Operation::idempotent("forget_wish");
-const CANCEL: Operation = Operation::idempotent("cancel");
-const TERMINATE: Operation = Operation::idempotent("terminate");
-pub(super) const DATABASE_OPERATIONS: [Operation; 3] = [END_ACCEPTED, WISHED, FORGET_WISH];
-pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [CANCEL, TERMINATE];
 
 /// Wishes that are sent in one round.
 const BATCH: i64 = 200;
@@ -33,12 +23,7 @@ impl Shared {
         let execution = &OpenExecution::from(execution);
         let (id, outcome) = (&execution.id, &ending.before_start(time::now()));
         let announcement = &announcement(execution, outcome);
-        let ended = self
-            .database
-            .call(END_ACCEPTED, |database| async move {
-                database.end_accepted(id, ending, outcome, announcement).await
-            })
-            .await?;
+        let ended = self.database.end_accepted(id, ending, outcome, announcement).await?;
         if ended == Ended::Now {
             self.changed(execution, outcome.status, 1);
         }
@@ -47,24 +32,15 @@ impl Shared {
 
     pub(super) async fn send_ending(&self, id: &str, ending: &Ending) -> Result<(), Error> {
         match ending {
-            Ending::Cancel => {
-                self.service.call(CANCEL, |service| async move { service.cancel(id).await }).await
-            }
-            Ending::Terminate { reason } => {
-                self.service
-                    .call(TERMINATE, |service| async move { service.terminate(id, reason).await })
-                    .await
-            }
+            Ending::Cancel => self.service.cancel(id).await,
+            Ending::Terminate { reason } => self.service.terminate(id, reason).await,
         }
     }
 
     /// Sends the wishes that were stored before their executions ran.
     pub(super) async fn send_wished_endings(&self) -> Result<(), Error> {
         let backend = &self.backend;
-        let wished = self
-            .database
-            .call(WISHED, |database| async move { database.wished_endings(backend, BATCH).await })
-            .await?;
+        let wished = self.database.wished_endings(backend, BATCH).await?;
         for (id, ending) in wished {
             let id = &*id;
             let ending = match ending {
@@ -93,8 +69,6 @@ impl Shared {
     }
 
     async fn forget_wish(&self, id: &str) -> Result<(), Error> {
-        self.database
-            .call(FORGET_WISH, |database| async move { database.forget_wish(id).await })
-            .await
+        self.database.forget_wish(id).await
     }
 }

@@ -20,14 +20,11 @@ use super::sse::{Frame, Gap};
 use crate::{
     backends::event_broker::EventBroker,
     config::EventStream as Config,
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
     model::events::{Position, Range},
     telemetry::metrics::Metrics,
 };
-
-const RANGE: Operation = Operation::idempotent("range");
-const READ: Operation = Operation::idempotent("read");
 
 /// Events read from the broker at once.
 const PAGE: usize = 256;
@@ -55,7 +52,7 @@ pub struct EventStreams(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    broker: Managed<dyn EventBroker>,
+    broker: Client<dyn EventBroker>,
     config: Config,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -68,13 +65,12 @@ impl EventStreams {
     /// No upstream is made before the first client comes. `stop` ends all clients.
     #[must_use]
     pub fn new(
-        broker: Managed<dyn EventBroker>,
+        broker: Client<dyn EventBroker>,
         config: Config,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        broker.declare(&[RANGE, READ]);
         let ring = Ring {
             frames: VecDeque::new(),
             bytes: 0,
@@ -102,7 +98,7 @@ impl EventStreams {
         &self,
         filter: Filter,
         last_event: Option<Position>,
-    ) -> Result<Client, Error> {
+    ) -> Result<Follower, Error> {
         // Counted first, so that the upstream does not end between here and the return.
         let place = Place::take(&self.0)?;
         let range = self.0.range().await?;
@@ -117,7 +113,7 @@ impl EventStreams {
             (Some(_), Some(_)) => range.complete_after,
         };
         let seen = last_event.unwrap_or_default();
-        Ok(Client {
+        Ok(Follower {
             newest: self.0.newest.subscribe(),
             generation: self.0.ring.lock().generation,
             shared: Arc::clone(&self.0),
@@ -157,10 +153,7 @@ impl Drop for Place {
 
 impl Shared {
     async fn range(&self) -> Result<Range, Error> {
-        self.broker
-            .call(RANGE, |broker| async move { broker.range().await })
-            .await
-            .map_err(Error::without_effect)
+        self.broker.range().await.map_err(Error::without_effect)
     }
 
     /// Why a client cannot go on after the event it saw last, if it cannot.
@@ -176,8 +169,7 @@ impl Shared {
         }
         // A broker that lost its data and began anew has later places, but not this one.
         let before = seen.before();
-        let found =
-            self.broker.call(READ, |broker| async move { broker.read(before, 1).await }).await?;
+        let found = self.broker.read(before, 1).await?;
         let still_there = found.first().is_some_and(|event| event.position == seen);
         Ok((!still_there).then_some(Gap::Unknown))
     }
@@ -301,7 +293,7 @@ enum Found {
 
 /// One client of the event stream.
 #[derive(Debug)]
-pub struct Client {
+pub struct Follower {
     shared: Arc<Shared>,
     _place: Place,
     filter: Filter,
@@ -314,7 +306,7 @@ pub struct Client {
     ended: bool,
 }
 
-impl Client {
+impl Follower {
     /// The next piece of text to send; none when the stream ends.
     pub async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
@@ -394,11 +386,7 @@ impl Client {
     /// A page of what the ring no longer has. None when there is nothing in it for this client.
     async fn history(&mut self) -> Result<Option<Bytes>, Error> {
         let at = self.at;
-        let page = self
-            .shared
-            .broker
-            .call(READ, |broker| async move { broker.read(at, PAGE).await })
-            .await?;
+        let page = self.shared.broker.read(at, PAGE).await?;
         // Asked after the page: what was dropped before it was read is missing in it.
         let range = self.shared.range().await?;
         if range.complete_after > at {

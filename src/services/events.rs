@@ -11,27 +11,24 @@ use crate::{
         database::{Acceptance, Admission, NewEvent, Work},
         event_broker::EventBroker,
     },
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
     model::events::Event,
     telemetry::traces::TraceContext,
 };
 
-// A repeated event keeps its id, and consumers drop repeats by it; so publishing may be repeated.
-pub(super) const PUBLISH: Operation = Operation::idempotent("publish");
 /// Publishes events.
 #[derive(Clone, Debug)]
 pub struct Events {
     acceptor: Acceptor,
-    broker: Managed<dyn EventBroker>,
+    broker: Client<dyn EventBroker>,
     relay: Relay,
 }
 
 impl Events {
     /// Accepts events by `acceptor`; `relay` hands them over to `broker`.
     #[must_use]
-    pub fn new(acceptor: Acceptor, broker: Managed<dyn EventBroker>, relay: Relay) -> Self {
-        broker.declare(&[PUBLISH]);
+    pub fn new(acceptor: Acceptor, broker: Client<dyn EventBroker>, relay: Relay) -> Self {
         Self { acceptor, broker, relay }
     }
 
@@ -88,10 +85,7 @@ impl Events {
         }
         let events: Vec<Event> = events.into_iter().map(within_trace).collect();
         let events: &Vec<&Event> = &events.iter().collect();
-        self.broker
-            .call(PUBLISH, |broker| async move { broker.publish(events).await })
-            .await
-            .map(drop)
+        self.broker.publish(events).await.map(drop)
     }
 }
 

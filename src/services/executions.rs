@@ -10,19 +10,17 @@ use tokio::{
 
 use super::{
     acceptor::{Acceptor, RequestKey},
-    endings,
     events::Events,
-    follower,
-    hand_over::{self, Queue},
-    records::{self, Shared, acceptance, has_ended},
+    hand_over::Queue,
+    records::{Shared, acceptance, has_ended},
 };
 use crate::{
     backends::{
-        database::{Acceptance, Admission, Claim, Database, Ended, NewRecord, Role, Work},
+        database::{Acceptance, Admission, Claim, Database, Ended, NewRecord, Work},
         execution_service::ExecutionService,
     },
     config,
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
     model::{
         backlog::Backlog,
@@ -31,11 +29,6 @@ use crate::{
     },
     telemetry::metrics::Metrics,
 };
-
-const LIST: Operation = Operation::idempotent("executions");
-const SIGNAL: Operation = Operation::once("signal");
-// A worker answers, so its silence says nothing of the service.
-const QUERY: Operation = Operation::passed_on("query");
 
 /// How often a waiting caller looks into the database while the backend cannot be asked.
 const DATABASE_POLL: Duration = Duration::from_millis(500);
@@ -80,9 +73,9 @@ pub struct Parts {
     /// Accepts them.
     pub acceptor: Acceptor,
     /// Keeps the records.
-    pub database: Managed<dyn Database>,
+    pub database: Client<dyn Database>,
     /// Runs them.
-    pub service: Managed<dyn ExecutionService>,
+    pub service: Client<dyn ExecutionService>,
     /// Announces changes of status.
     pub events: Events,
     /// Where to count.
@@ -100,17 +93,6 @@ impl Executions {
                 parts.metrics.declare_execution(workflow, status.as_str());
             }
         }
-        parts.database.declare(&[LIST]);
-        parts.database.declare(&records::DATABASE_OPERATIONS);
-        parts.database.declare(&endings::DATABASE_OPERATIONS);
-        parts.database.declare(&hand_over::DATABASE_OPERATIONS);
-        parts.database.declare(&follower::DATABASE_OPERATIONS);
-        parts.database.declare(&Role::OPERATIONS);
-        parts.service.declare(&[SIGNAL, QUERY]);
-        parts.service.declare(&records::SERVICE_OPERATIONS);
-        parts.service.declare(&endings::SERVICE_OPERATIONS);
-        parts.service.declare(&hand_over::SERVICE_OPERATIONS);
-        parts.service.declare(&follower::SERVICE_OPERATIONS);
         Self(Arc::new(Shared {
             owner: parts.owner,
             acceptor: parts.acceptor,
@@ -191,10 +173,7 @@ impl Executions {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn list(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error> {
-        self.0
-            .database
-            .call(LIST, |database| async move { database.executions(filter).await })
-            .await
+        self.0.database.executions(filter).await
     }
 
     /// Waits up to `wait`, and no longer than the configuration allows, for an execution to end.
@@ -296,11 +275,7 @@ impl Executions {
     /// As [`Executions::cancel`]; `Unsupported` when the backend has no signals.
     pub async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error> {
         self.handed_over(id).await?;
-        self.0
-            .service
-            .call(SIGNAL, |service| async move { service.signal(id, name, input).await })
-            .await
-            .map_err(|error| ended_meanwhile(error, id))
+        self.0.service.signal(id, name, input).await.map_err(|error| ended_meanwhile(error, id))
     }
 
     /// Asks a question; ended executions answer too, where the backend can.
@@ -314,11 +289,7 @@ impl Executions {
         if !execution.status.is_terminal() {
             self.handed_over(id).await?;
         }
-        self.0
-            .service
-            .call(QUERY, |service| async move { service.query(id, name, input).await })
-            .await
-            .map_err(Error::without_effect)
+        self.0.service.query(id, name, input).await.map_err(Error::without_effect)
     }
 }
 

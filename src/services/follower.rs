@@ -9,25 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::{executions::Executions, records::Shared};
 use crate::{
     backends::{database::Role, execution_service::Description},
-    connection::Operation,
     error::{Error, ErrorKind},
     model::{
         executions::{OpenExecution, Outcome, Status},
         time::{self, Timestamp},
     },
 };
-
-const UNCONFIRMED: Operation = Operation::idempotent("unconfirmed");
-const OPEN: Operation = Operation::idempotent("open_among");
-const CONFIRM: Operation = Operation::idempotent("confirm");
-const FORGET_KEYS: Operation = Operation::idempotent("forget_keys");
-const FORGET_PROCESSES: Operation = Operation::idempotent("forget_processes");
-const REMOVE_ENDED: Operation = Operation::idempotent("remove_ended");
-const LIST: Operation = Operation::idempotent("list");
-const DESCRIBE: Operation = Operation::idempotent("describe");
-pub(super) const DATABASE_OPERATIONS: [Operation; 6] =
-    [UNCONFIRMED, OPEN, CONFIRM, FORGET_KEYS, FORGET_PROCESSES, REMOVE_ENDED];
-pub(super) const SERVICE_OPERATIONS: [Operation; 2] = [LIST, DESCRIBE];
 
 /// The role of the process that follows.
 const FOLLOWER: &str = "follower";
@@ -131,31 +118,17 @@ impl Shared {
 
     /// Removes what is kept no longer, in small batches.
     async fn clean(&self) -> Result<(), Error> {
-        self.database
-            .call(FORGET_PROCESSES, |database| async move {
-                database.forget_processes(GONE_AFTER).await
-            })
-            .await?;
+        self.database.forget_processes(GONE_AFTER).await?;
         let are_all = |removed| i64::try_from(removed).is_ok_and(|count| count < REMOVED_AT_ONCE);
         loop {
-            let forgotten =
-                self.database
-                    .call(FORGET_KEYS, |database| async move {
-                        database.forget_keys(REMOVED_AT_ONCE).await
-                    })
-                    .await?;
+            let forgotten = self.database.forget_keys(REMOVED_AT_ONCE).await?;
             if are_all(forgotten) {
                 break;
             }
         }
         let retention = self.config.retention;
         loop {
-            let removed = self
-                .database
-                .call(REMOVE_ENDED, |database| async move {
-                    database.remove_ended(retention, REMOVED_AT_ONCE).await
-                })
-                .await?;
+            let removed = self.database.remove_ended(retention, REMOVED_AT_ONCE).await?;
             if are_all(removed) {
                 return Ok(());
             }
@@ -165,10 +138,7 @@ impl Shared {
     /// Takes over what ended lately, then asks for those that were not confirmed for long.
     async fn follow_once(&self, follower: &mut Follower) -> Result<(), Error> {
         let backend = &self.backend;
-        let running = self
-            .database
-            .call(UNCONFIRMED, |database| async move { database.unconfirmed(backend, BATCH).await })
-            .await?;
+        let running = self.database.unconfirmed(backend, BATCH).await?;
         let begun = time::now();
         if running.is_empty() {
             follower.followed_until = begun;
@@ -188,10 +158,7 @@ impl Shared {
         let mut since = follower.followed_until - OVERLAP;
         loop {
             let page = follower.page;
-            let listed = self
-                .service
-                .call(LIST, |service| async move { service.list(since, page).await })
-                .await;
+            let listed = self.service.list(since, page).await;
             let grown = if listed.is_ok() { page * 2 } else { page / 4 };
             follower.page = grown.clamp(SHORTEST_PAGE, PAGE);
             let ended = listed?;
@@ -212,10 +179,7 @@ impl Shared {
             ended.into_iter().map(|description| (description.id, description.outcome)).collect();
         let ids: Vec<String> = outcomes.keys().cloned().collect();
         let ids = &ids;
-        let open = self
-            .database
-            .call(OPEN, |database| async move { database.open_among(ids).await })
-            .await?;
+        let open = self.database.open_among(ids).await?;
         for execution in open {
             if let Some(outcome) = outcomes.remove(&execution.id) {
                 self.apply(&execution, &outcome).await?;
@@ -240,18 +204,14 @@ impl Shared {
             return Ok(());
         }
         let confirmed = &confirmed;
-        self.database
-            .call(CONFIRM, |database| async move { database.confirm(confirmed).await })
-            .await
+        self.database.confirm(confirmed).await
     }
 
     /// The id of an execution that is still running.
     async fn confirm_one(&self, execution: OpenExecution) -> Result<Option<String>, Error> {
         let id = execution.id.clone();
         let id = &id;
-        let describe = async || {
-            self.service.call(DESCRIBE, |service| async move { service.describe(id).await }).await
-        };
+        let describe = async || self.service.describe(id).await;
         let mut described = describe().await;
         if described.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             tracing::debug!(execution.id = id, "the backend does not know an execution");

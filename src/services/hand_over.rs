@@ -18,26 +18,15 @@ use super::records::{Shared, announcement};
 use crate::{
     backends::{
         database::{ClaimedExecution, ClaimedExecutions},
-        execution_service::ExecutionService,
+        execution_service::Started,
     },
-    connection::Operation,
     error::{Error, ErrorKind},
     model::{
-        executions::{Execution, OpenExecution, Outcome, StartRequest, Status},
+        executions::{OpenExecution, Outcome, StartRequest, Status},
         time,
     },
     telemetry::metrics::Destination,
 };
-
-const CLAIM: Operation = Operation::once("claim_executions");
-const RELEASE: Operation = Operation::idempotent("release_execution");
-const REFUSED: Operation = Operation::once("count_refusal");
-const REJECT: Operation = Operation::once("reject_execution");
-const WAITING: Operation = Operation::idempotent("waiting_executions");
-// The stored request id makes repetitions harmless.
-const START: Operation = Operation::idempotent("start");
-pub(super) const DATABASE_OPERATIONS: [Operation; 5] = [CLAIM, RELEASE, REFUSED, REJECT, WAITING];
-pub(super) const SERVICE_OPERATIONS: [Operation; 1] = [START];
 
 /// Executions handed over side by side.
 const PARALLEL: usize = 32;
@@ -53,13 +42,6 @@ const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 /// How often the queue is counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// What came of a hand-over that reached the backend.
-enum Answer {
-    Started,
-    /// It was first tried so long ago that the backend may have forgotten it by now.
-    TooLate,
-}
-
 impl Shared {
     /// Hands over until `stop`, then ends what it has begun.
     pub(super) async fn hand_over_accepted(self: &Arc<Self>, stop: &CancellationToken) {
@@ -70,12 +52,7 @@ impl Shared {
     async fn claim(&self, most: usize) -> ClaimedExecutions {
         let (backend, owner, lease) = (&self.backend, &*self.owner, self.config.lease);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let claimed = self
-            .database
-            .call(CLAIM, |database| async move {
-                database.claim_executions(backend, owner, lease, most).await
-            })
-            .await;
+        let claimed = self.database.claim_executions(backend, owner, lease, most).await;
         // Outages are logged by the probes of the connection that is out.
         claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "accepted executions cannot be claimed");
@@ -101,18 +78,12 @@ impl Shared {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let execution = &OpenExecution::from(&claimed.execution);
-        let request = &start_request(&claimed.execution);
-        let first_tried = claimed.first_tried;
-        let answer = self
-            .service
-            .call(START, |service| async move { start(&**service, request, first_tried).await })
-            .await;
-        let outcome = match answer {
-            Ok(Answer::Started) => Outcome::running(time::now()),
+        let outcome = match self.service.start(&start_request(claimed)).await {
+            Ok(Started::Started) => Outcome::running(time::now()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Outcome::ended(Status::Failed, "id_taken", time::now())
             }
-            Ok(Answer::TooLate) => {
+            Ok(Started::TooLate) => {
                 let message = "it was first tried so long ago that it may have run since";
                 return self.reject(execution, claimed.fence, message).await;
             }
@@ -121,7 +92,7 @@ impl Shared {
             }
             Err(error) => {
                 let untried = error.kind().is_outage() && !error.outcome_unknown();
-                self.release(claimed, first_tried.is_none() && untried).await;
+                self.release(claimed, claimed.first_tried.is_none() && untried).await;
                 return Err(error);
             }
         };
@@ -157,12 +128,7 @@ impl Shared {
 
     async fn release(&self, claimed: &ClaimedExecution, untried: bool) {
         let (id, fence) = (&claimed.execution.id, claimed.fence);
-        let released = self
-            .database
-            .call(RELEASE, |database| async move {
-                database.release_execution(id, fence, untried).await
-            })
-            .await;
+        let released = self.database.release_execution(id, fence, untried).await;
         if let Err(error) = released {
             tracing::debug!(%error, execution.id = id, "a claim cannot be given back, it expires");
         }
@@ -171,12 +137,7 @@ impl Shared {
     /// The backend refused this very execution.
     async fn refused(&self, claimed: &ClaimedExecution, error: &Error) -> Result<(), Error> {
         let (id, fence) = (&claimed.execution.id, claimed.fence);
-        let refusals = self
-            .database
-            .call(REFUSED, |database| async move {
-                database.count_refusal(id, fence, REFUSAL_PAUSE).await
-            })
-            .await?;
+        let refusals = self.database.count_refusal(id, fence, REFUSAL_PAUSE).await?;
         if refusals.is_some_and(|refusals| refusals >= self.max_refusals) {
             let execution = OpenExecution::from(&claimed.execution);
             return self.reject(&execution, fence, &error.to_string()).await;
@@ -194,12 +155,7 @@ impl Shared {
         let message = format!("start_rejected: {reason}");
         let outcome = &Outcome::ended(Status::Failed, message, time::now());
         let announcement = &announcement(execution, outcome);
-        let done = self
-            .database
-            .call(REJECT, |database| async move {
-                database.reject_execution(id, fence, outcome, announcement).await
-            })
-            .await?;
+        let done = self.database.reject_execution(id, fence, outcome, announcement).await?;
         if done {
             tracing::error!(
                 execution.id = id,
@@ -214,14 +170,7 @@ impl Shared {
     /// Counts what waits, for the bound and the metrics.
     pub(super) async fn keep_count(&self) {
         loop {
-            let count = async |most| {
-                self.database
-                    .call(
-                        WAITING,
-                        |database| async move { database.waiting_executions(most).await },
-                    )
-                    .await
-            };
+            let count = async |most| self.database.waiting_executions(most).await;
             if let Some(backlog) = self.queue.depth.count(count).await {
                 self.metrics.show_outbox(Destination::ExecutionService, &backlog);
             }
@@ -237,7 +186,8 @@ fn pause_after(failures: u32) -> Duration {
     }
 }
 
-fn start_request(execution: &Execution) -> StartRequest {
+fn start_request(claimed: &ClaimedExecution) -> StartRequest {
+    let ClaimedExecution { execution, first_tried, .. } = claimed;
     StartRequest {
         id: execution.id.clone(),
         request_id: execution.request_id.clone(),
@@ -246,21 +196,6 @@ fn start_request(execution: &Execution) -> StartRequest {
         input: execution.input.clone(),
         timeout: execution.timeout,
         traceparent: execution.traceparent.clone(),
+        first_tried: *first_tried,
     }
-}
-
-/// The backend knows what it has started for as long as it remembers. Half of this time is left
-/// for clocks and pauses.
-async fn start(
-    service: &dyn ExecutionService,
-    request: &StartRequest,
-    first_tried: Option<Duration>,
-) -> Result<Answer, Error> {
-    let remembered = service.remembers_for().map(|time| time / 2);
-    if let (Some(remembered), Some(tried)) = (remembered, first_tried)
-        && tried > remembered
-    {
-        return Ok(Answer::TooLate);
-    }
-    service.start(request).await.map(|()| Answer::Started)
 }

@@ -17,7 +17,7 @@ use crate::{
         execution_service::ExecutionService,
     },
     config,
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
     model::{
         events::Event,
@@ -26,12 +26,6 @@ use crate::{
     },
     telemetry::{metrics::Metrics, traces::TraceContext},
 };
-
-const GET: Operation = Operation::idempotent("execution");
-const CHANGE: Operation = Operation::idempotent("change");
-const DESCRIBE: Operation = Operation::idempotent("describe");
-pub(super) const DATABASE_OPERATIONS: [Operation; 2] = [GET, CHANGE];
-pub(super) const SERVICE_OPERATIONS: [Operation; 1] = [DESCRIBE];
 
 /// Longest single wait on the backend; a longer wait is made of several.
 const BACKEND_WAIT: Duration = Duration::from_secs(20);
@@ -43,8 +37,8 @@ pub(super) struct Shared {
     pub(super) owner: Arc<str>,
     pub(super) acceptor: Acceptor,
     pub(super) queue: Queue,
-    pub(super) database: Managed<dyn Database>,
-    pub(super) service: Managed<dyn ExecutionService>,
+    pub(super) database: Client<dyn Database>,
+    pub(super) service: Client<dyn ExecutionService>,
     pub(super) events: Events,
     /// The backend of the execution service, which new executions are handed to.
     pub(super) backend: String,
@@ -106,12 +100,7 @@ impl Shared {
             skipped.into_iter().chain([announcement(execution, outcome)]).collect();
         let (id, announcements) = (&execution.id, &announcements);
         let outcome = &Outcome { started_at, ..outcome.clone() };
-        let changed =
-            self.database
-                .call(CHANGE, |database| async move {
-                    database.change(id, outcome, announcements).await
-                })
-                .await?;
+        let changed = self.database.change(id, outcome, announcements).await?;
         if changed {
             self.changed(execution, outcome.status, announcements.len());
         }
@@ -127,11 +116,7 @@ impl Shared {
     }
 
     pub(super) async fn get(&self, id: &str) -> Result<Execution, Error> {
-        let found = self
-            .database
-            .call(GET, |database| async move { database.execution(id).await })
-            .await
-            .map_err(Error::without_effect)?;
+        let found = self.database.execution(id).await.map_err(Error::without_effect)?;
         found.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("no execution has the id {id:?}"))
         })
@@ -163,10 +148,7 @@ impl Shared {
     pub(super) async fn refresh(&self, mut execution: Execution) -> Result<Execution, Error> {
         let id = execution.id.clone();
         let id = &id;
-        let description = self
-            .service
-            .call(DESCRIBE, |service| async move { service.describe(id).await })
-            .await?;
+        let description = self.service.describe(id).await?;
         if self.apply(&(&execution).into(), &description.outcome).await? {
             execution = execution.after(&description.outcome);
         }

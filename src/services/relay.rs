@@ -22,14 +22,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{depth::Depth, events::PUBLISH};
+use super::depth::Depth;
 use crate::{
     backends::{
         database::{Database, Lane, PendingEvent, PendingEvents},
         event_broker::EventBroker,
     },
     config,
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
     model::{
         backlog::Backlog,
@@ -37,18 +37,6 @@ use crate::{
     },
     telemetry::metrics::{Destination, Metrics},
 };
-
-// Called once: a batch that failed is tried again here, after a look for what the broker has lost.
-const HAND_OVER: Operation = PUBLISH.as_part();
-const CLAIM: Operation = Operation::idempotent("claim_lanes");
-const RELEASE: Operation = Operation::idempotent("release_lanes");
-const PENDING: Operation = Operation::idempotent("pending_events");
-const MARK: Operation = Operation::idempotent("mark_delivered");
-const PLACES: Operation = Operation::idempotent("newest_places");
-const WAKE: Operation = Operation::idempotent("wake_others");
-const BACKLOG: Operation = Operation::idempotent("backlog");
-const REACH: Operation = Operation::idempotent("range").as_part();
-const REMOVE: Operation = Operation::idempotent("remove_delivered");
 
 /// The most that is read for one batch, unless its first event alone has more. What is read takes
 /// up to a hundred times as much memory, when it consists of small objects.
@@ -72,8 +60,8 @@ pub struct Relay(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     owner: Arc<str>,
-    database: Managed<dyn Database>,
-    broker: Managed<dyn EventBroker>,
+    database: Client<dyn Database>,
+    broker: Client<dyn EventBroker>,
     config: config::Outbox,
     metrics: Arc<Metrics>,
     wake: Notify,
@@ -102,17 +90,11 @@ impl Relay {
     #[must_use]
     pub fn new(
         owner: Arc<str>,
-        database: Managed<dyn Database>,
-        broker: Managed<dyn EventBroker>,
+        database: Client<dyn Database>,
+        broker: Client<dyn EventBroker>,
         config: config::Outbox,
         metrics: Arc<Metrics>,
     ) -> Self {
-        database.declare(&[CLAIM, RELEASE, PENDING, MARK, BACKLOG, REMOVE]);
-        database.declare(&[PLACES, WAKE]);
-        database.declare(&loss::DATABASE_OPERATIONS);
-        database.declare(&refusals::DATABASE_OPERATIONS);
-        broker.declare(&loss::BROKER_OPERATIONS);
-        broker.declare(&[REACH]);
         let depth = Depth::new("event broker", &config);
         Self(Arc::new(Shared {
             owner,
@@ -166,10 +148,7 @@ impl Relay {
             () = shared.hear_others() => {}
         }
         let owner = &*shared.owner;
-        let released = shared
-            .database
-            .call(RELEASE, |database| async move { database.release_lanes(owner).await })
-            .await;
+        let released = shared.database.release_lanes(owner).await;
         if let Err(error) = released {
             tracing::debug!(%error, "the lanes of the outbox cannot be given back, claims expire");
         }
@@ -234,12 +213,8 @@ impl Shared {
             return Ok(1);
         }
         let (held, most) = (&claims.lanes, self.config.batch);
-        let PendingEvents { readable: batch, unreadable } = self
-            .database
-            .call(PENDING, |database| async move {
-                database.pending_events(held, most, BATCH_BYTES).await
-            })
-            .await?;
+        let PendingEvents { readable: batch, unreadable } =
+            self.database.pending_events(held, most, BATCH_BYTES).await?;
         if !unreadable.is_empty() {
             self.set_aside(held, &unreadable).await?;
         }
@@ -266,7 +241,7 @@ impl Shared {
 
     /// Asks the broker for something small, which not every user is allowed.
     async fn reach_broker(&self) -> Result<(), Error> {
-        match self.broker.call(REACH, |broker| async move { broker.range().await }).await {
+        match self.broker.unretried().range().await {
             Err(error) if error.kind() != ErrorKind::Forbidden => Err(error),
             _ => Ok(()),
         }
@@ -292,10 +267,7 @@ impl Shared {
         // The time begins before the database counts it from.
         let made = Instant::now();
         let (owner, lease) = (&*self.owner, self.config.lease);
-        let lanes = self
-            .database
-            .call(CLAIM, |database| async move { database.claim_lanes(owner, lease).await })
-            .await?;
+        let lanes = self.database.claim_lanes(owner, lease).await?;
         if lanes != claims.lanes {
             let places = self.newest_places(&lanes).await?;
             *claims = Claims { lanes, places, failed: claims.failed, ..Claims::default() };
@@ -308,19 +280,14 @@ impl Shared {
 
     /// Places of what was delivered last in these lanes.
     async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error> {
-        self.database
-            .call(PLACES, |database| async move { database.newest_places(held).await })
-            .await
+        self.database.newest_places(held).await
     }
 
     /// What is accepted while others are told is told by the next round, for all of it at once.
     async fn tell_others(&self) {
         loop {
             self.tell.notified().await;
-            let told = self
-                .database
-                .call(WAKE, |database| async move { database.wake_others().await })
-                .await;
+            let told = self.database.wake_others().await;
             if let Err(error) = told {
                 tracing::debug!(%error, "others are not told of accepted events, they look by themselves");
             }
@@ -350,7 +317,7 @@ impl Shared {
     async fn publish(&self, batch: &[PendingEvent]) -> Result<Vec<Position>, Error> {
         let events: Vec<&Event> = batch.iter().map(|pending| &pending.event).collect();
         let events = &events;
-        self.broker.call(HAND_OVER, |broker| async move { broker.publish(events).await }).await
+        self.broker.unretried().publish(events).await
     }
 
     async fn mark(
@@ -363,13 +330,7 @@ impl Shared {
         let seqs = batch.iter().map(|pending| pending.seq);
         let events: Vec<(i64, Position)> = seqs.zip(places.iter().copied()).collect();
         let events = &events;
-        let marked = self
-            .database
-            .call(
-                MARK,
-                |database| async move { database.mark_delivered(owner, held, events).await },
-            )
-            .await?;
+        let marked = self.database.mark_delivered(owner, held, events).await?;
         self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
     }
@@ -378,21 +339,12 @@ impl Shared {
     async fn keep_count(&self) {
         loop {
             let begun = Instant::now();
-            let count = async |most| {
-                self.database
-                    .call(BACKLOG, |database| async move { database.backlog(most).await })
-                    .await
-            };
+            let count = async |most| self.database.backlog(most).await;
             if let Some(backlog) = self.depth.count(count).await {
                 self.metrics.show_outbox(Destination::EventBroker, &backlog);
             }
             let window = self.config.replay_window;
-            let removed = self
-                .database
-                .call(REMOVE, |database| async move {
-                    database.remove_delivered(window, REMOVED_AT_ONCE).await
-                })
-                .await;
+            let removed = self.database.remove_delivered(window, REMOVED_AT_ONCE).await;
             let full =
                 |removed: &usize| i64::try_from(*removed).is_ok_and(|r| r == REMOVED_AT_ONCE);
             if removed.as_ref().is_ok_and(full) {

@@ -2,12 +2,9 @@
 
 use crate::{
     backends::database::Database,
-    connection::{Managed, Operation},
+    connection::Client,
     error::{Error, ErrorKind},
 };
-
-// Rows that are stored already stay as they are.
-const TAKE_IN: Operation = Operation::idempotent("take_in");
 
 /// Rows that move together.
 const PARCEL: i64 = 500;
@@ -20,11 +17,10 @@ const PARCEL: i64 = 500;
 /// databases cannot be asked.
 pub async fn move_all(
     from: &dyn Database,
-    to: &Managed<dyn Database>,
+    to: &Client<dyn Database>,
     backend: &str,
     mut progress: impl FnMut(usize),
 ) -> Result<usize, Error> {
-    to.declare(&[TAKE_IN]);
     let open = from.open_elsewhere(backend).await?;
     if open > 0 {
         let message = format!(
@@ -37,7 +33,7 @@ pub async fn move_all(
     let mut moved = 0;
     while let Some(parcel) = from.next_parcel(PARCEL).await? {
         let rows = &parcel;
-        to.call(TAKE_IN, |database| async move { database.take_in(rows).await }).await?;
+        to.take_in(rows).await?;
         from.forget(&parcel).await?;
         moved += parcel.rows();
         progress(moved);

@@ -4,6 +4,7 @@
 //! that are compared between processes (claims, leases) come from the database's own clock.
 
 mod acceptance;
+mod client;
 mod errors;
 mod executions;
 mod migrations;
@@ -199,8 +200,8 @@ pub trait RunStore {
     /// When the database cannot be asked.
     async fn release_runs(&self, owner: &str) -> Result<(), Error>;
 
-    /// Gives back the claims of every owner whose name does not begin with `instance`. Only for a
-    /// database that serves one process.
+    /// Gives back the claims of every owner whose name does not begin with `instance`, in a database
+    /// that serves one process: they died holding them. Others keep theirs until they end.
     ///
     /// # Errors
     /// When the database cannot be asked.

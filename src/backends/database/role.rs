@@ -3,19 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Database;
-use crate::{
-    connection::{Managed, Operation},
-    error::Error,
-};
-
-const TAKE: Operation = Operation::idempotent("take_role");
-const GIVE_BACK: Operation = Operation::idempotent("give_role_back");
+use crate::{connection::Client, error::Error};
 
 /// Work that one process at a time does for all that share the database.
 #[derive(Debug)]
 pub struct Role {
     /// Where the processes meet.
-    pub database: Managed<dyn Database>,
+    pub database: Client<dyn Database>,
     /// Its name there.
     pub name: &'static str,
     /// Identifies this process.
@@ -25,27 +19,19 @@ pub struct Role {
 }
 
 impl Role {
-    /// What it calls the database for.
-    pub const OPERATIONS: [Operation; 2] = [TAKE, GIVE_BACK];
-
     /// Takes it, or keeps it for another lease. False while another process has it.
     ///
     /// # Errors
     /// When the database cannot be asked.
     pub async fn take(&self) -> Result<bool, Error> {
         let (name, owner, lease) = (self.name, &*self.owner, self.lease);
-        self.database
-            .call(TAKE, |database| async move { database.take_role(name, owner, lease).await })
-            .await
+        self.database.take_role(name, owner, lease).await
     }
 
     /// Lets the next process in at once, if the database can be told.
     pub async fn give_back(&self) {
         let (name, owner) = (self.name, &*self.owner);
-        let given_back = self
-            .database
-            .call(GIVE_BACK, |database| async move { database.give_role_back(name, owner).await })
-            .await;
+        let given_back = self.database.give_role_back(name, owner).await;
         if let Err(error) = given_back {
             tracing::debug!(%error, role = name, "a role cannot be given back, it expires");
         }

@@ -18,17 +18,15 @@ use tokio::{sync::watch, time::timeout};
 use self::sole_use::SoleUse;
 use super::{EventBroker, FAMILY};
 use crate::{
-    backends::database::{Database, Role},
+    backends::database::Database,
     config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Size, Table},
-    connection::{Backend, BuildContext, Factory as BackendFactory, Managed, Operation},
+    connection::{Backend, BuildContext, Client, Factory as BackendFactory},
     error::Error,
     model::{
         events::{Event, Position, Range, StoredEvent},
         time,
     },
 };
-
-const DELIVERED: Operation = Operation::idempotent("delivered_events");
 
 /// Events that are read from the database at once.
 const PAGE: i64 = 1000;
@@ -61,12 +59,12 @@ impl BackendConfig for Config {
 }
 
 pub(super) struct Factory {
-    database: Managed<dyn Database>,
+    database: Client<dyn Database>,
     brokers: Arc<AtomicUsize>,
 }
 
 impl Factory {
-    pub(super) fn new(database: Managed<dyn Database>) -> Self {
+    pub(super) fn new(database: Client<dyn Database>) -> Self {
         Self { database, brokers: Arc::default() }
     }
 
@@ -75,12 +73,7 @@ impl Factory {
         let mut earlier: Vec<StoredEvent> = Vec::new();
         let mut before = None;
         while earlier.len() < most {
-            let page =
-                self.database
-                    .call(DELIVERED, |database| async move {
-                        database.delivered_events(before, PAGE).await
-                    })
-                    .await?;
+            let page = self.database.delivered_events(before, PAGE).await?;
             before = page.last().map(|event| event.seq);
             let ended = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             earlier.extend(page.into_iter().filter_map(|event| {
@@ -114,8 +107,6 @@ impl BackendFactory<dyn EventBroker> for Factory {
         context: &BuildContext,
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let config: Config = section.read()?;
-        self.database.declare(&[DELIVERED]);
-        self.database.declare(&Role::OPERATIONS);
         // First, so that nothing is delivered elsewhere after this broker was filled.
         let sole = SoleUse::take(&self.database, &self.brokers, context).await?;
         let earlier = self.earlier(config.max_events).await?;

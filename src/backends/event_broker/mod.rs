@@ -1,5 +1,6 @@
 //! Event brokers: they take events and let readers follow and resume the stream.
 
+mod client;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use super::database::Database;
 use crate::{
     config::{WellKnownVariable, verbatim},
-    connection::{Backend, Managed, Registry},
+    connection::{Backend, Client, Registry},
     error::Error,
     model::events::{Event, Position, Range, StoredEvent},
 };
@@ -87,7 +88,7 @@ pub trait EventBroker: Backend {
 
 /// The brokers of this build.
 #[must_use]
-pub fn registry(database: Managed<dyn Database>) -> Registry<dyn EventBroker> {
+pub fn registry(database: Client<dyn Database>) -> Registry<dyn EventBroker> {
     let registry = Registry::new(FAMILY).register(memory::Factory::new(database));
     #[cfg(feature = "redis")]
     let registry = registry.register(redis::Factory);

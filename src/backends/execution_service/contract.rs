@@ -69,6 +69,7 @@ fn request(workflow: &str, input: Value) -> StartRequest {
         input,
         timeout: None,
         traceparent: None,
+        first_tried: None,
     }
 }
 

@@ -21,28 +21,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Description, ExecutionService, FAMILY,
-    runner::{self, Runner},
-    step::Steps,
-};
+use super::{Description, ExecutionService, FAMILY, Started, runner::Runner, step::Steps};
 use crate::{
     backends::database::{Database, Run},
     config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Table, values::duration},
-    connection::{Backend, BuildContext, Factory as BackendFactory, Managed, Operation},
+    connection::{Backend, BuildContext, Client, Factory as BackendFactory, Managed},
     error::{Error, ErrorKind},
     model::{
         executions::{StartRequest, Workflow},
         time::Timestamp,
     },
 };
-
-// Each is called once: it is part of a guarded call of the execution service, and that is repeated.
-const INSERT: Operation = Operation::idempotent("insert_run").as_part();
-const LOOK: Operation = Operation::idempotent("run").as_part();
-const LIST: Operation = Operation::idempotent("ended_runs").as_part();
-const CANCEL: Operation = Operation::idempotent("cancel_run").as_part();
-const TERMINATE: Operation = Operation::idempotent("terminate_run").as_part();
 
 /// How often a waiting caller looks again; another process may have ended the run.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -115,15 +104,13 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         context: &BuildContext,
     ) -> Result<Arc<dyn ExecutionService>, Error> {
         let config: Config = section.read()?;
-        self.database.declare(&[INSERT, LOOK, LIST, CANCEL, TERMINATE]);
-        self.database.declare(&runner::OPERATIONS);
         let steps = Steps::new().map_err(|error| {
             Error::new(ErrorKind::Internal, "the HTTP client cannot be set up").with_source(error)
         })?;
         let number = self.built.fetch_add(1, Ordering::Relaxed);
         let board = Arc::new(Board::default());
         let runner = Runner {
-            database: self.database.clone(),
+            database: self.database.client(),
             config: config.clone(),
             steps,
             board: Arc::clone(&board),
@@ -138,7 +125,8 @@ impl BackendFactory<dyn ExecutionService> for Factory {
             drop(end);
         });
         Ok(Arc::new(EmbeddedService {
-            database: self.database.clone(),
+            // A call of the service is repeated as a whole.
+            database: self.database.client().unretried(),
             board,
             config,
             closing: context.closing.clone(),
@@ -207,7 +195,7 @@ pub(super) struct ActiveRun {
 
 #[derive(Debug)]
 struct EmbeddedService {
-    database: Managed<dyn Database>,
+    database: Client<dyn Database>,
     board: Arc<Board>,
     config: Config,
     closing: CancellationToken,
@@ -216,8 +204,7 @@ struct EmbeddedService {
 
 impl EmbeddedService {
     async fn look(&self, id: &str) -> Result<Run, Error> {
-        let run =
-            self.database.call(LOOK, |database| async move { database.run(id).await }).await?;
+        let run = self.database.run(id).await?;
         run.ok_or_else(|| unknown(id))
     }
 }
@@ -251,7 +238,7 @@ impl Backend for EmbeddedService {
 
 #[async_trait]
 impl ExecutionService for EmbeddedService {
-    async fn start(&self, request: &StartRequest) -> Result<(), Error> {
+    async fn start(&self, request: &StartRequest) -> Result<Started, Error> {
         if matches!(request.definition, Workflow::Temporal { .. }) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -261,15 +248,12 @@ impl ExecutionService for EmbeddedService {
                 ),
             ));
         }
-        let new = self
-            .database
-            .call(INSERT, |database| async move { database.insert_run(request).await })
-            .await?;
+        let new = self.database.insert_run(request).await?;
         if !new && self.look(&request.id).await?.request_id != request.request_id {
             return Err(Error::new(ErrorKind::AlreadyExists, "the id is taken"));
         }
         self.board.work.notify_one();
-        Ok(())
+        Ok(Started::Started)
     }
 
     async fn describe(&self, id: &str) -> Result<Description, Error> {
@@ -278,10 +262,7 @@ impl ExecutionService for EmbeddedService {
 
     async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let runs = self
-            .database
-            .call(LIST, |database| async move { database.ended_runs(since, limit).await })
-            .await?;
+        let runs = self.database.ended_runs(since, limit).await?;
         Ok(runs.into_iter().map(description).collect())
     }
 
@@ -310,10 +291,7 @@ impl ExecutionService for EmbeddedService {
     }
 
     async fn cancel(&self, id: &str) -> Result<(), Error> {
-        let found = self
-            .database
-            .call(CANCEL, |database| async move { database.cancel_run(id).await })
-            .await?;
+        let found = self.database.cancel_run(id).await?;
         if !found {
             return Err(unknown(id));
         }
@@ -325,10 +303,7 @@ impl ExecutionService for EmbeddedService {
     }
 
     async fn terminate(&self, id: &str, reason: &str) -> Result<(), Error> {
-        let found = self
-            .database
-            .call(TERMINATE, |database| async move { database.terminate_run(id, reason).await })
-            .await?;
+        let found = self.database.terminate_run(id, reason).await?;
         if !found {
             return Err(unknown(id));
         }
@@ -385,7 +360,7 @@ mod tests {
         let database =
             database::managed("sqlite", table, config::Pool::default(), &metrics, &tasks);
         let service = service_on(&database, &tasks);
-        let lease = service.lease().await.unwrap();
+        let lease = service.client().lease().await.unwrap();
         contract::suite(Arc::clone(&lease)).await;
         drop(lease);
         service.close().await;

@@ -1,5 +1,6 @@
 //! Execution services: they run workflows durably.
 
+mod client;
 mod embedded;
 mod runner;
 mod step;
@@ -51,6 +52,15 @@ pub struct Description {
     pub outcome: Outcome,
 }
 
+/// How a backend answers a request to start an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It runs, or has run.
+    Started,
+    /// It was first tried so long ago that the backend may have forgotten it: nothing was done.
+    TooLate,
+}
+
 /// Runs executions durably.
 #[async_trait]
 pub trait ExecutionService: Backend {
@@ -62,13 +72,7 @@ pub trait ExecutionService: Backend {
     ///
     /// # Cancel safety
     /// A dropped call may have started it; hand it over again with the same request id.
-    async fn start(&self, request: &StartRequest) -> Result<(), Error>;
-
-    /// How long it remembers a request id after the execution has ended; for ever if it does not
-    /// say.
-    fn remembers_for(&self) -> Option<Duration> {
-        None
-    }
+    async fn start(&self, request: &StartRequest) -> Result<Started, Error>;
 
     /// Where an execution stands.
     ///

@@ -16,20 +16,13 @@ use super::{
 };
 use crate::{
     backends::database::{ClaimedRun, Database},
-    connection::{Managed, Operation},
+    connection::Client,
     error::Error,
     model::{
         executions::{Outcome, Status, StepRetry, Workflow},
         time,
     },
 };
-
-const CLAIM: Operation = Operation::idempotent("claim_runs");
-const RENEW: Operation = Operation::idempotent("renew_runs");
-const NOTE: Operation = Operation::idempotent("note_try");
-const FINISH: Operation = Operation::idempotent("finish_run");
-const RELEASE: Operation = Operation::idempotent("release_runs");
-pub(super) const OPERATIONS: [Operation; 5] = [CLAIM, RENEW, NOTE, FINISH, RELEASE];
 
 /// Pause before a mark that failed is tried again.
 const MARK_AGAIN: Duration = Duration::from_secs(1);
@@ -38,7 +31,7 @@ const FINISH_STEPS: Duration = Duration::from_secs(5);
 
 /// Claims runs and works on them until `closing`.
 pub(super) struct Runner {
-    pub(super) database: Managed<dyn Database>,
+    pub(super) database: Client<dyn Database>,
     pub(super) config: Config,
     pub(super) steps: Steps,
     pub(super) board: Arc<Board>,
@@ -84,15 +77,7 @@ impl Runner {
         if *adopted {
             return Ok(());
         }
-        let instance = &*self.instance;
-        self.database
-            .call(RELEASE, |database| async move {
-                if database.serves_one_process() {
-                    database.release_runs_of_others(instance).await?;
-                }
-                Ok(())
-            })
-            .await?;
+        self.database.release_runs_of_others(&self.instance).await?;
         *adopted = true;
         Ok(())
     }
@@ -103,12 +88,7 @@ impl Runner {
             return Ok(0);
         }
         let limit = i64::try_from(free).unwrap_or(i64::MAX);
-        let claimed = self
-            .database
-            .call(CLAIM, |database| async move {
-                database.claim_runs(&self.owner, self.config.lease, limit).await
-            })
-            .await?;
+        let claimed = self.database.claim_runs(&self.owner, self.config.lease, limit).await?;
         let count = claimed.len();
         self.board.claimed.fetch_or(count > 0, Ordering::Relaxed);
         for run in claimed {
@@ -160,12 +140,7 @@ impl Runner {
     /// Asks until there is an answer.
     async fn renew(&self, known: &[String]) -> Vec<(String, bool)> {
         loop {
-            let renewed = self
-                .database
-                .call(RENEW, |database| async move {
-                    database.renew_runs(&self.owner, known, self.config.lease).await
-                })
-                .await;
+            let renewed = self.database.renew_runs(&self.owner, known, self.config.lease).await;
             match renewed {
                 Ok(held) => return held,
                 Err(error) => tracing::debug!(%error, "claims cannot be renewed"),
@@ -237,12 +212,7 @@ impl Runner {
     /// Stores that a try begins. A try that cannot be counted does not begin.
     async fn note(&self, run: &ClaimedRun, tries: u32, pause: Duration) -> bool {
         loop {
-            let noted = self
-                .database
-                .call(NOTE, |database| async move {
-                    database.note_try(&run.id, run.fence, tries, pause).await
-                })
-                .await;
+            let noted = self.database.note_try(&run.id, run.fence, tries, pause).await;
             match noted {
                 Ok(ours) => return ours,
                 Err(_) => sleep(MARK_AGAIN).await,
@@ -253,12 +223,7 @@ impl Runner {
     /// Stores the end of a run, for as long as the run is ours.
     async fn finish(&self, run: &ClaimedRun, outcome: &Outcome, lost: &CancellationToken) {
         loop {
-            let finished = self
-                .database
-                .call(FINISH, |database| async move {
-                    database.finish_run(&run.id, run.fence, outcome).await
-                })
-                .await;
+            let finished = self.database.finish_run(&run.id, run.fence, outcome).await;
             if finished.is_ok() {
                 return;
             }
@@ -280,10 +245,7 @@ impl Runner {
             }
             runs.wait().await;
         }
-        let released = self
-            .database
-            .call(RELEASE, |database| async move { database.release_runs(&self.owner).await })
-            .await;
+        let released = self.database.release_runs(&self.owner).await;
         let Err(error) = released else { return };
         let message = "claims cannot be given back and end with their lease";
         // During an outage of the database one runner after the other is built and ends without

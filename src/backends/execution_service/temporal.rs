@@ -43,7 +43,7 @@ use self::{
 };
 #[cfg(feature = "worker")]
 pub(super) use self::{connect::describe_namespace, start::Argument};
-use super::{Description, ExecutionService, FAMILY, TEMPORAL_VARIABLES};
+use super::{Description, ExecutionService, FAMILY, Started, TEMPORAL_VARIABLES};
 use crate::{
     backends::login::Login,
     config::{BackendDescriptor, Section, Table},
@@ -275,22 +275,22 @@ impl Backend for Temporal {
 
 #[async_trait]
 impl ExecutionService for Temporal {
-    async fn start(&self, start: &StartRequest) -> Result<(), Error> {
+    async fn start(&self, start: &StartRequest) -> Result<Started, Error> {
+        if self.may_have_forgotten(start) {
+            return Ok(Started::TooLate);
+        }
         let message = self.start_message(start)?;
         match self
             .ask(message, async |mut rpc, request| rpc.start_workflow_execution(request).await)
             .await
         {
-            Ok(_) => Ok(()),
-            Err(answer) if answer.code() == Code::AlreadyExists => {
-                self.check_ours(start, start_request_id(&answer).as_deref()).await
-            }
+            Ok(_) => Ok(Started::Started),
+            Err(answer) if answer.code() == Code::AlreadyExists => self
+                .check_ours(start, start_request_id(&answer).as_deref())
+                .await
+                .map(|()| Started::Started),
             Err(answer) => Err(translate(&answer)),
         }
-    }
-
-    fn remembers_for(&self) -> Option<Duration> {
-        *self.retention.lock()
     }
 
     async fn describe(&self, id: &str) -> Result<Description, Error> {

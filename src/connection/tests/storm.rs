@@ -52,7 +52,7 @@ impl Storm {
 
     async fn call_until_over(&self, task: usize) {
         while !self.over.load(SeqCst) {
-            let _good_or_not = self.connection.call(CALL, |_| self.meet()).await.is_ok();
+            let _good_or_not = self.connection.client().call(CALL, |_| self.meet()).await.is_ok();
             self.calls[task].fetch_add(1, SeqCst);
             tokio::task::yield_now().await;
         }

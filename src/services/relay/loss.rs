@@ -5,15 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
 use super::{Claims, Shared};
-use crate::{
-    backends::database::Lane, connection::Operation, error::Error, model::events::Position,
-};
-
-const DELIVERED: Operation = Operation::idempotent("delivered_places");
-const AGAIN: Operation = Operation::idempotent("send_again");
-const LOST: Operation = Operation::idempotent("lost");
-pub(super) const DATABASE_OPERATIONS: [Operation; 2] = [DELIVERED, AGAIN];
-pub(super) const BROKER_OPERATIONS: [Operation; 1] = [LOST];
+use crate::{backends::database::Lane, error::Error, model::events::Position};
 
 /// How often it is looked whether the broker still has what it acknowledged, while nothing comes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -48,7 +40,7 @@ impl Shared {
         if places.is_empty() {
             return Ok(Vec::new());
         }
-        self.broker.call(LOST, |broker| async move { broker.lost(places).await }).await
+        self.broker.lost(places).await
     }
 
     /// The oldest first, so that a process which takes over in the middle finds them in order. Only
@@ -57,12 +49,7 @@ impl Shared {
         let owner = &*self.owner;
         let (mut after, mut sent_again) = (0, 0);
         loop {
-            let page = self
-                .database
-                .call(DELIVERED, |database| async move {
-                    database.delivered_places(held, after, LOOKED_AT_ONCE).await
-                })
-                .await?;
+            let page = self.database.delivered_places(held, after, LOOKED_AT_ONCE).await?;
             let Some((newest, _)) = page.last() else { break };
             after = *newest;
             let places: Vec<Position> = page.iter().map(|(_, place)| *place).collect();
@@ -70,12 +57,7 @@ impl Shared {
             let events: Vec<(i64, Position)> =
                 page.into_iter().filter(|(_, place)| lost.contains(place)).collect();
             let events = &events;
-            sent_again +=
-                self.database
-                    .call(AGAIN, |database| async move {
-                        database.send_again(owner, held, events).await
-                    })
-                    .await?;
+            sent_again += self.database.send_again(owner, held, events).await?;
         }
         if sent_again > 0 {
             tracing::warn!(

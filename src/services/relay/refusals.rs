@@ -5,12 +5,8 @@ use std::collections::BTreeSet;
 use super::Shared;
 use crate::{
     backends::database::{Lane, PendingEvent, UnreadableEvent},
-    connection::Operation,
     error::Error,
 };
-
-const REFUSED: Operation = Operation::once("note_refusal");
-pub(super) const DATABASE_OPERATIONS: [Operation; 1] = [REFUSED];
 
 impl Shared {
     /// In order; a lane stops at its first failure.
@@ -72,11 +68,7 @@ impl Shared {
             return Ok(false);
         };
         let owner = &*self.owner;
-        self.database
-            .call(REFUSED, |database| async move {
-                database.note_refusal(owner, lane, seq, message, most).await
-            })
-            .await
+        self.database.note_refusal(owner, lane, seq, message, most).await
     }
 
     async fn refused(

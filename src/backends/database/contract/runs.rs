@@ -28,6 +28,7 @@ pub(in crate::backends::database) fn request() -> StartRequest {
         input: json!("input"),
         timeout: Some(MINUTE),
         traceparent: Some(TRACEPARENT.to_owned()),
+        first_tried: None,
     }
 }
 

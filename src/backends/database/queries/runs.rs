@@ -14,7 +14,7 @@ use super::{
             rows::{RunRow, json, micros},
             schema::runs,
         },
-        Conn, Db, now,
+        Conn, Db, SERVES_ONE_PROCESS, now,
     },
     RUNNING, without_nul,
 };
@@ -229,6 +229,9 @@ impl RunStore for Db {
     }
 
     async fn release_runs_of_others(&self, instance: &str) -> Result<(), Error> {
+        if !SERVES_ONE_PROCESS {
+            return Ok(());
+        }
         let mut conn = self.writer().await?;
         let others = runs::status.eq(RUNNING).and(runs::owner.not_like(format!("{instance}%")));
         diesel::update(runs::table.filter(others))

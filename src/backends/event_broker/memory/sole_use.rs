@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     backends::database::{Database, Role},
-    connection::{BuildContext, Managed},
+    connection::{BuildContext, Client},
     error::{Error, ErrorKind},
 };
 
@@ -34,7 +34,7 @@ impl SoleUse {
     /// Takes it, and keeps it until the broker closes. None where the database lets no second
     /// process in.
     pub(super) async fn take(
-        database: &Managed<dyn Database>,
+        database: &Client<dyn Database>,
         holders: &Arc<AtomicUsize>,
         context: &BuildContext,
     ) -> Result<Option<Arc<Self>>, Error> {

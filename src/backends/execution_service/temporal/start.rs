@@ -80,6 +80,13 @@ impl Temporal {
         })
     }
 
+    /// The namespace remembers for its retention what has ended. Half of this time is left for
+    /// clocks and pauses.
+    pub(super) fn may_have_forgotten(&self, request: &StartRequest) -> bool {
+        let remembered = self.retention.lock().map(|retention| retention / 2);
+        request.first_tried.zip(remembered).is_some_and(|(tried, remembered)| tried > remembered)
+    }
+
     /// Whether the run that holds the id is the one that `request` started.
     pub(super) async fn check_ours(
         &self,

@@ -70,6 +70,7 @@ fn request_of(definition: Workflow, input: Value) -> StartRequest {
         input,
         timeout: Some(DEADLINE * 2),
         traceparent: None,
+        first_tried: None,
     }
 }
 

@@ -1,0 +1,25 @@
+//! The execution service as its callers see it: the methods of its trait, each through the guard.
+
+use serde_json::Value;
+
+use super::{Description, ExecutionService, Started};
+use crate::{
+    connection::guarded,
+    model::{executions::StartRequest, time::Timestamp},
+};
+
+guarded! {
+    dyn ExecutionService;
+
+    ExecutionService {
+        // The stored request id makes repetitions harmless.
+        idempotent start(request: &StartRequest) -> Started;
+        idempotent describe(id: &str) -> Description;
+        idempotent list(since: Timestamp, limit: usize) -> Vec<Description>;
+        once signal(id: &str, name: &str, input: &Value) -> ();
+        // A worker answers, so its silence says nothing of the service.
+        passed_on query(id: &str, name: &str, input: &Value) -> Value;
+        idempotent cancel(id: &str) -> ();
+        idempotent terminate(id: &str, reason: &str) -> ();
+    }
+}
