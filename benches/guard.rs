@@ -14,6 +14,7 @@ use agentarea_api::{
         Registry, Sample, Settings,
     },
     error::Error,
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 use async_trait::async_trait;
@@ -26,7 +27,6 @@ use tokio::{
     runtime::Runtime,
     time::{Instant, sleep},
 };
-use tokio_util::task::TaskTracker;
 use tower::{Service, service_fn};
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 
@@ -83,7 +83,7 @@ impl Factory<Instantly> for InstantlyFactory {
 async fn built() -> Managed<Instantly> {
     let registry = Registry::new("bench").register(InstantlyFactory);
     let metrics = Metrics::new("0", "0").connection("bench");
-    let connection = Managed::new(registry, "bench".into(), metrics, TaskTracker::new());
+    let connection = Managed::new(registry, "bench".into(), metrics, Tasks::default());
     connection.start(Settings {
         backend: "instantly".to_owned(),
         section: Section::default(),

@@ -15,6 +15,7 @@ use agentarea_api::{
         Backend, BuildContext, Factory, Family, Managed, Operation, Policies, Registry, Settings,
     },
     error::{Error, ErrorKind},
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 use async_trait::async_trait;
@@ -25,7 +26,6 @@ use tokio::{
     net::TcpStream,
     sync::Mutex,
 };
-use tokio_util::task::TaskTracker;
 
 /// May be repeated: asking twice changes nothing.
 const ASK: Operation = Operation::idempotent("ask");
@@ -145,7 +145,7 @@ fn settings() -> Settings {
 async fn main() -> Result<(), Box<dyn StdError>> {
     let address = env::args().nth(1).ok_or("usage: embedded HOST:PORT")?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "example");
-    let tasks = TaskTracker::new();
+    let tasks = Tasks::default();
     let registry: Registry<dyn Oracle> = Registry::new("oracle").register(RedisFactory { address });
     let connection =
         Managed::new(registry, "example".into(), metrics.connection("oracle"), tasks.clone());

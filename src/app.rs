@@ -1,24 +1,23 @@
 //! The composition root: the only file that sees everything. It reads in the order of start, then
 //! in the order of stopping.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::time::{Instant, sleep};
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     api::{self, BindError, Bound, Draining, State},
     config::{BackendDescriptor, Config, Loaded},
     connection::Checked,
-    lifecycle::{Exit, Lifecycle, ReloadSignal, Signals, stopped_in_time},
+    lifecycle::{Exit, Lifecycle, ReloadSignal, Running, Signals},
     manager::{ConnectionManager, Reloader},
     model::ids,
     services::{
-        acceptor::Acceptor,
+        accept::Acceptor,
         dead_letters::DeadLetters,
-        event_stream::EventStreams,
-        events::Events,
+        events::{Events, relay::Relay, stream::EventStreams},
         executions::{Executions, Parts},
-        relay::Relay,
+        housekeeping::Housekeeping,
     },
     telemetry::metrics::Metrics,
 };
@@ -42,7 +41,7 @@ impl Default for App {
     fn default() -> Self {
         let instance: Arc<str> = ids::new_id().into();
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), env!("BUILD_COMMIT"));
-        let lifecycle = Lifecycle::default();
+        let lifecycle = Lifecycle::new(&metrics);
         let manager = ConnectionManager::new(&instance, &metrics, &lifecycle.tasks);
         let reloader = Arc::new(Reloader::new(manager.clone()));
         Self { instance, metrics, lifecycle, manager, reloader }
@@ -78,7 +77,6 @@ impl App {
             self.manager.event_broker.client(),
             config.event_stream.clone(),
             Arc::clone(&self.metrics),
-            self.lifecycle.tasks.clone(),
             self.lifecycle.stop_serving.clone(),
         );
         let parts = Parts {
@@ -106,6 +104,7 @@ impl App {
             executions,
             metrics: Arc::clone(&self.metrics),
             draining: Draining::default(),
+            tasks: self.lifecycle.tasks.clone(),
         }
     }
 
@@ -206,19 +205,12 @@ impl App {
         ));
         tracing::info!(%address, "listening on {url}, Swagger UI at /docs");
         self.manager.start(&config);
-        let executing = state.executions.clone().run(self.lifecycle.stop_work.clone());
-        let executing = self.lifecycle.tasks.spawn(executing);
-        let relay = state.relay.clone().run(self.lifecycle.stop_work.clone());
-        let relaying = self.lifecycle.tasks.spawn(relay);
-
-        let reloader = Arc::clone(&self.reloader);
-        self.lifecycle.tasks.spawn(
-            self.lifecycle
-                .stop_work
-                .clone()
-                .run_until_cancelled_owned(reload_on_signal(reload_signal, reloader)),
-        );
-
+        let mut running = Running {
+            draining: state.draining.clone(),
+            serving: Some(serving),
+            working: self.start_work(&state, reload_signal),
+            manager: self.manager.clone(),
+        };
         // From here on clients are served, whatever is still to be made: every end drains.
         let exit = tokio::select! {
             signal = signals.next() => {
@@ -226,17 +218,44 @@ impl App {
                 Exit::Clean
             }
             exit = self.until_refused(&config, begin) => exit,
+            () = running.listener_ended() => {
+                tracing::error!("the listener has ended, stopping");
+                Exit::Failed
+            }
         };
-        let working =
-            [("the hand-over of executions", executing), ("the relay of events", relaying)];
-        let stopping = self.stop(&state, serving, working);
+        let stopping = self.lifecycle.stop(&mut running, &config.server);
         tokio::select! {
-            clean = stopping => Ok(if clean { exit } else { Exit::CutOff }),
+            clean = stopping => Ok(if clean || exit == Exit::Failed { exit } else { Exit::CutOff }),
             signal = signals.again() => {
                 tracing::warn!("{signal} received again, ending at once");
                 Ok(Exit::Impatient)
             }
         }
+    }
+
+    /// Starts what works in the background. Gives what shutdown waits for.
+    fn start_work(
+        &self,
+        state: &State,
+        reload_signal: ReloadSignal,
+    ) -> Vec<(&'static str, JoinHandle<()>)> {
+        let Lifecycle { tasks, stop_work, .. } = &self.lifecycle;
+        let (owner, database) = (Arc::clone(&self.instance), self.manager.database.client());
+        let housekeeping = Arc::new(Housekeeping::new(owner, database, &state.config));
+        let reload = Arc::new(Reload {
+            signal: tokio::sync::Mutex::new(reload_signal),
+            reloader: Arc::clone(&self.reloader),
+        });
+        state.streams.start(tasks);
+        tasks.keep_until("reload", stop_work, &reload, Reload::at_each_signal);
+        vec![
+            ("the start of executions", state.executions.start_tasks(tasks, stop_work)),
+            ("the delivery of events", state.relay.start(tasks, stop_work)),
+            (
+                "housekeeping",
+                tasks.keep("housekeeping", stop_work, &housekeeping, Housekeeping::run),
+            ),
+        ]
     }
 
     /// Waits for the connections that start is to wait for, then for the refusal that no waiting
@@ -300,40 +319,6 @@ impl App {
             }
         }
     }
-
-    /// Not ready → serve on for a while → no new requests → work → connections, in reverse order.
-    async fn stop(
-        &self,
-        state: &State,
-        serving: tokio::task::JoinHandle<bool>,
-        working: [(&'static str, tokio::task::JoinHandle<()>); 2],
-    ) -> bool {
-        let server = &state.config.server;
-        state.draining.begin();
-        sleep(server.drain_delay).await;
-        let deadline = Instant::now() + server.shutdown_grace;
-        let left =
-            || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-
-        self.lifecycle.stop_serving.cancel();
-        let answered = serving.await.unwrap_or(false);
-        if !answered {
-            tracing::warn!("requests did not end in time and were cut off");
-        }
-        self.lifecycle.stop_work.cancel();
-        let mut worked = true;
-        for (part, task) in working {
-            worked &= stopped_in_time(part, left(), async {
-                let _ended = task.await.is_ok();
-            })
-            .await;
-        }
-        let closed = stopped_in_time("a connection", left(), self.manager.close()).await;
-        self.lifecycle.tasks.close();
-        let ended = stopped_in_time("a background task", left(), self.lifecycle.tasks.wait()).await;
-        tracing::info!("stopped");
-        answered && worked && closed && ended
-    }
 }
 
 #[cfg(feature = "worker")]
@@ -350,19 +335,29 @@ fn worker_exit(worked: Result<(), crate::error::Error>) -> Exit {
     }
 }
 
-/// Reads the configuration again at each SIGHUP.
-async fn reload_on_signal(mut signal: ReloadSignal, reloader: Arc<Reloader>) {
-    loop {
-        signal.next().await;
-        match reloader.reload().await {
-            Ok(done) => tracing::info!(
-                applied = ?done.applied,
-                needs_restart = ?done.needs_restart,
-                rebuilt = ?done.rebuilt,
-                "SIGHUP received, the configuration was read again"
-            ),
-            Err(error) => {
-                tracing::error!("SIGHUP received, but the configuration stays as it was: {error}");
+/// Reads the configuration again when asked to.
+struct Reload {
+    signal: tokio::sync::Mutex<ReloadSignal>,
+    reloader: Arc<Reloader>,
+}
+
+impl Reload {
+    async fn at_each_signal(self: Arc<Self>) {
+        let mut signal = self.signal.lock().await;
+        loop {
+            signal.next().await;
+            match self.reloader.reload().await {
+                Ok(done) => tracing::info!(
+                    applied = ?done.applied,
+                    needs_restart = ?done.needs_restart,
+                    rebuilt = ?done.rebuilt,
+                    "SIGHUP received, the configuration was read again"
+                ),
+                Err(error) => {
+                    tracing::error!(
+                        "SIGHUP received, but the configuration stays as it was: {error}"
+                    );
+                }
             }
         }
     }
@@ -407,3 +402,6 @@ fn log_choices(loaded: &Loaded) {
         tracing::warn!("{warning}");
     }
 }
+
+#[cfg(test)]
+mod tests;

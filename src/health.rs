@@ -8,7 +8,7 @@ use crate::{
 /// The status of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// The probes do not run: the process hangs.
+    /// The probes do not run, or a task cannot be restarted: the process hangs.
     Stalled,
     /// The service is stopping.
     Draining,
@@ -62,12 +62,12 @@ impl Status {
     }
 }
 
-/// The status of the whole: the first that holds. `late` says that accepted work has waited for too
-/// long.
+/// The status of the whole: the first that holds. `hopeless` says that a task cannot be restarted,
+/// `late` that accepted work has waited for too long.
 #[must_use]
-pub fn status(reports: &[ConnectionReport], draining: bool, late: bool) -> Status {
+pub fn status(reports: &[ConnectionReport], hopeless: bool, draining: bool, late: bool) -> Status {
     let any = |holds: &dyn Fn(&ConnectionReport) -> bool| reports.iter().any(holds);
-    if any(&|report| report.stalled) {
+    if hopeless || any(&|report| report.stalled) {
         Status::Stalled
     } else if draining {
         Status::Draining
@@ -160,7 +160,7 @@ mod tests {
             (vec![report(true, Unavailable)], true, Status::Draining),
             (vec![hung, report(true, Unavailable)], true, Status::Stalled),
         ] {
-            assert_eq!(status(&reports, draining, false), expected, "{reports:?}");
+            assert_eq!(status(&reports, false, draining, false), expected, "{reports:?}");
         }
     }
 

@@ -25,7 +25,7 @@
 //!
 //! Each module uses only what stands to its left; `tests/architecture.rs` checks it:
 //!
-//! `tls, error, model → config → telemetry → connection → backends → manager → services, health →
+//! `tls, error, model → config → telemetry → tasks → connection → backends → manager → services, health →
 //! api → lifecycle → app → cli → main`
 //!
 //! Nothing reads the environment after [`config::load`]; nothing outside [`backends`] and [`app`]
@@ -44,5 +44,6 @@ pub mod lifecycle;
 pub mod manager;
 pub mod model;
 pub mod services;
+pub mod tasks;
 pub mod telemetry;
 pub mod tls;

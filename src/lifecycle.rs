@@ -1,12 +1,18 @@
-//! Signals, and the tokens that stop the parts of the program in order.
+//! Signals, and the order in which the parts of the program stop.
 
 use std::time::Duration;
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, timeout},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::Draining, config::Server, manager::ConnectionManager, tasks::Tasks,
+    telemetry::metrics::Metrics,
+};
 
 /// Signals closer together are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
@@ -56,11 +62,75 @@ impl Exit {
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
     /// Every task that outlives its creator.
-    pub tasks: TaskTracker,
+    pub tasks: Tasks,
     /// The listener accepts no more clients, and streams end.
     pub stop_serving: CancellationToken,
-    /// Followers and runners end.
+    /// What works in the background ends.
     pub stop_work: CancellationToken,
+}
+
+/// What runs, and has to be stopped in order.
+#[derive(Debug)]
+pub struct Running {
+    /// Tells load balancers that the instance stops.
+    pub draining: Draining,
+    /// The listener. True when every request was answered.
+    pub serving: Option<JoinHandle<bool>>,
+    /// What works in the background, by name.
+    pub working: Vec<(&'static str, JoinHandle<()>)>,
+    /// The connections.
+    pub manager: ConnectionManager,
+}
+
+impl Running {
+    /// Completes if the listener ends by itself, which nothing can make good.
+    pub async fn listener_ended(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            let _ended = serving.await.is_ok();
+        }
+        self.serving = None;
+    }
+}
+
+impl Lifecycle {
+    /// Tasks that `metrics` count.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { tasks: Tasks::new(metrics.tasks()), ..Self::default() }
+    }
+
+    /// Stops everything, in this order: not ready any more → serve on for `drain_delay` → no new
+    /// requests → the work in the background → the connections, in the reverse of the order in which
+    /// they build on each other. False when something had to be cut off after `shutdown_grace`.
+    pub async fn stop(&self, running: &mut Running, config: &Server) -> bool {
+        running.draining.begin();
+        sleep(config.drain_delay).await;
+        let deadline = Instant::now() + config.shutdown_grace;
+        let left =
+            || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+
+        self.stop_serving.cancel();
+        let answered = match &mut running.serving {
+            Some(serving) => serving.await.unwrap_or(false),
+            None => false,
+        };
+        if !answered {
+            tracing::warn!("requests did not end in time and were cut off");
+        }
+        self.stop_work.cancel();
+        let mut worked = true;
+        for (part, task) in &mut running.working {
+            worked &= stopped_in_time(part, left(), async {
+                let _ended = task.await.is_ok();
+            })
+            .await;
+        }
+        let closed = stopped_in_time("a connection", left(), running.manager.close()).await;
+        self.tasks.close();
+        let ended = stopped_in_time("a background task", left(), self.tasks.wait()).await;
+        tracing::info!("stopped");
+        answered && worked && closed && ended
+    }
 }
 
 /// The signals that ask the program to stop.
@@ -123,7 +193,7 @@ impl ReloadSignal {
 }
 
 /// Waits for `part` to stop, names it in the log if it does not. False when it was cut off.
-pub async fn stopped_in_time(
+async fn stopped_in_time(
     part: &'static str,
     limit: Duration,
     stopping: impl Future<Output = ()>,

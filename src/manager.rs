@@ -4,8 +4,6 @@ mod reload;
 
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
-
 pub use self::reload::{ReloadError, Reloaded, Reloader};
 use crate::{
     backends::{
@@ -16,6 +14,7 @@ use crate::{
     config::{BackendDescriptor, Config},
     connection::{Checked, ConnectionReport, Force, Managed, Settings, Transition},
     error::{Error, ErrorKind},
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -33,7 +32,7 @@ pub struct ConnectionManager {
 impl ConnectionManager {
     /// Empty slots. `instance` identifies this process among the replicas.
     #[must_use]
-    pub fn new(instance: &Arc<str>, metrics: &Metrics, tasks: &TaskTracker) -> Self {
+    pub fn new(instance: &Arc<str>, metrics: &Metrics, tasks: &Tasks) -> Self {
         let database = Managed::new(
             database::registry(),
             Arc::clone(instance),

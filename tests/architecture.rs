@@ -9,10 +9,11 @@ use std::{
 };
 
 /// Each may use itself and what stands in a line above.
-const ORDER: [&[&str]; 11] = [
+const ORDER: [&[&str]; 12] = [
     &["tls", "error", "model"],
     &["config"],
     &["telemetry"],
+    &["tasks"],
     &["connection"],
     &["backends"],
     &["manager"],

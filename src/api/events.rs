@@ -16,12 +16,13 @@ use super::{
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
     problem::InvalidItem,
+    sse,
     types::{DateTime, Raw},
 };
 use crate::{
     error::{Error, ErrorKind},
     model::events::{DEFAULT_SOURCE, Event, Position},
-    services::event_stream::Filter,
+    services::events::stream::Filter,
 };
 
 /// Where events are published.
@@ -224,12 +225,11 @@ impl Api {
             ),
         };
         let filter = Filter::new(kind.0, subject.0);
-        let mut client = state.streams.subscribe(filter, last).await.map_err(ApiError::from)?;
+        let mut follower = state.streams.subscribe(filter, last).await.map_err(ApiError::from)?;
         let text = async_stream::stream! {
-            // Headers alone do not reach the client through every proxy; a comment does.
-            yield Ok::<_, std::io::Error>(bytes::Bytes::from_static(b": subscribed\n\n"));
-            while let Some(text) = client.next().await {
-                yield Ok(text);
+            yield Ok::<_, std::io::Error>(sse::SUBSCRIBED);
+            while let Some(next) = follower.next().await {
+                yield Ok(sse::text(&next));
             }
         };
         Ok(StreamResponse::Stream(

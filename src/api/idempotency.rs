@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{edge::Caller, error::bad_request};
 use crate::{
     error::{Error, ErrorKind},
-    services::acceptor::RequestKey,
+    services::accept::RequestKey,
 };
 
 /// The longest key.

@@ -19,6 +19,7 @@ mod pages;
 mod problem;
 mod routes;
 mod server;
+mod sse;
 mod status_page;
 mod tls;
 mod types;
@@ -46,9 +47,11 @@ use crate::{
     connection::ConnectionReport,
     manager::{ConnectionManager, Reloader},
     services::{
-        dead_letters::DeadLetters, event_stream::EventStreams, events::Events,
-        executions::Executions, relay::Relay,
+        dead_letters::DeadLetters,
+        events::{Events, relay::Relay, stream::EventStreams},
+        executions::Executions,
     },
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -77,16 +80,16 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Set once the service is stopping.
     pub draining: Draining,
+    /// The tasks, of which none may be missing.
+    pub tasks: Tasks,
 }
 
 impl State {
     /// The status of the whole, by these reports.
     fn status(&self, reports: &[ConnectionReport]) -> crate::health::Status {
-        crate::health::status(
-            reports,
-            self.draining.is_on(),
-            self.relay.is_late() || self.executions.are_late(),
-        )
+        let late = self.relay.is_late() || self.executions.are_late();
+        let hopeless = self.tasks.hopeless().is_some();
+        crate::health::status(reports, hopeless, self.draining.is_on(), late)
     }
 
     /// Whether this caller sees the details of the health report.

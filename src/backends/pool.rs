@@ -19,7 +19,6 @@ use tokio::{
     sync::{Mutex, OwnedMutexGuard},
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use self::{
@@ -217,14 +216,15 @@ impl<C: Connect> Pool<C> {
 
     fn look_after(&self, context: &BuildContext) {
         let Some(pace) = self.pool.manager().policy.pace() else { return };
-        let keeper = Keeper {
+        let keeper = Arc::new(Keeper {
             connection: context.connection,
             pool: self.pool.clone(),
             holders: Arc::clone(&self.holders),
             check_timeout: context.pool.acquire_timeout,
-        };
-        let closing = context.closing.clone();
-        context.tasks.spawn(async move { keeper.run(pace, &closing).await });
+            pace,
+        });
+        let name = format!("{}_pool", context.connection);
+        context.tasks.keep_until(name, &context.closing, &keeper, Keeper::go_round);
     }
 
     /// A connection, as soon as one is free.
@@ -284,18 +284,17 @@ struct Keeper<C: Connect> {
     holders: Arc<Holders>,
     /// A connection that does not answer a check for so long is lost.
     check_timeout: Duration,
+    pace: Duration,
 }
 
 impl<C: Connect> Keeper<C> {
-    async fn run(&self, pace: Duration, closing: &CancellationToken) {
-        let rounds = async {
-            while !self.pool.is_closed() {
-                sleep(pace).await;
-                self.report_leaks();
-                self.tidy().await;
-            }
-        };
-        closing.run_until_cancelled(rounds).await;
+    async fn go_round(self: Arc<Self>) {
+        while !self.pool.is_closed() {
+            sleep(self.pace).await;
+            self.report_leaks();
+            self.tidy().await;
+        }
+        std::future::pending::<()>().await;
     }
 
     fn report_leaks(&self) {

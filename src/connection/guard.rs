@@ -35,7 +35,6 @@ use tokio::{
 };
 
 use super::{
-    backoff,
     breaker::{Breaker, Change, Force, Pass, Refusal, Sample},
     budget::Budget,
     context::{self, Attempt},
@@ -44,9 +43,12 @@ use super::{
     timeline::{Subject, Timeline, Transition},
 };
 use crate::{
-    config::{CircuitBreaker, Concurrency, Retry, Timeout},
+    config::{CircuitBreaker, Concurrency, Jitter, Retry, Timeout},
     error::{Error, ErrorKind, RetryClass},
-    model::time,
+    model::{
+        backoff::{Backoff, jittered},
+        time,
+    },
     telemetry::metrics::{ConnectionMetrics, Outcome, Rejection},
 };
 
@@ -372,9 +374,21 @@ impl Call<'_> {
         {
             return None;
         }
-        let pause = backoff::pause(retry, number, rand::random())
+        let pause = pause_before(retry, number, rand::random())
             .max(error.retry_after().unwrap_or_default());
         (now + pause < self.deadline && self.applied.budget.withdraw(now)).then_some(pause)
+    }
+}
+
+/// The pause before the retry number `retry`, from one. `chance` lies in 0..1. Full jitter takes any
+/// time up to the exponential one.
+fn pause_before(policy: &Retry, retry: u32, chance: f64) -> Duration {
+    let Retry { initial_backoff, multiplier, max_backoff, jitter, .. } = *policy;
+    let backoff = Backoff { initial: initial_backoff, multiplier, max: max_backoff };
+    let pause = backoff.pause_after(retry);
+    match jitter {
+        Jitter::Full => jittered(pause, 0.0, chance),
+        Jitter::None => pause,
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, OnceCell, watch},
     time::{Instant, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Backend, Client, ConnectionReport, Family, Force, Policies, Registry, Service, Transition,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     config::{self, BackendDescriptor, Pool, Probe, Section, Startup},
     error::{Error, ErrorKind},
+    tasks::Tasks,
     telemetry::metrics::ConnectionMetrics,
 };
 
@@ -92,7 +93,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         registry: Registry<B>,
         instance: Arc<str>,
         metrics: ConnectionMetrics,
-        tasks: TaskTracker,
+        tasks: Tasks,
     ) -> Self
     where
         B: Family,
@@ -162,13 +163,8 @@ impl<B: ?Sized + Backend> Managed<B> {
         self.slot.beat(settings.probe.interval);
         self.configure(settings);
         self.slot.supervised.store(true, Ordering::Relaxed);
-        let slot = Arc::clone(&self.slot);
-        self.slot.tasks.spawn(async move {
-            tokio::select! {
-                () = slot.stop.cancelled() => {}
-                () = slot.supervise() => {}
-            }
-        });
+        let Slot { name, tasks, stop, .. } = &*self.slot;
+        tasks.keep_until(format!("{name}_probes"), stop, &self.slot, Slot::supervise);
     }
 
     /// Waits as `startup` says.

@@ -4,7 +4,6 @@
 //! [`Registry`] of factories builds a backend; a [`Managed`] slot builds it once, hands it to every
 //! caller through its guard, probes it, replaces it and closes it.
 
-mod backoff;
 mod breaker;
 mod budget;
 mod build;

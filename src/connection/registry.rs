@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::Backend;
 use crate::{
     config::{BackendDescriptor, Pool, Section},
     error::{Error, ErrorKind},
+    tasks::Tasks,
     telemetry::metrics::ConnectionMetrics,
 };
 
@@ -25,7 +26,7 @@ pub struct BuildContext {
     /// Where to count.
     pub metrics: ConnectionMetrics,
     /// Where to spawn, so that shutdown can wait for it.
-    pub tasks: TaskTracker,
+    pub tasks: Tasks,
     /// Cancelled when this backend is to stop its own tasks.
     pub closing: CancellationToken,
 }

@@ -21,7 +21,7 @@ use tokio::{
     sync::{Notify, OnceCell, watch},
     time::{Instant, sleep_until},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Backend, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings, Transition,
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, RetryClass},
+    tasks::Tasks,
     telemetry::metrics::ConnectionMetrics,
 };
 
@@ -45,7 +46,7 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) metrics: ConnectionMetrics,
     pub(super) guard: Guard,
     pub(super) timeline: Arc<Timeline>,
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: Tasks,
     pub(super) stop: CancellationToken,
     /// Unset until the configuration is known: a slot exists before it, because the factory of
     /// the embedded execution service is constructed with the database's slot.
@@ -155,7 +156,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     }
 
     /// Probes for as long as the program runs. Nothing ends it: recovery is for ever.
-    pub(super) async fn supervise(self: &Arc<Self>) {
+    pub(super) async fn supervise(self: Arc<Self>) {
         loop {
             let Ok(settings) = self.settings() else { return };
             let interval = settings.probe.interval;

@@ -17,12 +17,12 @@ use futures_util::FutureExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
     config::{BackendConfig, BackendDescriptor, Pool, Probe, Section, Startup, Table},
     error::ErrorKind,
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -118,7 +118,7 @@ impl Factory<MockBackend> for MockFactory {
 fn managed(startup: Startup, world: &Arc<World>) -> Managed<MockBackend> {
     let registry = Registry::new("mock").register(MockFactory(Arc::clone(world)));
     let metrics = Metrics::new("0", "0").connection("mock");
-    let slot = Managed::new(registry, "test".into(), metrics, TaskTracker::new());
+    let slot = Managed::new(registry, "test".into(), metrics, Tasks::default());
     slot.start(settings(startup));
     slot
 }

@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::time::{self, Timestamp};
+use super::{
+    backoff::Backoff,
+    time::{self, Timestamp},
+};
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -148,10 +151,8 @@ impl StepRetry {
     /// The pause after `tries` failed tries.
     #[must_use]
     pub fn pause_after(&self, tries: u32) -> Duration {
-        let growth =
-            self.multiplier.powi(i32::try_from(tries.saturating_sub(1)).unwrap_or(i32::MAX));
-        let pause = self.initial_backoff.as_secs_f64() * growth;
-        Duration::try_from_secs_f64(pause).unwrap_or(self.max_backoff).min(self.max_backoff)
+        let Self { initial_backoff, multiplier, max_backoff, .. } = *self;
+        Backoff { initial: initial_backoff, multiplier, max: max_backoff }.pause_after(tries)
     }
 }
 

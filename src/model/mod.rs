@@ -1,6 +1,7 @@
 //! What the program speaks about: plain types without I/O.
 
 pub mod backlog;
+pub mod backoff;
 pub mod events;
 pub mod executions;
 pub mod ids;

@@ -1,6 +1,6 @@
 //! Accepted work that was refused for good: an operator looks at it, sends it again, or gives it up.
 
-use super::{executions::Executions, relay::Relay};
+use super::{events::relay::Relay, executions::Executions};
 use crate::{
     backends::database::{Database, DeadLetter, RejectedExecution},
     connection::Client,

@@ -12,15 +12,21 @@ use crate::{
     config,
     error::{Error, ErrorKind},
     model::backlog::Backlog,
+    telemetry::metrics::{Destination, Metrics},
 };
 
+/// How often it is counted, unless counting takes long.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Counting may take a twentieth of the time, as long as the count does not become too old by it.
+const COUNT_SHARE: u32 = 20;
+const OLDEST_COUNT: Duration = Duration::from_secs(5);
 /// A client that was refused may come again after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What waits for one destination, as it was counted last, and what was accepted since.
 #[derive(Debug)]
 pub(super) struct Depth {
-    destination: &'static str,
+    destination: Destination,
     max_rows: i64,
     degraded_after: Duration,
     counted: Mutex<Counted>,
@@ -33,8 +39,16 @@ struct Counted {
     at: Instant,
 }
 
+/// A count under way.
+pub(super) struct Counting {
+    pub(super) most: i64,
+    begun: Instant,
+    /// What had been accepted since the last one.
+    accepted: i64,
+}
+
 impl Depth {
-    pub(super) fn new(destination: &'static str, config: &config::Outbox) -> Self {
+    pub(super) fn new(destination: Destination, config: &config::Outbox) -> Self {
         let counted = Mutex::new(Counted { backlog: Backlog::default(), at: Instant::now() });
         Self {
             destination,
@@ -53,7 +67,7 @@ impl Depth {
         }
         let message = format!(
             "as much accepted work waits for the {} as outbox.max_rows allows",
-            self.destination
+            self.destination.as_words()
         );
         Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(RETRY_AFTER))
     }
@@ -62,17 +76,27 @@ impl Depth {
         self.accepted.fetch_add(i64::try_from(rows).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Remembers what `count` found. What is accepted while it counts may be counted twice, never
-    /// missed.
-    pub(super) async fn count(
+    /// Begins to count: no further than one beyond [`Counting::most`].
+    pub(super) fn begin_count(&self) -> Counting {
+        let accepted = self.accepted.load(Ordering::Relaxed);
+        Counting { most: self.max_rows, begun: Instant::now(), accepted }
+    }
+
+    /// Takes in what was counted, if it could be, for the bound and the metrics. What was accepted meanwhile may be
+    /// counted twice, never missed. Gives the pause before the next count.
+    pub(super) fn counted(
         &self,
-        count: impl AsyncFnOnce(i64) -> Result<Backlog, Error>,
-    ) -> Option<Backlog> {
-        let before = self.accepted.load(Ordering::Relaxed);
-        let backlog = count(self.max_rows).await.ok()?;
-        self.accepted.fetch_sub(before, Ordering::Relaxed);
-        *self.counted.lock() = Counted { backlog, at: Instant::now() };
-        Some(backlog)
+        counting: &Counting,
+        counted: Option<Backlog>,
+        metrics: &Metrics,
+    ) -> Duration {
+        // Outages are logged by the probes of the database.
+        if let Some(backlog) = counted {
+            self.accepted.fetch_sub(counting.accepted, Ordering::Relaxed);
+            *self.counted.lock() = Counted { backlog, at: Instant::now() };
+            metrics.show_outbox(self.destination, &backlog);
+        }
+        (counting.begun.elapsed() * COUNT_SHARE).clamp(COUNT_EVERY, OLDEST_COUNT)
     }
 
     /// What waits, as it was counted last.

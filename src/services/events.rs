@@ -1,11 +1,12 @@
-//! Publishing events: accepted durably and handed over by the relay, or directly.
+//! Events: accepted durably and delivered by the relay, or published directly, and followed.
+
+pub mod relay;
+pub mod stream;
 
 use sha2::{Digest, Sha256};
 
-use super::{
-    acceptor::{Acceptor, RequestKey},
-    relay::Relay,
-};
+use self::relay::Relay;
+use super::accept::{Acceptor, RequestKey};
 use crate::{
     backends::{
         database::{Acceptance, Admission, NewEvent, Work},

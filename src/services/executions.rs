@@ -1,25 +1,39 @@
-//! Starting, watching and steering executions.
+//! Executions: accepted durably, started on the execution service, followed and steered.
+//!
+//! [`Executions`] is what the API calls. Behind it each thing has one owner: `records` the rows and
+//! their announcements, `hand_over` the way to the backend, `follower` the way back, `endings` the
+//! wishes to end.
+
+mod endings;
+mod follower;
+mod hand_over;
+mod records;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::{
-    sync::broadcast,
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
+use self::{
+    endings::Endings,
+    follower::Follower,
+    hand_over::HandOver,
+    records::{Records, acceptance, has_ended},
+};
 use super::{
-    acceptor::{Acceptor, RequestKey},
+    accept::{Acceptor, RequestKey},
     events::Events,
-    hand_over::Queue,
-    records::{Shared, acceptance, has_ended},
 };
 use crate::{
     backends::{
-        database::{Acceptance, Admission, Claim, Database, Ended, NewRecord, Work},
+        database::{Acceptance, Admission, Database, Ended, NewRecord, Work},
         execution_service::ExecutionService,
     },
-    config,
+    config::Config,
     connection::Client,
     error::{Error, ErrorKind},
     model::{
@@ -27,6 +41,7 @@ use crate::{
         executions::{Ending, Execution, ListFilter, OpenExecution, Status},
         time,
     },
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -35,9 +50,6 @@ const DATABASE_POLL: Duration = Duration::from_millis(500);
 
 /// How long a signal or query waits for its execution to be handed over.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(2);
-
-/// Changes that a waiting caller may lag behind before it looks again.
-const CHANGES: usize = 1024;
 
 /// What a client asks to be executed.
 #[derive(Clone, Debug)]
@@ -63,7 +75,19 @@ pub enum Started {
 
 /// Executions over the database and the execution service.
 #[derive(Clone, Debug)]
-pub struct Executions(pub(super) Arc<Shared>);
+pub struct Executions(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    acceptor: Acceptor,
+    service: Client<dyn ExecutionService>,
+    records: Arc<Records>,
+    hand_over: Arc<HandOver>,
+    endings: Arc<Endings>,
+    follower: Arc<Follower>,
+    confirm_within: Duration,
+    max_wait: Duration,
+}
 
 /// What [`Executions`] is made of.
 #[derive(Debug)]
@@ -85,28 +109,27 @@ pub struct Parts {
 impl Executions {
     /// Executions of the configured workflows.
     #[must_use]
-    pub fn new(parts: Parts, config: &config::Config) -> Self {
-        let workflows =
-            config.workflows.iter().map(|(name, w)| (name.clone(), w.definition())).collect();
-        for workflow in config.workflows.keys() {
-            for status in Status::ALL {
-                parts.metrics.declare_execution(workflow, status.as_str());
-            }
-        }
+    pub fn new(parts: Parts, config: &Config) -> Self {
+        let records = Arc::new(Records::new(&parts, config));
+        let endings = Arc::new(Endings::new(&records, &parts));
         Self(Arc::new(Shared {
-            owner: parts.owner,
+            hand_over: Arc::new(HandOver::new(&records, &parts, config)),
+            follower: Arc::new(Follower::new(&records, &endings, &parts, &config.executions)),
+            records,
+            endings,
             acceptor: parts.acceptor,
-            queue: Queue::new(&config.outbox),
-            database: parts.database,
             service: parts.service,
-            events: parts.events,
-            backend: config.execution_service.backend.clone(),
-            workflows,
-            config: config.executions.clone(),
-            max_refusals: config.outbox.max_refusals,
-            metrics: parts.metrics,
-            changes: broadcast::Sender::new(CHANGES),
+            confirm_within: config.executions.confirm_within,
+            max_wait: config.executions.max_wait,
         }))
+    }
+
+    /// Starts to hand over and to follow, until `stop`. Gives what shutdown waits for.
+    pub fn start_tasks(&self, tasks: &Tasks, stop: &CancellationToken) -> JoinHandle<()> {
+        let Shared { hand_over, follower, .. } = &*self.0;
+        tasks.keep_until("execution_count", stop, hand_over, HandOver::keep_count);
+        tasks.keep("execution_follower", stop, follower, Follower::run);
+        tasks.keep("execution_hand_over", stop, hand_over, HandOver::run)
     }
 
     /// Accepts an execution, which is handed over in the background.
@@ -123,19 +146,16 @@ impl Executions {
         key: Option<RequestKey>,
         render: impl FnOnce(&Execution) -> String,
     ) -> Result<Started, Error> {
-        let shared = &self.0;
-        let execution = shared.record(request)?;
-        shared.queue.depth.admit()?;
-        let place = shared.queue.place();
-        let claim = place
-            .is_some()
-            .then(|| Claim { owner: shared.owner.to_string(), lease: shared.config.lease });
+        let Shared { acceptor, records, hand_over, .. } = &*self.0;
+        let execution = records.new_record(request)?;
+        hand_over.depth.admit()?;
+        let (place, claim) = hand_over.place().unzip();
         let head = OpenExecution::from(&execution);
         let announcement = acceptance(&head);
-        let key = key.map(|key| shared.acceptor.key_use(key, render(&execution)));
+        let key = key.map(|key| acceptor.key_use(key, render(&execution)));
         let record = NewRecord { execution: execution.clone(), announcement, claim };
         let work = Work::Execution(Box::new(record));
-        match shared.acceptor.accept(Admission { work, key }).await? {
+        match acceptor.accept(Admission { work, key }).await? {
             Acceptance::IdTaken => {
                 let message = format!("the id {:?} is taken", execution.id);
                 return Err(Error::new(ErrorKind::AlreadyExists, message));
@@ -143,12 +163,8 @@ impl Executions {
             Acceptance::Answered(answer) => return Ok(Started::Before(answer)),
             _ => {}
         }
-        shared.queue.depth.accepted(1);
-        shared.changed(&head, Status::Accepted, 1);
-        match place {
-            Some(place) => place.fill(execution.clone(), shared.config.lease),
-            None => shared.queue.wake(),
-        }
+        records.changed(&head, Status::Accepted, 1);
+        hand_over.accepted(&execution, place);
         Ok(Started::New(Box::new(execution)))
     }
 
@@ -157,7 +173,7 @@ impl Executions {
     /// # Errors
     /// `NotFound`, or why the database cannot be asked.
     pub async fn get(&self, id: &str) -> Result<Execution, Error> {
-        self.0.get(id).await
+        self.0.records.get(id).await
     }
 
     /// Whether the status may have changed since the backend was last asked.
@@ -165,7 +181,7 @@ impl Executions {
     pub fn is_stale(&self, execution: &Execution) -> bool {
         let confirmed = execution.confirmed_at.unwrap_or(execution.created_at);
         let age = time::now().duration_since(confirmed);
-        !execution.status.is_terminal() && age.unsigned_abs() > self.0.config.confirm_within
+        !execution.status.is_terminal() && age.unsigned_abs() > self.0.confirm_within
     }
 
     /// Executions, newest first.
@@ -173,7 +189,7 @@ impl Executions {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn list(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error> {
-        self.0.database.executions(filter).await
+        self.0.records.database.executions(filter).await
     }
 
     /// Waits up to `wait`, and no longer than the configuration allows, for an execution to end.
@@ -181,22 +197,22 @@ impl Executions {
     /// # Errors
     /// As [`Executions::get`].
     pub async fn wait(&self, id: &str, wait: Duration) -> Result<Execution, Error> {
-        let deadline = Instant::now() + wait.min(self.0.config.max_wait);
-        let mut changed = self.0.changes.subscribe();
+        let deadline = Instant::now() + wait.min(self.0.max_wait);
+        let mut changed = self.0.records.watch();
         loop {
-            let execution = self.0.get(id).await?;
+            let execution = self.0.records.get(id).await?;
             let now = Instant::now();
             if execution.status.is_terminal() || now >= deadline {
                 return Ok(execution);
             }
             let asked = async {
-                if self.0.ask_backend(&execution, deadline - now).await.is_err() {
+                if self.0.records.ask_backend(&execution, deadline - now).await.is_err() {
                     sleep(DATABASE_POLL).await;
                 }
             };
             tokio::select! {
                 () = asked => {}
-                () = told_of(&mut changed, id) => {}
+                () = changed.of(id) => {}
                 () = sleep_until(deadline) => {}
             }
         }
@@ -205,21 +221,19 @@ impl Executions {
     /// The executions that wait for their hand-over, as they were counted last.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
-        self.0.queue.depth.backlog()
+        self.0.hand_over.depth.backlog()
     }
 
     /// Whether an execution has waited for so long that the service is degraded.
     #[must_use]
     pub fn are_late(&self) -> bool {
-        self.0.queue.depth.is_late()
+        self.0.hand_over.depth.is_late()
     }
 
     /// Tells that a dead letter is to be handed over again.
     pub(super) fn redriven(&self, id: &str) {
-        self.0.queue.depth.accepted(1);
-        self.0.queue.wake();
-        // Nobody may be waiting.
-        let _heard = self.0.changes.send(id.to_owned()).is_ok();
+        self.0.hand_over.redriven();
+        self.0.records.tell(id);
     }
 
     /// Asks an execution to end.
@@ -240,29 +254,29 @@ impl Executions {
 
     /// What no backend has seen ends at once; what one may have seen ends when it is known to run.
     async fn end(&self, id: &str, ending: &Ending) -> Result<Execution, Error> {
-        let shared = &self.0;
-        let mut execution = shared.steerable(id).await?;
+        let Shared { records, endings, .. } = &*self.0;
+        let mut execution = records.steerable(id).await?;
         if execution.status == Status::Accepted {
-            match shared.end_accepted(&execution, ending).await? {
-                Ended::Now | Ended::Later => return shared.get(id).await,
-                Ended::NotAccepted => execution = shared.steerable(id).await?,
+            match endings.end_accepted(&execution, ending).await? {
+                Ended::Now | Ended::Later => return records.get(id).await,
+                Ended::NotAccepted => execution = records.steerable(id).await?,
             }
         }
-        shared.send_ending(id, ending).await.map_err(|error| ended_meanwhile(error, id))?;
-        shared.refresh(execution).await
+        endings.send(id, ending).await.map_err(|error| ended_meanwhile(error, id))?;
+        records.refresh(execution).await
     }
 
     /// Waits a moment for an execution that was accepted just now to be handed over.
     async fn handed_over(&self, id: &str) -> Result<(), Error> {
         let deadline = Instant::now() + HAND_OVER_WAIT;
-        let mut changes = self.0.changes.subscribe();
-        while self.0.steerable(id).await?.status == Status::Accepted {
-            if self.0.queue.is_failing() || Instant::now() >= deadline {
+        let mut changes = self.0.records.watch();
+        while self.0.records.steerable(id).await?.status == Status::Accepted {
+            if self.0.hand_over.is_failing() || Instant::now() >= deadline {
                 let message = "the execution has not been handed over yet";
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
             tokio::select! {
-                () = told_of(&mut changes, id) => {}
+                () = changes.of(id) => {}
                 () = sleep(DATABASE_POLL) => {}
             }
         }
@@ -284,18 +298,13 @@ impl Executions {
     /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, or why the backend cannot
     /// be asked, or has not been given it yet.
     pub async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error> {
-        let execution = self.0.get(id).await?;
-        self.0.served_here(&execution)?;
+        let execution = self.0.records.get(id).await?;
+        self.0.records.served_here(&execution)?;
         if !execution.status.is_terminal() {
             self.handed_over(id).await?;
         }
         self.0.service.query(id, name, input).await.map_err(Error::without_effect)
     }
-}
-
-/// Waits until the status of `id` has changed here, or may have.
-async fn told_of(changed: &mut broadcast::Receiver<String>, id: &str) {
-    while matches!(changed.recv().await, Ok(other) if other != id) {}
 }
 
 fn ended_meanwhile(error: Error, id: &str) -> Error {

@@ -6,6 +6,7 @@
 mod acquisition;
 mod connections;
 mod outbox;
+mod tasks;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -14,7 +15,7 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    metrics::{family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -22,9 +23,11 @@ pub use self::{
     acquisition::Acquisition,
     connections::{ConnectionMetrics, Outcome, Rejection},
     outbox::Destination,
+    tasks::TaskMetrics,
 };
 use self::{connections::ConnectionFamilies, outbox::OutboxMetrics};
 use crate::model::backlog::Backlog;
+pub use prometheus_client::metrics::counter::Counter;
 
 /// Upper bounds in seconds: half a millisecond to ten seconds.
 const SECONDS: [f64; 14] =
@@ -62,6 +65,7 @@ pub struct Metrics {
     http_requests: Family<ByRequest, Counter>,
     http_request_seconds: HistogramFamily<ByRoute>,
     outbox: OutboxMetrics,
+    tasks: TaskMetrics,
     /// Clients of the event stream.
     pub event_stream_clients: Gauge,
 }
@@ -88,6 +92,8 @@ impl Metrics {
             http_request_seconds.clone(),
         );
         let outbox = OutboxMetrics::register(&mut registry);
+        let tasks = TaskMetrics::default();
+        registry.register("tasks_restarted", "Tasks that were started again", tasks.family());
         let event_stream_clients = Gauge::default();
         registry.register(
             "event_stream_clients",
@@ -103,6 +109,7 @@ impl Metrics {
             http_requests,
             http_request_seconds,
             outbox,
+            tasks,
             event_stream_clients,
         })
     }
@@ -111,6 +118,12 @@ impl Metrics {
     #[must_use]
     pub fn connection(&self, name: &'static str) -> ConnectionMetrics {
         self.connections.handles(name)
+    }
+
+    /// Those of the tasks that are kept running.
+    #[must_use]
+    pub fn tasks(&self) -> TaskMetrics {
+        self.tasks.clone()
     }
 
     /// Shows how much accepted work waits for `destination`, since when, and how much of it was

@@ -10,7 +10,7 @@ mod unreadable;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Acceptance, Admission, Claim, Database, Ended, KeyUse, Lane, NewEvent, NewRecord, Work,
@@ -23,6 +23,7 @@ use crate::{
         executions::{Ending, Execution, Status, Workflow},
         ids, time,
     },
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -90,7 +91,7 @@ pub(super) fn context() -> BuildContext {
         instance: "contract".into(),
         pool: Pool::default(),
         metrics: Metrics::new("0", "0").connection(super::FAMILY),
-        tasks: TaskTracker::new(),
+        tasks: Tasks::default(),
         closing: CancellationToken::new(),
     }
 }

@@ -550,7 +550,7 @@ pub(crate) fn managed(
     table: serde_json::Value,
     pool: crate::config::Pool,
     metrics: &crate::telemetry::metrics::Metrics,
-    tasks: &tokio_util::task::TaskTracker,
+    tasks: &crate::tasks::Tasks,
 ) -> crate::connection::Managed<dyn Database> {
     use crate::{
         config::Connection,

@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::{Database, contract};
@@ -19,6 +18,7 @@ use crate::{
     config::Pool,
     connection::{Managed, PoolStatus},
     error::{Error, ErrorKind},
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -60,7 +60,7 @@ struct World {
 impl World {
     async fn new(backend: &str, table: Value, pool: Pool) -> Self {
         let metrics = Metrics::new("0", "0");
-        let database = super::managed(backend, table, pool, &metrics, &TaskTracker::new());
+        let database = super::managed(backend, table, pool, &metrics, &Tasks::default());
         let world = Self { database, metrics };
         // The first call waits for the migrations, for as long as they take.
         let _lease = world.database.client().lease().await.unwrap();
@@ -72,8 +72,7 @@ impl World {
     }
 
     async fn insert(&self) -> Result<(), Error> {
-        // Once, so that a test sees what becomes of the one attempt.
-        self.database.client().unretried().insert_run(&contract::runs::request()).await.map(drop)
+        self.database.client().insert_run(&contract::runs::request()).await.map(drop)
     }
 
     fn pool(&self) -> PoolStatus {

@@ -2,38 +2,63 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::Database;
 use crate::{connection::Client, error::Error};
 
 /// Work that one process at a time does for all that share the database.
 #[derive(Debug)]
 pub struct Role {
-    /// Where the processes meet.
-    pub database: Client<dyn Database>,
-    /// Its name there.
-    pub name: &'static str,
-    /// Identifies this process.
-    pub owner: Arc<str>,
-    /// One that died keeps the next out for so long.
-    pub lease: Duration,
+    database: Client<dyn Database>,
+    name: &'static str,
+    owner: Arc<str>,
+    lease: Duration,
+    /// When this process took it, or took it again.
+    taken: Option<Instant>,
 }
 
 impl Role {
+    /// The role `name`, which `owner` does not have yet. One that died keeps the next out for
+    /// `lease`.
+    #[must_use]
+    pub fn new(
+        database: Client<dyn Database>,
+        name: &'static str,
+        owner: Arc<str>,
+        lease: Duration,
+    ) -> Self {
+        Self { database, name, owner, lease, taken: None }
+    }
+
+    /// Takes it, or keeps it for another lease once a third of the last one has passed. False while
+    /// another process has it. An error does not end a lease: it may be held still.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn hold(&mut self) -> Result<bool, Error> {
+        if self.taken.is_some_and(|at| at.elapsed() <= self.lease / 3) {
+            return Ok(true);
+        }
+        // The time begins before the database counts it from.
+        let now = Instant::now();
+        let held = self.take().await?;
+        self.taken = held.then_some(now);
+        Ok(held)
+    }
+
     /// Takes it, or keeps it for another lease. False while another process has it.
     ///
     /// # Errors
     /// When the database cannot be asked.
     pub async fn take(&self) -> Result<bool, Error> {
-        let (name, owner, lease) = (self.name, &*self.owner, self.lease);
-        self.database.take_role(name, owner, lease).await
+        self.database.take_role(self.name, &self.owner, self.lease).await
     }
 
     /// Lets the next process in at once, if the database can be told.
     pub async fn give_back(&self) {
-        let (name, owner) = (self.name, &*self.owner);
-        let given_back = self.database.give_role_back(name, owner).await;
-        if let Err(error) = given_back {
-            tracing::debug!(%error, role = name, "a role cannot be given back, it expires");
+        if let Err(error) = self.database.give_role_back(self.name, &self.owner).await {
+            tracing::debug!(%error, role = self.name, "a role cannot be given back, it expires");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The execution service inside this program: runs are rows of the database, claimed with a lease
 //! and a fencing number, so that what a dead process held goes on elsewhere or after a restart.
 
+mod runner;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -17,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Description, ExecutionService, FAMILY, Started, runner::Runner, step::Steps};
+use self::runner::Runner;
+use super::{Description, ExecutionService, FAMILY, Started, step::Steps};
 use crate::{
     backends::database::{Database, Run},
     config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Table, values::duration},
@@ -109,28 +113,26 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         })?;
         let number = self.built.fetch_add(1, Ordering::Relaxed);
         let board = Arc::new(Board::default());
-        let runner = Runner {
+        let closing = &context.closing;
+        let runner = Arc::new(Runner {
             database: self.database.client(),
             config: config.clone(),
             steps,
             board: Arc::clone(&board),
             instance: Arc::clone(&context.instance),
             owner: format!("{}/{number}", context.instance),
-            closing: context.closing.clone(),
-        };
-        let ended = CancellationToken::new();
-        let end = ended.clone().drop_guard();
-        context.tasks.spawn(async move {
-            runner.run().await;
-            drop(end);
+            closing: closing.clone(),
+            runs: TaskTracker::new(),
         });
+        context.tasks.keep_until("embedded_renewal", closing, &runner, Runner::renew_claims);
+        let ended = context.tasks.keep("embedded_runner", closing, &runner, Runner::claim_runs);
         Ok(Arc::new(EmbeddedService {
             // A call of the service is repeated as a whole.
             database: self.database.client().unretried(),
             board,
             config,
-            closing: context.closing.clone(),
-            ended,
+            closing: closing.clone(),
+            ended: Mutex::new(Some(ended)),
         }))
     }
 
@@ -199,7 +201,8 @@ struct EmbeddedService {
     board: Arc<Board>,
     config: Config,
     closing: CancellationToken,
-    ended: CancellationToken,
+    /// The runner, which ends after `closing`.
+    ended: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EmbeddedService {
@@ -232,7 +235,10 @@ impl Backend for EmbeddedService {
 
     async fn close(&self) {
         self.closing.cancel();
-        self.ended.cancelled().await;
+        let ended = self.ended.lock().take();
+        if let Some(ended) = ended {
+            let _stopped = ended.await.is_ok();
+        }
     }
 }
 
@@ -324,7 +330,6 @@ fn unsupported(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::task::TaskTracker;
 
     use super::*;
     use crate::{
@@ -334,12 +339,13 @@ mod tests {
         },
         config,
         connection::Settings,
+        tasks::Tasks,
         telemetry::metrics::Metrics,
     };
 
     fn service_on(
         database: &Managed<dyn Database>,
-        tasks: &TaskTracker,
+        tasks: &Tasks,
     ) -> Managed<dyn ExecutionService> {
         let metrics = Metrics::new("0", "0").connection(FAMILY);
         let registry = execution_service::registry(database.clone());
@@ -354,7 +360,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_embedded_service_fulfils_the_contract() {
         let folder = tempfile::tempdir().unwrap();
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         let table = serde_json::json!({"path": folder.path().join("embedded.db")});
         let metrics = Metrics::new("0", "0");
         let database =

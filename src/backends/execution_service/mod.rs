@@ -2,15 +2,15 @@
 
 mod client;
 mod embedded;
-mod runner;
 mod step;
 #[cfg(feature = "temporal")]
 mod temporal;
-#[cfg(feature = "worker")]
-pub mod worker;
 
 #[cfg(test)]
 mod contract;
+
+#[cfg(feature = "worker")]
+pub use self::temporal::worker;
 
 use std::time::Duration;
 

@@ -8,6 +8,8 @@ mod answers;
 mod connect;
 mod list;
 mod start;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,13 +38,12 @@ use temporalio_common::protos::{
 };
 use tokio::time::timeout;
 
-pub(super) use self::connect::{ApiKey, Config, Key, Limits, connect};
 use self::{
     answers::{body, ending, from_payloads, start_request_id, timestamp, to_arguments, translate},
-    connect::RPC_TIMEOUT,
+    connect::{ApiKey, Config, Key, Limits, RPC_TIMEOUT, connect},
 };
 #[cfg(feature = "worker")]
-pub(super) use self::{connect::describe_namespace, start::Argument};
+use self::{connect::describe_namespace, start::Argument};
 use super::{Description, ExecutionService, FAMILY, Started, TEMPORAL_VARIABLES};
 use crate::{
     backends::login::Login,

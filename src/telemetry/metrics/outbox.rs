@@ -30,6 +30,15 @@ impl Destination {
         }
     }
 
+    /// Its name in a sentence.
+    #[must_use]
+    pub const fn as_words(self) -> &'static str {
+        match self {
+            Self::EventBroker => "event broker",
+            Self::ExecutionService => "execution service",
+        }
+    }
+
     const fn label(self) -> ByDestination {
         ByDestination { destination: self.as_str() }
     }

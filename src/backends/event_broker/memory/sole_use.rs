@@ -43,33 +43,27 @@ impl SoleUse {
         }
         holders.fetch_add(1, Ordering::Relaxed);
         let sole = Arc::new(Self {
-            role: Role {
-                database: database.clone(),
-                name: ROLE,
-                owner: Arc::clone(&context.instance),
-                lease: LEASE,
-            },
+            role: Role::new(database.clone(), ROLE, Arc::clone(&context.instance), LEASE),
             lost: AtomicBool::new(false),
             holders: Arc::clone(holders),
         });
         if !sole.role.take().await? {
             return Err(held_by_another());
         }
-        let kept = Arc::clone(&sole);
-        let closing = context.closing.clone();
-        context.tasks.spawn(async move { closing.run_until_cancelled(kept.keep()).await });
+        context.tasks.keep_until("memory_broker_lease", &context.closing, &sole, Self::keep);
         Ok(Some(sole))
     }
 
-    async fn keep(&self) {
-        loop {
+    /// Until it is lost; one that was lost stays lost.
+    async fn keep(self: Arc<Self>) {
+        while !self.lost.load(Ordering::Relaxed) {
             sleep(LEASE / 3).await;
             // While the database cannot be asked, no other process can take it either.
             if let Ok(false) = self.role.take().await {
                 self.lost.store(true, Ordering::Relaxed);
-                return;
             }
         }
+        std::future::pending::<()>().await;
     }
 
     /// # Errors

@@ -166,7 +166,7 @@ fn context_with(pool: Limits, metrics: &Metrics) -> BuildContext {
         instance: ids::new_id().into(),
         pool,
         metrics: metrics.connection(FAMILY),
-        tasks: TaskTracker::new(),
+        tasks: crate::tasks::Tasks::default(),
         closing: CancellationToken::new(),
     }
 }

@@ -37,15 +37,15 @@ const LONGEST_KEEPALIVE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
-pub(in super::super) struct Config {
+pub(super) struct Config {
     /// `host:port` of the server's frontend, or a URL with `http` or `https`; `https` means TLS,
     /// and so does `host:port` with `tls.enabled`.
     pub(super) address: String,
     /// The namespace of the executions; it must exist.
-    pub(in super::super) namespace: String,
+    pub(super) namespace: String,
     /// The task queue that `agentarea-api worker` polls; also that of workflows of kind `temporal`
     /// that name none.
-    pub(in super::super) task_queue: String,
+    pub(super) task_queue: String,
     /// Put before an execution's id to make its workflow id, so that several deployments can share
     /// a namespace: letters, digits and `- _ . : ~ /`. Executions that run while it is changed are
     /// no longer found.
@@ -159,7 +159,7 @@ impl Config {
     }
 
     /// The login to the server.
-    pub(in super::super) fn login(&self) -> Result<Login<ApiKey>, Error> {
+    pub(super) fn login(&self) -> Result<Login<ApiKey>, Error> {
         Login::new(FAMILY, ApiKey(self.api_key.clone()))
     }
 
@@ -239,11 +239,11 @@ impl Config {
 
 /// The API key, if the server wants one.
 #[derive(Clone)]
-pub(in super::super) struct ApiKey(Option<Secret>);
+pub(super) struct ApiKey(Option<Secret>);
 
 /// What a call carries to show who we are.
 #[derive(Default)]
-pub(in super::super) struct Key {
+pub(super) struct Key {
     value: Option<String>,
     header: Option<AsciiMetadataValue>,
 }
@@ -268,7 +268,7 @@ impl Credentials for ApiKey {
 }
 
 impl Key {
-    pub(in super::super) fn value(&self) -> Option<String> {
+    pub(super) fn value(&self) -> Option<String> {
         self.value.clone()
     }
 
@@ -302,7 +302,7 @@ fn unusable(key: &str, error: &dyn std::fmt::Display) -> Error {
 
 /// How long making a connection may take, and how an idle one is kept.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Limits {
+pub(super) struct Limits {
     /// For TCP, TLS and the first two calls together.
     connect: Duration,
     /// Time between two pings; 0 for none.
@@ -311,7 +311,7 @@ pub(in super::super) struct Limits {
 
 impl Limits {
     /// Those of the pool's settings that mean something to one HTTP/2 connection.
-    pub(in super::super) fn of(pool: &config::Pool) -> Self {
+    pub(super) fn of(pool: &config::Pool) -> Self {
         Self { connect: pool.connect_timeout, keepalive: pool.keepalive }
     }
 
@@ -325,7 +325,7 @@ impl Limits {
 ///
 /// # Cancel safety
 /// May be dropped at any await; what was opened so far is closed.
-pub(in super::super) async fn connect(
+pub(super) async fn connect(
     config: &Config,
     login: &Login<ApiKey>,
     identity: &str,
@@ -355,7 +355,7 @@ pub(in super::super) async fn connect(
 }
 
 /// Makes sure that the namespace exists. Gives the time for which it remembers ended workflows.
-pub(in super::super) async fn describe_namespace(
+pub(super) async fn describe_namespace(
     connection: &Connection,
     key: &Key,
     namespace: &str,

@@ -32,19 +32,19 @@ const STEP_MARGIN: Duration = Duration::from_secs(30);
 /// configuration, so that whoever may start workflows cannot make it call any URL; how long and
 /// how often it is tried is part of the history, so that a replay decides alike.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in super::super) struct Argument {
+pub(super) struct Argument {
     /// The workflow's name.
-    pub(in super::super) workflow: String,
+    pub(super) workflow: String,
     /// The execution's id.
-    pub(in super::super) execution: String,
-    pub(in super::super) input: Value,
+    pub(super) execution: String,
+    pub(super) input: Value,
     /// Time for one try.
-    pub(in super::super) timeout: Duration,
+    pub(super) timeout: Duration,
     /// When to try again; for ever if unset.
-    pub(in super::super) retry: Option<StepRetry>,
+    pub(super) retry: Option<StepRetry>,
     /// The trace that it belongs to; not in what an earlier program started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(in super::super) traceparent: Option<String>,
+    pub(super) traceparent: Option<String>,
 }
 
 impl Temporal {

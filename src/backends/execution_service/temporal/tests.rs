@@ -87,7 +87,7 @@ async fn the_factory_builds_what_its_section_says() {
         instance: "test".into(),
         pool: Pool::default(),
         metrics: Metrics::new("0", "0").connection(FAMILY),
-        tasks: TaskTracker::new(),
+        tasks: crate::tasks::Tasks::default(),
         closing: CancellationToken::new(),
     };
     let service = Factory.build(&section(&config(&address())), &context).await.unwrap();

@@ -33,7 +33,7 @@ async fn connect(section: Value) -> Result<Conn, Error> {
         instance: "test".into(),
         pool: config::Pool::default(),
         metrics: Metrics::new("0", "0").connection(FAMILY),
-        tasks: tokio_util::task::TaskTracker::new(),
+        tasks: crate::tasks::Tasks::default(),
         closing: tokio_util::sync::CancellationToken::new(),
     };
     Connector::new(&config, &context)?.connect().await

@@ -1,14 +1,22 @@
-//! Follows executions on their backend, and removes those that ended long ago.
+//! Follows executions on their backend.
+//!
+//! Owns what is remembered from round to round: how far the backend's list of ended executions was
+//! read. One process follows for all that share the database. Nobody calls it: it is a task.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{executions::Executions, records::Shared};
+use super::{Parts, endings::Endings, records::Records};
 use crate::{
-    backends::{database::Role, execution_service::Description},
+    backends::{
+        database::Role,
+        execution_service::{Description, ExecutionService},
+    },
+    config,
+    connection::Client,
     error::{Error, ErrorKind},
     model::{
         executions::{OpenExecution, Outcome, Status},
@@ -29,138 +37,116 @@ const PARALLEL: usize = 16;
 const OVERLAP: Duration = Duration::from_secs(3);
 /// Time until a backend that does not know an execution is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// How often what is kept no longer is removed.
-const CLEAN_EVERY: Duration = Duration::from_mins(1);
-/// A process that was not seen for so long is gone.
-const GONE_AFTER: Duration = Duration::from_hours(1);
-/// Executions that are removed at once.
-const REMOVED_AT_ONCE: i64 = 500;
 
-/// What the process that follows remembers.
-struct Follower {
-    /// When it took its place, or took it again.
-    since: Instant,
+#[derive(Debug)]
+pub(super) struct Follower {
+    owner: Arc<str>,
+    records: Arc<Records>,
+    endings: Arc<Endings>,
+    service: Client<dyn ExecutionService>,
+    follow_interval: Duration,
+    confirm_within: Duration,
+    lease: Duration,
+}
+
+/// How far it has followed.
+struct Progress {
     followed_until: Timestamp,
     /// How many of those that ended are asked for at once.
     page: usize,
-    cleaned: Option<Instant>,
 }
 
-impl Default for Follower {
+impl Default for Progress {
     fn default() -> Self {
-        Self { since: Instant::now(), followed_until: time::now(), page: PAGE, cleaned: None }
+        Self { followed_until: time::now(), page: PAGE }
     }
 }
 
-impl Executions {
-    /// Hands accepted executions over and follows them until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        let shared = &self.0;
-        let config = &shared.config;
-        let role = Role {
-            database: shared.database.clone(),
-            name: FOLLOWER,
-            owner: Arc::clone(&shared.owner),
+impl Follower {
+    pub(super) fn new(
+        records: &Arc<Records>,
+        endings: &Arc<Endings>,
+        parts: &Parts,
+        config: &config::Executions,
+    ) -> Self {
+        Self {
+            owner: Arc::clone(&parts.owner),
+            records: Arc::clone(records),
+            endings: Arc::clone(endings),
+            service: parts.service.clone(),
+            follow_interval: config.follow_interval,
+            confirm_within: config.confirm_within,
             // It must outlast the pause between two rounds.
             lease: config.lease.max(config.follow_interval * 3),
-        };
-        let beside = async {
-            tokio::join!(shared.follow_in_turn(&role), shared.keep_count());
-        };
-        tokio::select! {
-            () = shared.hand_over_accepted(&stop) => {}
-            () = beside => {}
         }
+    }
+
+    /// Follows until `stop`, then lets the next process follow.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let (database, owner) = (self.records.database.clone(), Arc::clone(&self.owner));
+        let mut role = Role::new(database, FOLLOWER, owner, self.lease);
+        stop.run_until_cancelled(self.follow_in_turn(&mut role)).await;
         role.give_back().await;
     }
-}
 
-impl Shared {
     /// One process follows for all that share the database.
-    async fn follow_in_turn(&self, role: &Role) {
-        let mut follower: Option<Follower> = None;
+    async fn follow_in_turn(&self, role: &mut Role) {
+        let mut progress: Option<Progress> = None;
         loop {
-            let due =
-                follower.as_ref().is_none_or(|follower| follower.since.elapsed() > role.lease / 3);
             // Others may reach the execution service when this process does not.
-            if due && !self.service.is_out() {
-                // The time begins before the database counts it from.
-                let since = Instant::now();
-                match role.take().await {
-                    Ok(true) => follower.get_or_insert_default().since = since,
-                    Ok(false) => follower = None,
+            if !self.service.is_out() {
+                match role.hold().await {
+                    Ok(true) => {
+                        progress.get_or_insert_default();
+                    }
+                    Ok(false) => progress = None,
                     Err(error) => tracing::debug!(%error, "the follower's place is not known"),
                 }
             }
-            if let Some(follower) = &mut follower {
-                self.follow(follower).await;
+            if let Some(progress) = &mut progress {
+                self.follow(progress).await;
             }
-            sleep(self.config.follow_interval).await;
+            sleep(self.follow_interval).await;
         }
     }
 
     /// One round. Outages are logged by the probes of the connection that is out.
-    async fn follow(&self, follower: &mut Follower) {
+    async fn follow(&self, progress: &mut Progress) {
         // What ends during an outage is looked up after it.
-        if let Err(error) = self.follow_once(follower).await {
+        if let Err(error) = self.follow_once(progress).await {
             tracing::debug!(%error, "running executions cannot be followed");
         }
-        if let Err(error) = self.send_wished_endings().await {
+        if let Err(error) = self.endings.send_wished().await {
             tracing::debug!(%error, "executions cannot be ended yet");
-        }
-        if follower.cleaned.is_none_or(|at| at.elapsed() > CLEAN_EVERY) {
-            match self.clean().await {
-                Ok(()) => follower.cleaned = Some(Instant::now()),
-                Err(error) => tracing::debug!(%error, "old executions cannot be removed"),
-            }
-        }
-    }
-
-    /// Removes what is kept no longer, in small batches.
-    async fn clean(&self) -> Result<(), Error> {
-        self.database.forget_processes(GONE_AFTER).await?;
-        let are_all = |removed| i64::try_from(removed).is_ok_and(|count| count < REMOVED_AT_ONCE);
-        loop {
-            let forgotten = self.database.forget_keys(REMOVED_AT_ONCE).await?;
-            if are_all(forgotten) {
-                break;
-            }
-        }
-        let retention = self.config.retention;
-        loop {
-            let removed = self.database.remove_ended(retention, REMOVED_AT_ONCE).await?;
-            if are_all(removed) {
-                return Ok(());
-            }
         }
     }
 
     /// Takes over what ended lately, then asks for those that were not confirmed for long.
-    async fn follow_once(&self, follower: &mut Follower) -> Result<(), Error> {
-        let backend = &self.backend;
-        let running = self.database.unconfirmed(backend, BATCH).await?;
+    async fn follow_once(&self, progress: &mut Progress) -> Result<(), Error> {
+        let backend = &self.records.backend;
+        let running = self.records.database.unconfirmed(backend, BATCH).await?;
         let begun = time::now();
         if running.is_empty() {
-            follower.followed_until = begun;
+            progress.followed_until = begun;
             return Ok(());
         }
-        let taken_over = self.take_over_ended(follower).await;
+        let taken_over = self.take_over_ended(progress).await;
         // Those that the list does not show in time are asked for one by one.
         self.confirm_old(running).await?;
         taken_over?;
-        follower.followed_until = begun;
+        progress.followed_until = begun;
         Ok(())
     }
 
     /// A page that takes longer than an attempt may would take as long the next time: shorter ones
     /// go on from where the last was good.
-    async fn take_over_ended(&self, follower: &mut Follower) -> Result<(), Error> {
-        let mut since = follower.followed_until - OVERLAP;
+    async fn take_over_ended(&self, progress: &mut Progress) -> Result<(), Error> {
+        let mut since = progress.followed_until - OVERLAP;
         loop {
-            let page = follower.page;
+            let page = progress.page;
             let listed = self.service.list(since, page).await;
             let grown = if listed.is_ok() { page * 2 } else { page / 4 };
-            follower.page = grown.clamp(SHORTEST_PAGE, PAGE);
+            progress.page = grown.clamp(SHORTEST_PAGE, PAGE);
             let ended = listed?;
             let last = ended.last().and_then(|description| description.outcome.finished_at);
             let full = ended.len() == page;
@@ -169,7 +155,7 @@ impl Shared {
                 Some(last) if full && last > since => since = last,
                 _ => return Ok(()),
             }
-            follower.followed_until = since + OVERLAP;
+            progress.followed_until = since + OVERLAP;
         }
     }
 
@@ -179,17 +165,17 @@ impl Shared {
             ended.into_iter().map(|description| (description.id, description.outcome)).collect();
         let ids: Vec<String> = outcomes.keys().cloned().collect();
         let ids = &ids;
-        let open = self.database.open_among(ids).await?;
+        let open = self.records.database.open_among(ids).await?;
         for execution in open {
             if let Some(outcome) = outcomes.remove(&execution.id) {
-                self.apply(&execution, &outcome).await?;
+                self.records.apply(&execution, &outcome).await?;
             }
         }
         Ok(())
     }
 
     async fn confirm_old(&self, open: Vec<OpenExecution>) -> Result<(), Error> {
-        let half = self.config.confirm_within / 2;
+        let half = self.confirm_within / 2;
         let old = open.into_iter().filter(|execution| {
             let confirmed = execution.confirmed_at.unwrap_or(execution.created_at);
             time::now().duration_since(confirmed).unsigned_abs() > half
@@ -204,7 +190,7 @@ impl Shared {
             return Ok(());
         }
         let confirmed = &confirmed;
-        self.database.confirm(confirmed).await
+        self.records.database.confirm(confirmed).await
     }
 
     /// The id of an execution that is still running.
@@ -229,7 +215,7 @@ impl Shared {
         if outcome.status == Status::Running {
             return Ok(Some(execution.id));
         }
-        self.apply(&execution, &outcome).await?;
+        self.records.apply(&execution, &outcome).await?;
         Ok(None)
     }
 }

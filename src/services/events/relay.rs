@@ -18,11 +18,12 @@ use std::{
 
 use tokio::{
     sync::Notify,
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::depth::Depth;
+use super::super::depth::Depth;
 use crate::{
     backends::{
         database::{Database, Lane, PendingEvent, PendingEvents},
@@ -33,25 +34,20 @@ use crate::{
     error::{Error, ErrorKind},
     model::{
         backlog::Backlog,
+        backoff::Backoff,
         events::{Event, LANES, Position},
     },
+    tasks::Tasks,
     telemetry::metrics::{Destination, Metrics},
 };
 
 /// The most that is read for one batch, unless its first event alone has more. What is read takes
 /// up to a hundred times as much memory, when it consists of small objects.
 const BATCH_BYTES: i64 = 1 << 20;
-/// First pause after a batch that failed; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause. Short, because an open breaker makes a try cheap.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How often the outbox is counted, unless counting takes long.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// Counting may take this part of the time, as long as the count does not become too old by it.
-const COUNT_SHARE: u32 = 20;
-const OLDEST_COUNT: Duration = Duration::from_secs(5);
-/// Delivered events that are removed at once.
-const REMOVED_AT_ONCE: i64 = 500;
+/// Pauses after batches that failed. Short, because an open breaker makes a try cheap.
+const RETRY: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
+/// Pause before others are listened to again.
+const HEAR_AGAIN: Duration = Duration::from_secs(1);
 
 /// The outbox as the handlers see it, and the task that empties it.
 #[derive(Clone, Debug)]
@@ -86,7 +82,7 @@ struct Claims {
 }
 
 impl Relay {
-    /// Hands over nothing before [`Relay::run`]. `owner` identifies this process.
+    /// Delivers nothing before [`Relay::start`]. `owner` identifies this process.
     #[must_use]
     pub fn new(
         owner: Arc<str>,
@@ -95,7 +91,7 @@ impl Relay {
         config: config::Outbox,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let depth = Depth::new("event broker", &config);
+        let depth = Depth::new(Destination::EventBroker, &config);
         Self(Arc::new(Shared {
             owner,
             database,
@@ -138,24 +134,32 @@ impl Relay {
         self.0.depth.is_late()
     }
 
-    /// Hands over until `stop`, then gives the lanes to others.
-    pub async fn run(self, stop: CancellationToken) {
-        let shared = &*self.0;
-        tokio::select! {
-            () = shared.relay(&stop) => {}
-            () = shared.keep_count() => {}
-            () = shared.tell_others() => {}
-            () = shared.hear_others() => {}
-        }
-        let owner = &*shared.owner;
-        let released = shared.database.release_lanes(owner).await;
-        if let Err(error) = released {
-            tracing::debug!(%error, "the lanes of the outbox cannot be given back, claims expire");
-        }
+    /// Starts to deliver, until `stop`. Gives what shutdown waits for.
+    pub fn start(&self, tasks: &Tasks, stop: &CancellationToken) -> JoinHandle<()> {
+        tasks.keep_until("event_count", stop, &self.0, Shared::keep_count);
+        tasks.keep_until("event_wakeups", stop, &self.0, Shared::tell_others);
+        tasks.keep_until("event_listener", stop, &self.0, Shared::hear_others);
+        tasks.keep("event_relay", stop, &self.0, Shared::deliver)
     }
 }
 
 impl Shared {
+    /// Delivers until `stop`, then gives the lanes to others.
+    async fn deliver(self: Arc<Self>, stop: CancellationToken) {
+        self.relay(&stop).await;
+        if let Err(error) = self.database.release_lanes(&self.owner).await {
+            tracing::debug!(%error, "the lanes of the outbox cannot be given back, claims expire");
+        }
+    }
+
+    async fn keep_count(self: Arc<Self>) {
+        loop {
+            let counting = self.depth.begin_count();
+            let backlog = self.database.backlog(counting.most).await;
+            sleep(self.depth.counted(&counting, backlog.ok(), &self.metrics)).await;
+        }
+    }
+
     /// Ends between two batches, so that what was delivered is marked.
     async fn relay(&self, stop: &CancellationToken) {
         let mut claims = Claims::default();
@@ -176,9 +180,7 @@ impl Shared {
                     claims.looked = None;
                     claims.failed = true;
                     failures += 1;
-                    FIRST_PAUSE
-                        .saturating_mul(2_u32.saturating_pow(failures - 1))
-                        .min(LONGEST_PAUSE)
+                    RETRY.pause_after(failures)
                 }
             };
             let woken = async {
@@ -284,7 +286,7 @@ impl Shared {
     }
 
     /// What is accepted while others are told is told by the next round, for all of it at once.
-    async fn tell_others(&self) {
+    async fn tell_others(self: Arc<Self>) {
         loop {
             self.tell.notified().await;
             let told = self.database.wake_others().await;
@@ -294,7 +296,7 @@ impl Shared {
         }
     }
 
-    async fn hear_others(&self) {
+    async fn hear_others(self: Arc<Self>) {
         loop {
             let heard = async {
                 let lease = self.database.lease().await?;
@@ -308,7 +310,7 @@ impl Shared {
                 Ok(()) => self.wake.notify_one(),
                 Err(error) => {
                     tracing::debug!(%error, "other instances cannot be heard");
-                    sleep(LONGEST_PAUSE).await;
+                    sleep(HEAR_AGAIN).await;
                 }
             }
         }
@@ -333,24 +335,5 @@ impl Shared {
         let marked = self.database.mark_delivered(owner, held, events).await?;
         self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
-    }
-
-    /// Counts the outbox and removes what was delivered long ago.
-    async fn keep_count(&self) {
-        loop {
-            let begun = Instant::now();
-            let count = async |most| self.database.backlog(most).await;
-            if let Some(backlog) = self.depth.count(count).await {
-                self.metrics.show_outbox(Destination::EventBroker, &backlog);
-            }
-            let window = self.config.replay_window;
-            let removed = self.database.remove_delivered(window, REMOVED_AT_ONCE).await;
-            let full =
-                |removed: &usize| i64::try_from(*removed).is_ok_and(|r| r == REMOVED_AT_ONCE);
-            if removed.as_ref().is_ok_and(full) {
-                continue;
-            }
-            sleep((begun.elapsed() * COUNT_SHARE).clamp(COUNT_EVERY, OLDEST_COUNT)).await;
-        }
     }
 }

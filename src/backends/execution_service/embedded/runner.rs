@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    embedded::{ActiveRun, Board, Config},
-    step::{StepError, Steps},
+    super::step::{StepError, Steps},
+    ActiveRun, Board, Config,
 };
 use crate::{
     backends::database::{ClaimedRun, Database},
@@ -38,27 +38,26 @@ pub(super) struct Runner {
     pub(super) instance: Arc<str>,
     pub(super) owner: String,
     pub(super) closing: CancellationToken,
+    /// Those it works on.
+    pub(super) runs: TaskTracker,
 }
 
 impl Runner {
-    pub(super) async fn run(self) {
-        let runner = Arc::new(self);
-        let runs = TaskTracker::new();
-        tokio::select! {
-            () = runner.closing.cancelled() => {}
-            () = runner.renew_claims() => {}
-            () = runner.claim_runs(&runs) => {}
+    /// Looks for runs when told, and from time to time, until `closing`. Then the runs end, or are
+    /// given back.
+    pub(super) async fn claim_runs(self: Arc<Self>, closing: CancellationToken) {
+        closing.run_until_cancelled(self.claim_again_and_again()).await;
+        if closing.is_cancelled() {
+            self.stop().await;
         }
-        runner.stop(&runs).await;
     }
 
-    /// Looks for runs when told, and from time to time.
-    async fn claim_runs(self: &Arc<Self>, runs: &TaskTracker) {
+    async fn claim_again_and_again(self: &Arc<Self>) {
         let mut adopted = false;
         loop {
             *self.board.heartbeat.lock() = Instant::now();
             let found = match self.adopt_once(&mut adopted).await {
-                Ok(()) => self.claim_free(runs).await,
+                Ok(()) => self.claim_free().await,
                 Err(error) => Err(error),
             };
             // Its outage is logged by the database's own probes.
@@ -82,8 +81,8 @@ impl Runner {
         Ok(())
     }
 
-    async fn claim_free(self: &Arc<Self>, runs: &TaskTracker) -> Result<usize, Error> {
-        let free = self.config.max_concurrent.saturating_sub(runs.len());
+    async fn claim_free(self: &Arc<Self>) -> Result<usize, Error> {
+        let free = self.config.max_concurrent.saturating_sub(self.runs.len());
         if free == 0 {
             return Ok(0);
         }
@@ -98,7 +97,7 @@ impl Runner {
                 active.cancel.cancel();
             }
             let runner = Arc::clone(self);
-            runs.spawn(async move {
+            self.runs.spawn(async move {
                 let id = run.id.clone();
                 runner.work(run, &active).await;
                 // The same run may have been claimed again meanwhile.
@@ -112,7 +111,7 @@ impl Runner {
     }
 
     /// Keeps our claims, and learns what others want of our runs.
-    async fn renew_claims(&self) {
+    pub(super) async fn renew_claims(self: Arc<Self>) {
         let mut renewed_at = Instant::now();
         loop {
             sleep(self.config.lease / 3).await;
@@ -236,14 +235,14 @@ impl Runner {
     }
 
     /// Lets steps under way end, then gives the remaining claims back.
-    async fn stop(&self, runs: &TaskTracker) {
-        runs.close();
-        let in_time = timeout(FINISH_STEPS, runs.wait()).await.is_ok();
+    async fn stop(&self) {
+        self.runs.close();
+        let in_time = timeout(FINISH_STEPS, self.runs.wait()).await.is_ok();
         if !in_time {
             for run in self.board.active.lock().values() {
                 run.lost.cancel();
             }
-            runs.wait().await;
+            self.runs.wait().await;
         }
         let released = self.database.release_runs(&self.owner).await;
         let Err(error) = released else { return };

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::records::Shared, AHEAD, PARALLEL, pause_after, queue::Held};
+use super::{AHEAD, HandOver, PARALLEL, RETRY, queue::Held};
 use crate::backends::database::{ClaimedExecutions, UnreadableExecution};
 
 /// How a task of the hand-over has ended.
@@ -28,7 +28,7 @@ pub(super) enum Ended {
 /// Each is a task of its own: it may hold a pooled connection or the writer's turn, so it has to go
 /// on whatever the loop that began it waits for.
 pub(super) struct HandOvers {
-    shared: Arc<Shared>,
+    hand_over: Arc<HandOver>,
     stop: CancellationToken,
     ready: VecDeque<Held>,
     under_way: JoinSet<Ended>,
@@ -37,9 +37,9 @@ pub(super) struct HandOvers {
 }
 
 impl HandOvers {
-    pub(super) fn new(shared: &Arc<Shared>, stop: &CancellationToken) -> Self {
+    pub(super) fn new(hand_over: &Arc<HandOver>, stop: &CancellationToken) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            hand_over: Arc::clone(hand_over),
             stop: stop.clone(),
             ready: VecDeque::new(),
             under_way: JoinSet::new(),
@@ -49,8 +49,8 @@ impl HandOvers {
     }
 
     /// Hands over until `stop`, then ends what it has begun.
-    pub(super) async fn run(mut self, mut accepted: mpsc::Receiver<Held>) {
-        let shared = Arc::clone(&self.shared);
+    pub(super) async fn run(mut self, accepted: &mut mpsc::Receiver<Held>) {
+        let hand_over = Arc::clone(&self.hand_over);
         let mut claiming = pin!(Fuse::terminated());
         let mut asked_for = 0;
         while !self.stop.is_cancelled() {
@@ -65,14 +65,14 @@ impl HandOvers {
                     self.claimed(claimed, asked_for);
                     asked_for = 0;
                 }
-                () = shared.queue.unclaimed.notified(), if self.failures == 0 => {
+                () = hand_over.queue.unclaimed.notified(), if self.failures == 0 => {
                     self.next_look = Instant::now();
                 }
                 () = sleep_until(self.next_look), if self.is_paused() => {}
                 () = sleep_until(self.next_look), if asked_for == 0 && self.wants_more() => {
                     // While the backend is out one execution is as good a question as many.
                     asked_for = if self.failures == 0 { room } else { 1 };
-                    claiming.set(shared.claim(asked_for).fuse());
+                    claiming.set(hand_over.claim(asked_for).fuse());
                 }
             }
         }
@@ -94,8 +94,8 @@ impl HandOvers {
             let Some(Held { claimed, until }) = self.ready.pop_front() else { return };
             // Another process may have claimed it since then.
             if Instant::now() < until {
-                let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
-                self.under_way.spawn(async move { shared.hand_over(claimed, &stop).await });
+                let (hand_over, stop) = (Arc::clone(&self.hand_over), self.stop.clone());
+                self.under_way.spawn(async move { hand_over.hand_over(claimed, &stop).await });
             }
         }
     }
@@ -115,13 +115,13 @@ impl HandOvers {
 
     /// What can be read waits for room; what cannot is set aside beside it.
     fn hold(&mut self, claimed: ClaimedExecutions) {
-        let lease = self.shared.config.lease;
+        let lease = self.hand_over.lease;
         self.ready.extend(claimed.readable.into_iter().map(|claimed| Held::new(claimed, lease)));
         for unreadable in claimed.unreadable {
-            let shared = Arc::clone(&self.shared);
+            let hand_over = Arc::clone(&self.hand_over);
             self.under_way.spawn(async move {
                 let UnreadableExecution { execution, fence, reason } = unreadable;
-                if let Err(error) = shared.reject(&execution, fence, &reason).await {
+                if let Err(error) = hand_over.reject(&execution, fence, &reason).await {
                     let id = &execution.id;
                     tracing::debug!(%error, execution.id = id, "it is set aside at the next claim");
                 }
@@ -137,7 +137,7 @@ impl HandOvers {
         }
         // While the backend is out, what was claimed is tried at once: the pause came before.
         let at_once = count == asked_for;
-        let pause = if at_once { Duration::ZERO } else { self.shared.config.sweep_interval };
+        let pause = if at_once { Duration::ZERO } else { self.hand_over.sweep_interval };
         self.next_look = Instant::now() + pause;
         self.hold(claimed);
     }
@@ -155,7 +155,7 @@ impl HandOvers {
             Some(Ended::Failed) | None if self.is_paused() => {}
             Some(Ended::Failed) | None => {
                 self.set_failures(self.failures + 1);
-                self.next_look = Instant::now() + pause_after(self.failures);
+                self.next_look = Instant::now() + RETRY.pause_after(self.failures);
                 // Others may reach the backend.
                 self.release_held();
             }
@@ -164,14 +164,14 @@ impl HandOvers {
 
     fn set_failures(&mut self, failures: u32) {
         self.failures = failures;
-        self.shared.queue.set_failing(failures > 0);
+        self.hand_over.queue.set_failing(failures > 0);
     }
 
     fn release_held(&mut self) {
         for Held { claimed, .. } in self.ready.drain(..) {
-            let shared = Arc::clone(&self.shared);
+            let hand_over = Arc::clone(&self.hand_over);
             self.under_way.spawn(async move {
-                shared.release(&claimed, claimed.first_tried.is_none()).await;
+                hand_over.release(&claimed, claimed.first_tried.is_none()).await;
                 Ended::Released
             });
         }

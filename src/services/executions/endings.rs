@@ -1,8 +1,17 @@
 //! Ending executions before their time.
+//!
+//! Owns the wishes that were stored before their executions ran. Called by the facade for clients,
+//! and by the follower once it is known that an execution runs.
 
-use super::records::{Shared, announcement};
+use std::sync::Arc;
+
+use super::{
+    Parts,
+    records::{Records, announcement},
+};
 use crate::{
-    backends::database::Ended,
+    backends::{database::Ended, execution_service::ExecutionService},
+    connection::Client,
     error::{Error, ErrorKind},
     model::{
         executions::{Ending, Execution, OpenExecution},
@@ -13,7 +22,18 @@ use crate::{
 /// Wishes that are sent in one round.
 const BATCH: i64 = 200;
 
-impl Shared {
+/// Wishes to end executions.
+#[derive(Debug)]
+pub(super) struct Endings {
+    records: Arc<Records>,
+    service: Client<dyn ExecutionService>,
+}
+
+impl Endings {
+    pub(super) fn new(records: &Arc<Records>, parts: &Parts) -> Self {
+        Self { records: Arc::clone(records), service: parts.service.clone() }
+    }
+
     /// Ends an execution that no backend has seen, or stores the wish.
     pub(super) async fn end_accepted(
         &self,
@@ -23,14 +43,14 @@ impl Shared {
         let execution = &OpenExecution::from(execution);
         let (id, outcome) = (&execution.id, &ending.before_start(time::now()));
         let announcement = &announcement(execution, outcome);
-        let ended = self.database.end_accepted(id, ending, outcome, announcement).await?;
+        let ended = self.records.database.end_accepted(id, ending, outcome, announcement).await?;
         if ended == Ended::Now {
-            self.changed(execution, outcome.status, 1);
+            self.records.changed(execution, outcome.status, 1);
         }
         Ok(ended)
     }
 
-    pub(super) async fn send_ending(&self, id: &str, ending: &Ending) -> Result<(), Error> {
+    pub(super) async fn send(&self, id: &str, ending: &Ending) -> Result<(), Error> {
         match ending {
             Ending::Cancel => self.service.cancel(id).await,
             Ending::Terminate { reason } => self.service.terminate(id, reason).await,
@@ -38,9 +58,9 @@ impl Shared {
     }
 
     /// Sends the wishes that were stored before their executions ran.
-    pub(super) async fn send_wished_endings(&self) -> Result<(), Error> {
-        let backend = &self.backend;
-        let wished = self.database.wished_endings(backend, BATCH).await?;
+    pub(super) async fn send_wished(&self) -> Result<(), Error> {
+        let backend = &self.records.backend;
+        let wished = self.records.database.wished_endings(backend, BATCH).await?;
         for (id, ending) in wished {
             let id = &*id;
             let ending = match ending {
@@ -52,7 +72,7 @@ impl Shared {
                     continue;
                 }
             };
-            match self.send_ending(id, &ending).await {
+            match self.send(id, &ending).await {
                 // It has ended by itself; the follower finds out how.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind().is_outage() => return Err(error),
@@ -69,6 +89,6 @@ impl Shared {
     }
 
     async fn forget_wish(&self, id: &str) -> Result<(), Error> {
-        self.database.forget_wish(id).await
+        self.records.database.forget_wish(id).await
     }
 }

@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap, convert::Infallible, pin::pin, sync::Arc, thread, time::Duration,
 };
 
-use rand::Rng;
 use serde_json::Value;
 use temporalio_client::{Client, ClientOptions, Connection, RetryOptions, RetryPolicy};
 use temporalio_common::error::ApplicationFailure;
@@ -26,14 +25,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    step::{StepError, Steps},
-    temporal::{ApiKey, Argument, Config, Key, Limits, connect, describe_namespace},
+    super::step::{StepError, Steps},
+    ApiKey, Argument, Config, Key, Limits, connect, describe_namespace,
 };
 use crate::{
     backends::login::Login,
     config::{self, Section},
     error::{Error, ErrorKind},
-    model::executions::{StepRetry, Workflow},
+    model::{
+        backoff::{Backoff, jittered},
+        executions::{StepRetry, Workflow},
+    },
 };
 
 /// How often a running step asks whether its execution was cancelled.
@@ -47,8 +49,8 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(30);
 /// has given the step to another worker.
 const REPORT_FOR: Duration = HEARTBEAT_TIMEOUT;
 
-/// First and longest pause before the worker is made again.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Pauses before the worker is made again.
+const RESTART: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(30));
 
 /// How much of the grace period remains for reporting once the steps have ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -133,16 +135,15 @@ impl Supervisor {
     async fn supervise(&self) -> Result<(), Error> {
         let runtime = Runtime::from_current_tokio(RuntimeOptions::default())
             .map_err(|error| setup("the worker's runtime", error))?;
-        let mut pause = BACKOFF.0;
-        let mut known = None;
+        let (mut failures, mut known) = (0, None);
         while let Some(connected) = self.stop.run_until_cancelled(self.connect()).await {
             let begin = Instant::now();
             let ended = match connected {
                 Ok(connection) => self.poll(&runtime, connection).await,
                 Err(error) => Err(error),
             };
-            if begin.elapsed() > BACKOFF.1 {
-                (pause, known) = (BACKOFF.0, None);
+            if begin.elapsed() > RESTART.max {
+                (failures, known) = (0, None);
             }
             if let Err(error) = ended {
                 // An outage is logged when it begins or changes, not each time it is met again.
@@ -153,9 +154,9 @@ impl Supervisor {
                     );
                 }
             }
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
-            self.stop.run_until_cancelled(sleep(jittered)).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            failures += 1;
+            let pause = jittered(RESTART.pause_after(failures), 0.5, rand::random());
+            self.stop.run_until_cancelled(sleep(pause)).await;
         }
         tracing::info!("the worker has stopped");
         Ok(())

@@ -1,22 +1,20 @@
-//! The records behind the executions: how they are made, kept up to date, and announced.
+//! The records of executions: how they are made, read, changed and announced.
+//!
+//! Owns the configured workflows, the rows of executions in the database, and who is told of their
+//! changes. Called by everything in this folder; nobody else changes an execution.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::sync::broadcast;
 
-use super::{
-    acceptor::Acceptor,
-    events::{Events, new_event},
-    executions::NewExecution,
-    hand_over::Queue,
-};
+use super::{NewExecution, Parts};
 use crate::{
     backends::{
         database::{Database, NewEvent},
         execution_service::ExecutionService,
     },
-    config,
+    config::Config,
     connection::Client,
     error::{Error, ErrorKind},
     model::{
@@ -24,34 +22,57 @@ use crate::{
         executions::{Execution, OpenExecution, Outcome, Status, Workflow},
         ids, time,
     },
+    services::events::{Events, new_event},
     telemetry::{metrics::Metrics, traces::TraceContext},
 };
 
 /// Longest single wait on the backend; a longer wait is made of several.
 const BACKEND_WAIT: Duration = Duration::from_secs(20);
 
-/// What [`Executions`](super::executions::Executions) and its follower share.
+/// Changes that a waiting caller may lag behind before it looks again.
+const CHANGES: usize = 1024;
+
 #[derive(Debug)]
-pub(super) struct Shared {
-    /// Identifies this process among the replicas.
-    pub(super) owner: Arc<str>,
-    pub(super) acceptor: Acceptor,
-    pub(super) queue: Queue,
+pub(super) struct Records {
     pub(super) database: Client<dyn Database>,
-    pub(super) service: Client<dyn ExecutionService>,
-    pub(super) events: Events,
+    service: Client<dyn ExecutionService>,
+    events: Events,
     /// The backend of the execution service, which new executions are handed to.
     pub(super) backend: String,
-    pub(super) workflows: BTreeMap<String, Workflow>,
-    pub(super) config: config::Executions,
-    pub(super) max_refusals: i32,
-    pub(super) metrics: Arc<Metrics>,
+    workflows: BTreeMap<String, Workflow>,
+    default_timeout: Option<Duration>,
+    metrics: Arc<Metrics>,
     /// Ids of executions whose status changed here.
-    pub(super) changes: broadcast::Sender<String>,
+    changes: broadcast::Sender<String>,
 }
 
-impl Shared {
-    pub(super) fn record(&self, request: NewExecution) -> Result<Execution, Error> {
+impl Records {
+    /// Records of executions of the configured workflows, whose series exist from now on.
+    pub(super) fn new(parts: &Parts, config: &Config) -> Self {
+        for workflow in config.workflows.keys() {
+            for status in Status::ALL {
+                parts.metrics.declare_execution(workflow, status.as_str());
+            }
+        }
+        let workflows =
+            config.workflows.iter().map(|(name, w)| (name.clone(), w.definition())).collect();
+        Self {
+            database: parts.database.clone(),
+            service: parts.service.clone(),
+            events: parts.events.clone(),
+            backend: config.execution_service.backend.clone(),
+            workflows,
+            default_timeout: config.executions.default_timeout,
+            metrics: Arc::clone(&parts.metrics),
+            changes: broadcast::Sender::new(CHANGES),
+        }
+    }
+
+    /// A new record, which is not stored yet.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an unknown workflow or a bad id.
+    pub(super) fn new_record(&self, request: NewExecution) -> Result<Execution, Error> {
         let definition = self.workflows.get(&request.workflow).cloned().ok_or_else(|| {
             let known: Vec<&str> = self.workflows.keys().map(String::as_str).collect();
             let message = format!(
@@ -78,7 +99,7 @@ impl Shared {
             confirmed_at: None,
             backend: self.backend.clone(),
             request_id: ids::new_id(),
-            timeout: request.timeout.or(self.config.default_timeout),
+            timeout: request.timeout.or(self.default_timeout),
             definition,
             traceparent: TraceContext::current().map(|trace| trace.to_string()),
         })
@@ -111,8 +132,18 @@ impl Shared {
     pub(super) fn changed(&self, execution: &OpenExecution, status: Status, events: usize) {
         self.metrics.execution(&execution.workflow, status.as_str());
         self.events.stored(events);
+        self.tell(&execution.id);
+    }
+
+    /// Tells those who wait that the status of `id` has changed.
+    pub(super) fn tell(&self, id: &str) {
         // Nobody may be waiting.
-        let _heard = self.changes.send(execution.id.clone()).is_ok();
+        let _heard = self.changes.send(id.to_owned()).is_ok();
+    }
+
+    /// Ids of executions whose status changes here from now on.
+    pub(super) fn watch(&self) -> Changes {
+        Changes(self.changes.subscribe())
     }
 
     pub(super) async fn get(&self, id: &str) -> Result<Execution, Error> {
@@ -170,6 +201,16 @@ impl Shared {
         }
         drop(lease);
         self.refresh(execution.clone()).await.map(drop)
+    }
+}
+
+/// Changes of status that happen here.
+pub(super) struct Changes(broadcast::Receiver<String>);
+
+impl Changes {
+    /// Waits until the status of `id` has changed here, or may have.
+    pub(super) async fn of(&mut self, id: &str) {
+        while matches!(self.0.recv().await, Ok(other) if other != id) {}
     }
 }
 

@@ -5,26 +5,24 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Mutex, Notify, mpsc},
     time::Instant,
 };
 
-use super::{super::depth::Depth, PARALLEL};
+use super::PARALLEL;
 use crate::{
     backends::database::{Claim, ClaimedExecution},
-    config,
     model::executions::Execution,
 };
 
 /// The way from the requests to the task that hands over.
 #[derive(Debug)]
-pub(in crate::services) struct Queue {
-    pub(in crate::services) depth: Depth,
+pub(super) struct Queue {
     /// Executions that were claimed when they were accepted.
     claimed: mpsc::Sender<Held>,
-    pub(super) taken: Mutex<Option<mpsc::Receiver<Held>>>,
+    /// Its other end, for the one task that hands over.
+    pub(super) accepted: Mutex<mpsc::Receiver<Held>>,
     /// There is something to claim.
     pub(super) unclaimed: Notify,
     /// The last hand-over failed: what is accepted now is not claimed.
@@ -32,19 +30,18 @@ pub(in crate::services) struct Queue {
 }
 
 impl Queue {
-    pub(in crate::services) fn new(config: &config::Outbox) -> Self {
-        let (claimed, taken) = mpsc::channel(PARALLEL);
+    pub(super) fn new() -> Self {
+        let (claimed, accepted) = mpsc::channel(PARALLEL);
         Self {
-            depth: Depth::new("execution service", config),
             claimed,
-            taken: Mutex::new(Some(taken)),
+            accepted: Mutex::new(accepted),
             unclaimed: Notify::new(),
             failing: AtomicBool::new(false),
         }
     }
 
     /// A place for an execution that is to be handed over at once.
-    pub(in crate::services) fn place(&self) -> Option<Place<'_>> {
+    pub(super) fn place(&self) -> Option<Place<'_>> {
         if self.is_failing() {
             return None;
         }
@@ -52,7 +49,7 @@ impl Queue {
     }
 
     /// Whether the backend was out when it was last tried.
-    pub(in crate::services) fn is_failing(&self) -> bool {
+    pub(super) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
@@ -61,16 +58,17 @@ impl Queue {
     }
 
     /// Tells that an execution waits which nobody has claimed.
-    pub(in crate::services) fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.unclaimed.notify_one();
     }
 }
 
-pub(in crate::services) struct Place<'a>(mpsc::Permit<'a, Held>);
+/// A place for one execution.
+pub(in super::super) struct Place<'a>(mpsc::Permit<'a, Held>);
 
 impl Place<'_> {
     /// With an execution that was claimed for `lease` as it was accepted.
-    pub(in crate::services) fn fill(self, execution: Execution, lease: Duration) {
+    pub(super) fn fill(self, execution: Execution, lease: Duration) {
         let fence = Claim::FIRST_FENCE;
         self.0.send(Held::new(ClaimedExecution { execution, fence, first_tried: None }, lease));
     }

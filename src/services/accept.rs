@@ -7,13 +7,13 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
 use crate::{
     backends::database::{Acceptance, Admission, Database, KeyUse, Work},
     connection::{self, Client},
     error::{Error, ErrorKind},
+    tasks::Tasks,
 };
 
 /// Rows that one commit stores, except that one request is never divided.
@@ -44,7 +44,7 @@ pub struct Acceptor(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     database: Client<dyn Database>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     linger: Duration,
     keep_answers: Duration,
     queue: Mutex<Queue>,
@@ -98,7 +98,7 @@ impl Acceptor {
     #[must_use]
     pub fn new(
         database: Client<dyn Database>,
-        tasks: TaskTracker,
+        tasks: Tasks,
         linger: Duration,
         keep_answers: Duration,
     ) -> Self {
@@ -291,7 +291,7 @@ mod tests {
         let new = || NewEvent { event: Event::new("t", None, None), content_hash: ids::new_id() };
         let admission = |new| Admission { work: Work::Events(vec![new]), key: None };
         let folder = tempfile::tempdir().unwrap();
-        let (metrics, tasks) = (Metrics::new("0", "0"), TaskTracker::new());
+        let (metrics, tasks) = (Metrics::new("0", "0"), Tasks::default());
         let table = serde_json::json!({"path": folder.path().join("accepted.db")});
         let database = database::managed("sqlite", table, Pool::default(), &metrics, &tasks);
         let minute = Duration::from_mins(1);

@@ -5,24 +5,30 @@
 //! the broker. A client that falls behind the ring is told so by a gap and ends: it comes back
 //! with the id of the last event it saw.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod ring;
 
-use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
+
 use parking_lot::Mutex;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
+    task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-pub use super::sse::Filter;
-use super::sse::{Frame, Gap};
+use self::ring::Ring;
+pub use self::ring::{Filter, Streamed};
 use crate::{
     backends::event_broker::EventBroker,
     config::EventStream as Config,
     connection::Client,
     error::{Error, ErrorKind},
-    model::events::{Position, Range},
+    model::{
+        backoff::Backoff,
+        events::{Position, Range},
+    },
+    tasks::Tasks,
     telemetry::metrics::Metrics,
 };
 
@@ -30,21 +36,8 @@ use crate::{
 const PAGE: usize = 256;
 /// How long one blocking read of the upstream lasts.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(5);
-/// Longest pause before a broken upstream is made again.
-const UPSTREAM_BACKOFF: Duration = Duration::from_secs(2);
-/// Text handed to a client at once, so that a client far behind gets it in steps.
-const CHUNK: usize = 64 << 10;
-
-#[derive(Debug)]
-struct Ring {
-    frames: VecDeque<Arc<Frame>>,
-    bytes: usize,
-    complete_after: Position,
-    /// Counts the beginnings.
-    generation: u64,
-    clients: usize,
-    upstream: bool,
-}
+/// Pauses before a broken upstream is read again.
+const RETRY: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
 
 /// The shared subscription of an instance.
 #[derive(Clone, Debug)]
@@ -55,45 +48,74 @@ struct Shared {
     broker: Client<dyn EventBroker>,
     config: Config,
     metrics: Arc<Metrics>,
-    tasks: TaskTracker,
     stop: CancellationToken,
     ring: Mutex<Ring>,
     newest: watch::Sender<Position>,
+    /// The first follower has come.
+    wanted: Notify,
+}
+
+/// The next thing that a follower is to be told.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Events, in their order.
+    Events(Vec<Arc<Streamed>>),
+    /// Some events cannot be given; the stream ends, or goes on after `resumes_after`.
+    Missed {
+        /// Why.
+        gap: Gap,
+        /// The last event that the follower has seen.
+        after: Position,
+        /// Where it can go on.
+        resumes_after: Position,
+    },
+    /// Nothing has happened for a while.
+    Quiet,
+    /// The instance stops; the stream ends.
+    Stopping,
+}
+
+/// Why a follower cannot be given every event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// What follows its last event is no longer kept.
+    Expired,
+    /// Its last event is not known, as after the broker lost its data.
+    Unknown,
+    /// It read more slowly than events came.
+    Slow,
 }
 
 impl EventStreams {
-    /// No upstream is made before the first client comes. `stop` ends all clients.
+    /// No upstream is read before [`EventStreams::start`], and while there are no followers. `stop`
+    /// ends all of them.
     #[must_use]
     pub fn new(
         broker: Client<dyn EventBroker>,
         config: Config,
         metrics: Arc<Metrics>,
-        tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let ring = Ring {
-            frames: VecDeque::new(),
-            bytes: 0,
-            complete_after: Position::START,
-            generation: 0,
-            clients: 0,
-            upstream: false,
-        };
         Self(Arc::new(Shared {
             broker,
             config,
             metrics,
-            tasks,
             stop,
-            ring: Mutex::new(ring),
+            ring: Mutex::default(),
             newest: watch::Sender::new(Position::START),
+            wanted: Notify::new(),
         }))
     }
 
-    /// Subscribes a client. The subscription stands when this returns.
+    /// Starts to read the broker whenever there are followers.
+    pub fn start(&self, tasks: &Tasks) -> JoinHandle<()> {
+        tasks.keep_until("event_stream", &self.0.stop, &self.0, Shared::read_while_wanted)
+    }
+
+    /// Subscribes a follower. The subscription stands when this returns.
     ///
     /// # Errors
-    /// When the broker cannot be asked, or there are too many clients.
+    /// When the broker cannot be asked, or there are too many followers.
     pub async fn subscribe(
         &self,
         filter: Filter,
@@ -112,33 +134,31 @@ impl EventStreams {
             (Some(seen), None) => seen,
             (Some(_), Some(_)) => range.complete_after,
         };
-        let seen = last_event.unwrap_or_default();
+        let (after, resumes_after) = (last_event.unwrap_or_default(), range.complete_after);
         Ok(Follower {
             newest: self.0.newest.subscribe(),
-            generation: self.0.ring.lock().generation,
+            generation: self.0.ring.lock().generation(),
             shared: Arc::clone(&self.0),
             _place: place,
             filter,
             at,
-            gap: gap.map(|gap| gap.text(seen, range.complete_after)),
+            missed: gap.map(|gap| Next::Missed { gap, after, resumes_after }),
             resuming: last_event.is_some(),
             ended: false,
         })
     }
 }
 
-/// A client's place among those that are counted.
+/// A follower's place among those that are counted.
 #[derive(Debug)]
 struct Place(Arc<Shared>);
 
 impl Place {
     fn take(shared: &Arc<Shared>) -> Result<Self, Error> {
-        let mut ring = shared.ring.lock();
-        if ring.clients >= shared.config.max_clients {
+        if !shared.ring.lock().take_place(shared.config.max_clients) {
             return Err(Error::new(ErrorKind::Overloaded, "too many clients of the event stream")
                 .with_retry_after(Duration::from_secs(5)));
         }
-        ring.clients += 1;
         shared.metrics.event_stream_clients.inc();
         Ok(Self(Arc::clone(shared)))
     }
@@ -146,7 +166,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.ring.lock().clients -= 1;
+        self.0.ring.lock().give_place_back();
         self.0.metrics.event_stream_clients.dec();
     }
 }
@@ -156,7 +176,7 @@ impl Shared {
         self.broker.range().await.map_err(Error::without_effect)
     }
 
-    /// Why a client cannot go on after the event it saw last, if it cannot.
+    /// Why a follower cannot go on after the event it saw last, if it cannot.
     async fn gap_after(&self, seen: Position, range: Range) -> Result<Option<Gap>, Error> {
         if seen > range.newest {
             return Ok(Some(Gap::Unknown));
@@ -168,37 +188,35 @@ impl Shared {
             return Ok(None);
         }
         // A broker that lost its data and began anew has later places, but not this one.
-        let before = seen.before();
-        let found = self.broker.read(before, 1).await?;
+        let found = self.broker.read(seen.before(), 1).await?;
         let still_there = found.first().is_some_and(|event| event.position == seen);
         Ok((!still_there).then_some(Gap::Unknown))
     }
 
-    fn ensure_upstream(self: &Arc<Self>, range: Range) {
-        let mut ring = self.ring.lock();
-        if ring.upstream {
-            return;
+    fn ensure_upstream(&self, range: Range) {
+        if self.ring.lock().open(range.newest) {
+            self.newest.send_replace(range.newest);
+            self.wanted.notify_one();
         }
-        ring.upstream = true;
-        ring.restart(range.newest);
-        self.newest.send_replace(range.newest);
-        drop(ring);
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = shared.stop.cancelled() => {}
-                () = shared.read_upstream(range.newest) => {}
-            }
-        });
     }
 
-    /// Reads the broker for as long as there are clients; made again for ever when it breaks.
+    /// Reads the broker whenever there are followers.
+    async fn read_while_wanted(self: Arc<Self>) {
+        loop {
+            // One that was interrupted goes on where it was.
+            let Some(at) = self.ring.lock().read_to() else {
+                self.wanted.notified().await;
+                continue;
+            };
+            self.read_upstream(at).await;
+        }
+    }
+
+    /// Reads for as long as there are followers; again and again when it breaks.
     async fn read_upstream(&self, mut at: Position) {
         let mut failures = 0_u32;
-        loop {
-            if !self.has_clients() {
-                return;
-            }
+        // Decided under the lock, so that a follower who comes now has the upstream opened again.
+        while self.ring.lock().is_wanted() {
             match self.read_once(at, failures > 0).await {
                 Ok(last) => {
                     if failures > 0 {
@@ -212,8 +230,7 @@ impl Shared {
                         tracing::warn!(%error, "the event stream cannot be read");
                     }
                     failures += 1;
-                    let pause = Duration::from_millis(50) * 2_u32.saturating_pow(failures.min(10));
-                    sleep(pause.min(UPSTREAM_BACKOFF)).await;
+                    sleep(RETRY.pause_after(failures)).await;
                 }
             }
         }
@@ -224,9 +241,7 @@ impl Shared {
             let range = self.range().await?;
             if !range.can_resume_after(at) {
                 tracing::warn!("events were lost in the broker, followers are told of the gap");
-                self.ring.lock().restart(range.complete_after);
-                self.newest.send_replace(range.complete_after);
-                return Ok(range.complete_after);
+                return Ok(self.restart(range.complete_after));
             }
         }
         let lease = self.broker.lease().await?;
@@ -240,99 +255,62 @@ impl Shared {
         let range = self.range().await?;
         if range.complete_after > at {
             tracing::warn!("the broker drops events sooner than they are read");
-            self.ring.lock().restart(range.complete_after);
-            self.newest.send_replace(range.complete_after);
-            return Ok(range.complete_after);
+            return Ok(self.restart(range.complete_after));
         }
-        let frames: Vec<_> = events.iter().map(|event| Arc::new(Frame::new(event))).collect();
-        self.ring.lock().append(frames, &self.config);
+        let events = events.into_iter().map(|event| Arc::new(Streamed::new(event))).collect();
+        self.ring.lock().append(events, &self.config);
         self.newest.send_replace(last);
         Ok(last)
     }
 
-    /// False ends the upstream; decided under the lock, so that a client that comes now starts
-    /// another one.
-    fn has_clients(&self) -> bool {
-        let mut ring = self.ring.lock();
-        ring.upstream = ring.clients > 0;
-        ring.upstream
+    fn restart(&self, at: Position) -> Position {
+        self.ring.lock().restart(at);
+        self.newest.send_replace(at);
+        at
     }
 }
 
-impl Ring {
-    /// Begins anew at `at`; whoever read what was before has a gap.
-    fn restart(&mut self, at: Position) {
-        self.generation += 1;
-        self.frames.clear();
-        self.bytes = 0;
-        self.complete_after = at;
-    }
-
-    fn append(&mut self, frames: Vec<Arc<Frame>>, config: &Config) {
-        for frame in frames {
-            self.bytes += frame.text.len();
-            self.frames.push_back(frame);
-        }
-        while self.frames.len() > config.buffer_events || self.bytes > config.buffer_bytes.0 {
-            let Some(dropped) = self.frames.pop_front() else { break };
-            self.bytes -= dropped.text.len();
-            self.complete_after = dropped.position;
-        }
-    }
-}
-
-/// What the ring has for a client.
-enum Found {
-    /// Text, and the place it leads to.
-    Text(Vec<Bytes>, Position),
-    /// The ring begins after this place only.
-    Behind(Position),
-    /// The broker lost events, and what there is begins after this place.
-    Lost(Position),
-}
-
-/// One client of the event stream.
+/// One follower of the event stream.
 #[derive(Debug)]
 pub struct Follower {
     shared: Arc<Shared>,
     _place: Place,
     filter: Filter,
     at: Position,
-    gap: Option<Bytes>,
+    missed: Option<Next>,
     newest: watch::Receiver<Position>,
     generation: u64,
-    /// Still reading history; being behind the ring is no fault of the client.
+    /// Still reading history; being behind the ring is no fault of the follower.
     resuming: bool,
     ended: bool,
 }
 
 impl Follower {
-    /// The next piece of text to send; none when the stream ends.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// The next thing to tell; none when the stream ends.
+    pub async fn next(&mut self) -> Option<Next> {
         if self.ended {
             return None;
         }
-        if let Some(gap) = self.gap.take() {
-            return Some(gap);
+        if let Some(missed) = self.missed.take() {
+            return Some(missed);
         }
         let quiet_until = Instant::now() + self.shared.config.keep_alive;
         loop {
             if self.shared.stop.is_cancelled() {
                 self.ended = true;
-                // Tells browsers to come back soon, to another instance.
-                return Some(Bytes::from_static(b"retry: 1000\n\n"));
+                return Some(Next::Stopping);
             }
             self.newest.mark_unchanged();
             match self.find() {
-                Found::Text(text, at) => {
+                ring::Found::Events(events, at) => {
                     self.at = at;
                     self.resuming = false;
-                    if !text.is_empty() {
-                        return Some(concat(&text));
+                    if !events.is_empty() {
+                        return Some(Next::Events(events));
                     }
                 }
-                Found::Behind(_) if self.resuming => match self.history().await {
-                    Ok(Some(text)) => return Some(text),
+                ring::Found::Behind(_) if self.resuming => match self.history().await {
+                    Ok(Some(next)) => return Some(next),
                     Ok(None) => continue,
                     Err(error) => {
                         tracing::debug!(%error, "a resuming client ends");
@@ -340,19 +318,17 @@ impl Follower {
                         return None;
                     }
                 },
-                Found::Behind(complete_after) => {
-                    self.ended = true;
-                    return Some(Gap::Slow.text(self.at, complete_after));
+                ring::Found::Behind(resumes_after) => {
+                    return Some(self.end(Gap::Slow, resumes_after));
                 }
-                Found::Lost(complete_after) => {
-                    self.ended = true;
-                    return Some(Gap::Unknown.text(self.at, complete_after));
+                ring::Found::Lost(resumes_after) => {
+                    return Some(self.end(Gap::Unknown, resumes_after));
                 }
             }
             tokio::select! {
                 told = timeout_at(quiet_until, self.newest.changed()) => {
                     if told.is_err() {
-                        return Some(Bytes::from_static(b": keep-alive\n\n"));
+                        return Some(Next::Quiet);
                     }
                 }
                 () = self.shared.stop.cancelled() => {}
@@ -360,57 +336,32 @@ impl Follower {
         }
     }
 
-    fn find(&self) -> Found {
-        let ring = self.shared.ring.lock();
-        if self.generation != ring.generation {
-            return Found::Lost(ring.complete_after);
-        }
-        if self.at < ring.complete_after {
-            return Found::Behind(ring.complete_after);
-        }
-        let from = ring.frames.partition_point(|frame| frame.position <= self.at);
-        let (mut text, mut size, mut at) = (Vec::new(), 0, self.at);
-        for frame in ring.frames.range(from..) {
-            at = frame.position;
-            if self.filter.admits(&frame.kind, frame.subject.as_deref()) {
-                size += frame.text.len();
-                text.push(frame.text.clone());
-                if size >= CHUNK {
-                    break;
-                }
-            }
-        }
-        Found::Text(text, at)
+    fn end(&mut self, gap: Gap, resumes_after: Position) -> Next {
+        self.ended = true;
+        Next::Missed { gap, after: self.at, resumes_after }
     }
 
-    /// A page of what the ring no longer has. None when there is nothing in it for this client.
-    async fn history(&mut self) -> Result<Option<Bytes>, Error> {
+    fn find(&self) -> ring::Found {
+        self.shared.ring.lock().find(self.generation, self.at, &self.filter)
+    }
+
+    /// A page of what the ring no longer has. None when there is nothing in it for this follower.
+    async fn history(&mut self) -> Result<Option<Next>, Error> {
         let at = self.at;
         let page = self.shared.broker.read(at, PAGE).await?;
         // Asked after the page: what was dropped before it was read is missing in it.
         let range = self.shared.range().await?;
         if range.complete_after > at {
-            self.ended = true;
-            return Ok(Some(Gap::Expired.text(at, range.complete_after)));
+            return Ok(Some(self.end(Gap::Expired, range.complete_after)));
         }
         let Some(last) = page.last().map(|event| event.position) else {
             // The broker has nothing more: what the ring lacks is before its beginning.
-            self.at = self.at.max(self.shared.ring.lock().complete_after);
+            self.at = self.at.max(self.shared.ring.lock().complete_after());
             return Ok(None);
         };
         self.at = last;
-        let frames = page.iter().map(Frame::new);
-        let text: Vec<Bytes> = frames
-            .filter(|frame| self.filter.admits(&frame.kind, frame.subject.as_deref()))
-            .map(|frame| frame.text)
-            .collect();
-        Ok((!text.is_empty()).then(|| concat(&text)))
-    }
-}
-
-fn concat(parts: &[Bytes]) -> Bytes {
-    match parts {
-        [only] => only.clone(),
-        parts => parts.concat().into(),
+        let events = page.into_iter().map(|event| Arc::new(Streamed::new(event)));
+        let events: Vec<_> = events.filter(|event| self.filter.admits(event)).collect();
+        Ok((!events.is_empty()).then_some(Next::Events(events)))
     }
 }

@@ -1,5 +1,8 @@
 //! Hands accepted executions over to the execution service.
 //!
+//! Owns the way from accepting an execution to its start: the queue, the claims of this process and
+//! the hand-overs under way. The facade fills the queue; the rest is a task.
+//!
 //! An execution is claimed by one process at a time, usually by the one that accepts it, in the
 //! same transaction. Its request id makes repetitions harmless, so a claim that ended too early
 //! starts nothing twice. What fails goes back to be claimed again, by whoever is quicker.
@@ -12,20 +15,30 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::queue::Queue;
-use self::under_way::{Ended, HandOvers};
-use super::records::{Shared, announcement};
+pub(super) use self::queue::Place;
+use self::{
+    queue::Queue,
+    under_way::{Ended, HandOvers},
+};
+use super::{
+    Parts,
+    records::{Records, announcement},
+};
 use crate::{
     backends::{
-        database::{ClaimedExecution, ClaimedExecutions},
-        execution_service::Started,
+        database::{Claim, ClaimedExecution, ClaimedExecutions},
+        execution_service::{ExecutionService, Started},
     },
+    config::Config,
+    connection::Client,
     error::{Error, ErrorKind},
     model::{
-        executions::{OpenExecution, Outcome, StartRequest, Status},
+        backoff::Backoff,
+        executions::{Execution, OpenExecution, Outcome, StartRequest, Status},
         time,
     },
-    telemetry::metrics::Destination,
+    services::depth::Depth,
+    telemetry::metrics::{Destination, Metrics},
 };
 
 /// Executions handed over side by side.
@@ -33,26 +46,87 @@ const PARALLEL: usize = 32;
 /// Executions that are claimed before there is room for them, so that none of the room waits for a
 /// claim.
 const AHEAD: usize = 32;
-/// First pause after a hand-over that failed; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause. Short, because an open breaker makes a try cheap.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses after hand-overs that failed. Short, because an open breaker makes a try cheap.
+const RETRY: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
 /// Pause after the backend refused an execution for what it is.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
-/// How often the queue is counted.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-impl Shared {
+#[derive(Debug)]
+pub(super) struct HandOver {
+    /// Identifies this process among the replicas.
+    owner: Arc<str>,
+    records: Arc<Records>,
+    service: Client<dyn ExecutionService>,
+    queue: Queue,
+    /// What waits.
+    pub(super) depth: Depth,
+    lease: Duration,
+    sweep_interval: Duration,
+    max_refusals: i32,
+    metrics: Arc<Metrics>,
+}
+
+impl HandOver {
+    pub(super) fn new(records: &Arc<Records>, parts: &Parts, config: &Config) -> Self {
+        Self {
+            owner: Arc::clone(&parts.owner),
+            records: Arc::clone(records),
+            service: parts.service.clone(),
+            queue: Queue::new(),
+            depth: Depth::new(Destination::ExecutionService, &config.outbox),
+            lease: config.executions.lease,
+            sweep_interval: config.executions.sweep_interval,
+            max_refusals: config.outbox.max_refusals,
+            metrics: Arc::clone(&parts.metrics),
+        }
+    }
+
+    /// A place for an execution that is to be handed over as soon as it is accepted, with the claim
+    /// that is to be stored with it; none when this process has enough to do.
+    pub(super) fn place(&self) -> Option<(Place<'_>, Claim)> {
+        let claim = || Claim { owner: self.owner.to_string(), lease: self.lease };
+        self.queue.place().map(|place| (place, claim()))
+    }
+
+    /// Takes an execution that is accepted now, claimed with its place if there was one.
+    pub(super) fn accepted(&self, execution: &Execution, place: Option<Place<'_>>) {
+        self.depth.accepted(1);
+        match place {
+            Some(place) => place.fill(execution.clone(), self.lease),
+            None => self.queue.wake(),
+        }
+    }
+
+    /// Takes a dead letter that is to be handed over again.
+    pub(super) fn redriven(&self) {
+        self.depth.accepted(1);
+        self.queue.wake();
+    }
+
+    /// Whether the backend was out when it was last tried.
+    pub(super) fn is_failing(&self) -> bool {
+        self.queue.is_failing()
+    }
+
     /// Hands over until `stop`, then ends what it has begun.
-    pub(super) async fn hand_over_accepted(self: &Arc<Self>, stop: &CancellationToken) {
-        let Some(accepted) = self.queue.taken.lock().take() else { return };
-        HandOvers::new(self, stop).run(accepted).await;
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut accepted = self.queue.accepted.lock().await;
+        HandOvers::new(&self, &stop).run(&mut accepted).await;
+    }
+
+    /// Counts what waits, for the bound and the metrics.
+    pub(super) async fn keep_count(self: Arc<Self>) {
+        loop {
+            let counting = self.depth.begin_count();
+            let backlog = self.records.database.waiting_executions(counting.most).await;
+            sleep(self.depth.counted(&counting, backlog.ok(), &self.metrics)).await;
+        }
     }
 
     async fn claim(&self, most: usize) -> ClaimedExecutions {
-        let (backend, owner, lease) = (&self.backend, &*self.owner, self.config.lease);
+        let (backend, owner, lease) = (&self.records.backend, &*self.owner, self.lease);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let claimed = self.database.claim_executions(backend, owner, lease, most).await;
+        let claimed = self.records.database.claim_executions(backend, owner, lease, most).await;
         // Outages are logged by the probes of the connection that is out.
         claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "accepted executions cannot be claimed");
@@ -110,7 +184,7 @@ impl Shared {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         for failures in 1.. {
-            let error = match self.apply(execution, outcome).await {
+            let error = match self.records.apply(execution, outcome).await {
                 Ok(_changed) => return Ok(()),
                 Err(error) => error,
             };
@@ -119,7 +193,7 @@ impl Shared {
             }
             tracing::debug!(%error, execution.id, "a hand-over cannot be stored yet");
             tokio::select! {
-                () = sleep(pause_after(failures)) => {}
+                () = sleep(RETRY.pause_after(failures)) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -128,7 +202,7 @@ impl Shared {
 
     async fn release(&self, claimed: &ClaimedExecution, untried: bool) {
         let (id, fence) = (&claimed.execution.id, claimed.fence);
-        let released = self.database.release_execution(id, fence, untried).await;
+        let released = self.records.database.release_execution(id, fence, untried).await;
         if let Err(error) = released {
             tracing::debug!(%error, execution.id = id, "a claim cannot be given back, it expires");
         }
@@ -137,7 +211,7 @@ impl Shared {
     /// The backend refused this very execution.
     async fn refused(&self, claimed: &ClaimedExecution, error: &Error) -> Result<(), Error> {
         let (id, fence) = (&claimed.execution.id, claimed.fence);
-        let refusals = self.database.count_refusal(id, fence, REFUSAL_PAUSE).await?;
+        let refusals = self.records.database.count_refusal(id, fence, REFUSAL_PAUSE).await?;
         if refusals.is_some_and(|refusals| refusals >= self.max_refusals) {
             let execution = OpenExecution::from(&claimed.execution);
             return self.reject(&execution, fence, &error.to_string()).await;
@@ -155,34 +229,16 @@ impl Shared {
         let message = format!("start_rejected: {reason}");
         let outcome = &Outcome::ended(Status::Failed, message, time::now());
         let announcement = &announcement(execution, outcome);
-        let done = self.database.reject_execution(id, fence, outcome, announcement).await?;
+        let done = self.records.database.reject_execution(id, fence, outcome, announcement).await?;
         if done {
             tracing::error!(
                 execution.id = id,
                 reason,
                 "an execution cannot be started, it is a dead letter"
             );
-            self.changed(execution, Status::Failed, 1);
+            self.records.changed(execution, Status::Failed, 1);
         }
         Ok(())
-    }
-
-    /// Counts what waits, for the bound and the metrics.
-    pub(super) async fn keep_count(&self) {
-        loop {
-            let count = async |most| self.database.waiting_executions(most).await;
-            if let Some(backlog) = self.queue.depth.count(count).await {
-                self.metrics.show_outbox(Destination::ExecutionService, &backlog);
-            }
-            sleep(COUNT_EVERY).await;
-        }
-    }
-}
-
-fn pause_after(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        _ => FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_PAUSE),
     }
 }
 
