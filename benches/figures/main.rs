@@ -1,5 +1,5 @@
-//! The figures of the README, measured on the program itself: `cargo bench --bench figures`. The
-//! curves of `docs/performance.md`: `cargo bench --bench figures -- curves`.
+//! The figures of `docs/performance.md`, measured on the program itself: `cargo bench --bench figures`.
+//! Its curves: `cargo bench --bench figures -- curves`.
 //!
 //! Those that need servers use the ones that `scripts/servers start DIR` starts, and are left out,
 //! by name, when `source DIR/env` was forgotten.

@@ -33,9 +33,6 @@ mod chaos;
 mod clock;
 #[cfg(feature = "sqlite")]
 mod disk;
-// The documents are those of a build with everything.
-#[cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
-mod docs;
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod faults;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]

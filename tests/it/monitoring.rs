@@ -1,4 +1,4 @@
-//! What `deploy/` and the README ask of Prometheus, on a real one that scrapes the real program.
+//! What `deploy/` and `docs/monitoring.md` ask of Prometheus, on a real one that scrapes the real program.
 
 use std::{
     fs,
@@ -96,10 +96,10 @@ pub(crate) fn target(service: &Service) -> &str {
     service.base.trim_start_matches("http://")
 }
 
-/// The queries of the README's tables, by the name of the metric.
+/// The queries of the page's tables, by the name of the metric.
 fn queries() -> Vec<(String, String)> {
-    let text = fs::read_to_string(repository().join("README.md")).unwrap();
-    let (_, monitoring) = text.split_once("\n## Monitoring\n").unwrap();
+    let text = fs::read_to_string(repository().join("docs/monitoring.md")).unwrap();
+    let (_, monitoring) = text.split_once("\n## Queries\n").unwrap();
     let (monitoring, _) = monitoring.split_once("\n## ").unwrap();
     monitoring
         .lines()
@@ -112,7 +112,7 @@ fn queries() -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn the_readmes_queries_answer_on_a_real_prometheus() {
+async fn the_documented_queries_answer_on_a_real_prometheus() {
     let service = Setup::new().start().await;
     service.healthy().await;
     let id = service.execute(&json!({"workflow": "echo"})).await;

@@ -1,0 +1,75 @@
+//! Runs every command that `README.md`, `CONTRIBUTING.md` and `docs/` show, and compares what it prints
+//! with what the page shows below it.
+//!
+//! The words behind the language of a fence say where its commands run:
+//!
+//! | marks | the commands run |
+//! |---|---|
+//! | none | beside a service on embedded defaults |
+//! | `servers` | beside a service and a worker on Redis, Temporal and `PostgreSQL` |
+//! | `production` | the same with `ENVIRONMENT=production`; the API key is `$KEY` |
+//! | `shell` | in a folder with the shipped `config/`, beside no service |
+//! | `second` | in a second shell, which they keep busy |
+//! | `eventually` | again and again until they print what is shown |
+//! | `build`, `cluster`, `docker`, `internet`, `operator`, `systemd` | not at all: see [`exist::NEEDS`] |
+//!
+//! Blocks of `text` are compared with the log of the service (`log`), of the worker (`log worker`) or
+//! with what the second shell prints (`second`, after Ctrl-C with `interrupt`); a `drawing` is not
+//! compared. Configuration (`toml`) has to be accepted by the program, and is that of the stage if one is
+//! named. A block that nothing tests is an error, and so is a mark that is unknown.
+//!
+//! `WRITE_DOCS=1 cargo test --test docs` writes into the pages what the commands print now.
+
+#![cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod agent;
+mod compare;
+mod exist;
+mod facts;
+mod links;
+mod pages;
+mod play;
+mod shell;
+mod stage;
+
+/// One test for each page, so that pages run side by side and fail by name.
+macro_rules! pages {
+    ($($test:ident: $page:literal,)*) => {
+        $(#[test]
+        fn $test() {
+            play::page($page);
+        })*
+
+        #[test]
+        fn every_page_is_tested() {
+            assert_eq!(pages::names(), [$($page),*]);
+        }
+    };
+}
+
+pages! {
+    contributing: "CONTRIBUTING.md",
+    readme: "README.md",
+    index: "docs/README.md",
+    api: "docs/api.md",
+    architecture: "docs/architecture.md",
+    authentication: "docs/authentication.md",
+    backends: "docs/backends.md",
+    command_line: "docs/command-line.md",
+    configuration: "docs/configuration.md",
+    deployment: "docs/deployment.md",
+    development_to_production: "docs/development-to-production.md",
+    embedding: "docs/embedding.md",
+    events: "docs/events.md",
+    executions: "docs/executions.md",
+    health: "docs/health.md",
+    monitoring: "docs/monitoring.md",
+    operating: "docs/operating.md",
+    outages: "docs/outages.md",
+    performance: "docs/performance.md",
+    production: "docs/production.md",
+    testing: "docs/testing.md",
+    tour: "docs/tour.md",
+    troubleshooting: "docs/troubleshooting.md",
+}
