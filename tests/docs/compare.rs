@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use snapbox::{Assert, Data, assert::Action, data::DataFormat};
 
-/// What differs from run to run, in this order, and what stands for it in a comparison.
+/// Patterns of text that differs from run to run, applied in this order, and their placeholders.
 static REDACTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         (r"\x1b\[[0-9;]*m", ""),

@@ -5,8 +5,10 @@ use std::iter;
 use agentarea_api::cli::Cli;
 use clap::Parser;
 
-use crate::facts::routes_of_the_page;
-use crate::pages::{Block, read, repository, steps};
+use crate::{
+    facts::routes_of_the_page,
+    pages::{Block, read, repository, steps},
+};
 
 /// Why a block is not run, and what looks at it instead. Each command has to exist, with its flags,
 /// files and names.
@@ -138,7 +140,7 @@ fn check_docker(words: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// What it asks of this service has to be a route of it.
+/// A request to this service names one of its routes.
 fn check_curl(words: &[String]) -> Result<(), String> {
     let after = |flag: &str| {
         let at = words.iter().position(|word| word == flag)?;
@@ -200,7 +202,7 @@ fn check(words: &[String]) -> Result<(), String> {
     }
 }
 
-/// What is wrong with the commands of a block.
+/// Complaints about the commands of a block.
 pub(crate) fn complaints(block: &Block) -> Vec<String> {
     let mut wrong = Vec::new();
     if block.is("systemd") && !read("scripts/verify-deploy").contains("systemd-analyze") {

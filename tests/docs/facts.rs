@@ -1,4 +1,4 @@
-//! What pages say of the configuration, of metrics, of routes and of measurements.
+//! Compares configuration keys, metrics, routes and measurements in the pages with their sources.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn keys() -> BTreeSet<String> {
     found
 }
 
-/// What stands between backticks, outside of blocks.
+/// Text between backticks, outside of blocks.
 fn quoted(text: &str) -> Vec<String> {
     let mut in_block = false;
     let mut found = Vec::new();
@@ -87,7 +87,7 @@ fn exposed(text: &str) -> BTreeSet<String> {
     known
 }
 
-/// What only stands in a name as a part: the library, a pattern of names, a name of something else.
+/// Not so the library, a pattern of names, or a part of another name.
 fn is_metric(before: Option<char>, name: &str, after: &str) -> bool {
     let inside = before.is_some_and(|c| c.is_alphanumeric() || "_/".contains(c));
     !inside && !name.starts_with("agentarea_api") && !after.starts_with(['(', '*'])

@@ -33,7 +33,7 @@ pub(crate) struct Shell {
     child: Child,
     input: ChildStdin,
     printed: Arc<Mutex<String>>,
-    /// How much of it was looked at.
+    /// The length of the output that was looked at.
     seen: usize,
     commands: usize,
 }
@@ -46,7 +46,7 @@ impl Shell {
             .current_dir(folder)
             .env_clear()
             .envs(variables.iter().cloned())
-            // What it leaves behind in the background ends with it.
+            // Its background processes end with it.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -72,7 +72,7 @@ impl Shell {
         writeln!(self.input, "{line}").unwrap();
     }
 
-    /// What it has printed and nobody has looked at.
+    /// Output that was not looked at yet.
     pub(crate) fn unseen(&self) -> String {
         self.printed.lock()[self.seen..].to_owned()
     }

@@ -1,9 +1,8 @@
-//! The place in which the commands of a page run: a folder, a shell, and what runs beside it.
+//! The place in which the commands of a page run: a folder, a shell, and programs beside it.
 
 use std::{
     fs::{self, File},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -16,7 +15,7 @@ use crate::{
     shell::{Shell, eventually},
 };
 
-/// What runs beside the shell.
+/// The programs beside the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// A service on embedded defaults.
@@ -52,7 +51,7 @@ struct Process(Child);
 
 impl Process {
     fn start(command: &mut Command) -> Self {
-        let started = command.stdin(Stdio::null()).process_group(0).spawn();
+        let started = command.stdin(Stdio::null()).spawn();
         Self(started.unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 }
@@ -64,7 +63,7 @@ impl Drop for Process {
     }
 }
 
-/// What a stage has of the servers, which it leaves as it found them.
+/// A stage's share of the servers, removed at its end.
 struct Servers {
     _redis: Process,
     redis_port: u16,
@@ -181,6 +180,14 @@ fn production(folder: &Path) -> Vec<(String, String)> {
     ]
 }
 
+/// Starts the program with these variables alone.
+fn start(folder: &Path, variables: &[(String, String)], arguments: &[&str], log: &str) -> Process {
+    let log = File::create(folder.join(log)).unwrap();
+    let mut command = Command::new(program());
+    command.args(arguments).current_dir(folder).stderr(log);
+    Process::start(command.env_clear().envs(variables.iter().cloned()))
+}
+
 impl Stage {
     /// `config` is added to the file of the environment.
     pub(crate) fn start(kind: Kind, config: &str) -> Self {
@@ -213,17 +220,10 @@ impl Stage {
         let mut programs = Vec::new();
         if kind != Kind::Shell {
             variables.push(("PORT".to_owned(), port.to_string()));
-            let mut start = |arguments: &[&str], log: &str| {
-                let mut command = Command::new(program());
-                command.args(arguments).current_dir(folder.path()).env_clear();
-                let log = File::create(folder.path().join(log)).unwrap();
-                command.envs(variables.iter().cloned()).stderr(log);
-                programs.push(Process::start(&mut command));
-            };
-            start(&[], "log");
-            if servers.is_some() {
-                start(&["worker"], "log-worker");
-            }
+            programs.push(start(folder.path(), &variables, &[], "log"));
+        }
+        if servers.is_some() {
+            programs.push(start(folder.path(), &variables, &["worker"], "log-worker"));
         }
         if let Some(Process(service)) = programs.first() {
             variables.push(("SERVICE".to_owned(), service.id().to_string()));
