@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Client;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{median, own_commit, server::Server};
+use crate::{
+    median, own_commit,
+    program::{ready, setup},
+    support::{Database, Service, metric},
+};
 
 const CLIENTS: usize = 64;
 const MEASURED: Duration = Duration::from_secs(10);
@@ -27,21 +30,18 @@ struct Rate {
 }
 
 /// Clients that each send one event after another.
-async fn rate(server: &Server, path: &str, clients: usize, lasts: Duration) -> Rate {
-    let (http, begin, ticks) = (Client::new(), Instant::now(), server.ticks());
-    let one = |client: usize| {
-        let http = http.clone();
-        async move {
-            let body = json!({"type": "t", "subject": format!("s{client}"), "data": {"n": 1}});
-            let mut took = Vec::new();
-            while begin.elapsed() < lasts {
-                let sent = Instant::now();
-                let status = server.post(&http, path, &body).await;
-                assert!(matches!(status, 200 | 202), "{status}");
-                took.push(sent.elapsed().as_secs_f64() * 1e3);
-            }
-            took
+async fn rate(server: &Service, path: &str, clients: usize, lasts: Duration) -> Rate {
+    let (begin, ticks) = (Instant::now(), server.ticks());
+    let one = |client: usize| async move {
+        let body = json!({"type": "t", "subject": format!("s{client}"), "data": {"n": 1}});
+        let mut took = Vec::new();
+        while begin.elapsed() < lasts {
+            let sent = Instant::now();
+            let status = server.status_of(path, &body).await;
+            assert!(matches!(status, 200 | 202), "{status}");
+            took.push(sent.elapsed().as_secs_f64() * 1e3);
         }
+        took
     };
     let all = futures_util::future::join_all((0..clients).map(one)).await.concat();
     let took = begin.elapsed().as_secs_f64();
@@ -58,53 +58,11 @@ fn show(name: &str, rate: &Rate) {
 }
 
 /// Waits until the database is connected; a broker that is out keeps the program from being ready.
-pub(crate) async fn accepting(server: &Server) {
-    let (http, body) = (Client::new(), json!({"type": "t"}));
-    while server.post(&http, DURABLE, &body).await != 202 {
+pub(crate) async fn accepting(server: &Service) {
+    let body = json!({"type": "t"});
+    while server.status_of(DURABLE, &body).await != 202 {
         sleep(Duration::from_millis(10)).await;
     }
-}
-
-async fn metric(server: &Server, name: &str) -> f64 {
-    let answer = Client::new().get(format!("{}/metrics", server.base)).send().await;
-    let text = answer.expect("an answer").text().await.expect("a body");
-    let series = format!("{name}{{destination=\"event_broker\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&series));
-    value.and_then(|value| value.parse().ok()).expect("the series is there")
-}
-
-/// A database of its own on the server of `url`.
-pub(crate) async fn postgres(url: &str) -> String {
-    let (base, _) = url.rsplit_once('/').expect("a URL");
-    let name = format!("figures_{}", uuid::Uuid::now_v7().simple());
-    execute(url, &format!("CREATE DATABASE {name}")).await;
-    format!("{base}/{name}")
-}
-
-/// Removes a database that [`postgres`] has made.
-pub(crate) async fn forget(server: &str, url: &str) {
-    let name = url.rsplit_once('/').expect("a URL").1;
-    execute(server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
-}
-
-async fn execute(url: &str, statement: &str) {
-    with_client(url, async |client| client.batch_execute(statement).await.expect("it is executed"))
-        .await;
-}
-
-/// Gives `work` a connection of its own to the server of `url`.
-pub(crate) async fn with_client<T>(
-    url: &str,
-    work: impl AsyncFnOnce(&tokio_postgres::Client) -> T,
-) -> T {
-    let (client, connection) =
-        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("a connection");
-    let run = async {
-        let result = work(&client).await;
-        drop(client);
-        result
-    };
-    tokio::join!(connection, run).1
 }
 
 /// The variables of a program on `postgres`, or on `SQLite`, that refuses nothing.
@@ -114,41 +72,40 @@ fn variables<'a>(redis: &'a str, postgres: Option<&'a str>) -> Vec<(&'a str, &'a
     [("REDIS_URL", redis), most].into_iter().chain(postgres).collect()
 }
 
-pub(crate) async fn figures(redis: &str, database: &str) {
-    let url = postgres(database).await;
-    waits_for_disk(database, true).await;
-    let direct = Server::program(&[]);
-    direct.ready().await;
+pub(crate) async fn figures(redis: &str) {
+    let database = Database::create().await;
+    waits_for_disk(&database, true).await;
+    let direct = ready(&[]).await;
     show("without a database", &rate(&direct, WITHOUT_DATABASE, CLIENTS, MEASURED).await);
     drop(direct);
     println!("own commit, SQLite: p50 {:.2} ms", own_commit::sqlite_ms());
-    println!("own commit, PostgreSQL: p50 {:.2} ms", own_commit::postgres_ms(&url).await);
-    for (name, postgres) in [("SQLite", None), ("PostgreSQL", Some(url.as_str()))] {
-        alone(name, postgres, database).await;
+    println!("own commit, PostgreSQL: p50 {:.2} ms", own_commit::postgres_ms(&database).await);
+    for (name, postgres) in [("SQLite", None), ("PostgreSQL", Some(database.url.as_str()))] {
+        alone(name, postgres, &database).await;
         handed_over(name, postgres, redis).await;
     }
-    full_outbox(redis, &url).await;
-    forget(database, &url).await;
+    full_outbox(redis, &database).await;
+    database.drop().await;
 }
 
 /// What is accepted while nothing is handed over.
-async fn alone(name: &str, postgres: Option<&str>, database: &str) {
+async fn alone(name: &str, postgres: Option<&str>, database: &Database) {
     let variables = variables(NOWHERE, postgres);
-    let server = Server::program(&variables);
+    let server = setup(&variables).start().await;
     accepting(&server).await;
     show(&format!("{name}, one client"), &rate(&server, DURABLE, 1, MEASURED).await);
     show(name, &rate(&server, DURABLE, CLIENTS, MEASURED).await);
-    if let Some(url) = postgres {
-        execute(url, STUB).await;
+    if postgres.is_some() {
+        database.within(STUB).await;
         let stubbed = rate(&server, DURABLE, CLIENTS, MEASURED).await;
         show(&format!("{name}, commit stubbed out"), &stubbed);
-        execute(url, "DROP RULE stub ON outbox").await;
+        database.within("DROP RULE stub ON outbox").await;
     }
     drop(server);
     // Everything but the wait for the disk: what a commit costs beyond it is in both.
     waits_for_disk(database, false).await;
     let normal = ("AGENTAREA_DATABASE__SQLITE__SYNCHRONOUS", "normal");
-    let server = Server::program(&[&variables[..], &[normal]].concat());
+    let server = setup(&[&variables[..], &[normal]].concat()).start().await;
     accepting(&server).await;
     let unwaited = rate(&server, DURABLE, CLIENTS, MEASURED).await;
     show(&format!("{name}, without waiting for the disk"), &unwaited);
@@ -158,8 +115,7 @@ async fn alone(name: &str, postgres: Option<&str>, database: &str) {
 
 /// What is accepted and delivered at once, for long.
 async fn handed_over(name: &str, postgres: Option<&str>, redis: &str) {
-    let server = Server::program(&variables(redis, postgres));
-    server.ready().await;
+    let server = ready(&variables(redis, postgres)).await;
     hand_over_the_rest(&server).await;
     let before = metric(&server, "agentarea_outbox_delivered_total").await;
     let begin = Instant::now();
@@ -172,7 +128,7 @@ async fn handed_over(name: &str, postgres: Option<&str>, redis: &str) {
 
 /// Waits until what waits from before is handed over. The depth is not known at once, so that the
 /// count has to stand still as well.
-async fn hand_over_the_rest(server: &Server) {
+async fn hand_over_the_rest(server: &Service) {
     let delivered = async || metric(server, "agentarea_outbox_delivered_total").await;
     loop {
         let before = delivered().await;
@@ -185,29 +141,26 @@ async fn hand_over_the_rest(server: &Server) {
 }
 
 /// Whether the `PostgreSQL` server waits for the disk at a commit.
-async fn waits_for_disk(database: &str, waits: bool) {
+async fn waits_for_disk(database: &Database, waits: bool) {
     let fsync = if waits { "on" } else { "off" };
-    execute(database, &format!("ALTER SYSTEM SET fsync = {fsync}")).await;
-    execute(database, "SELECT pg_reload_conf()").await;
+    database.execute(&format!("ALTER SYSTEM SET fsync = {fsync}")).await;
+    database.execute("SELECT pg_reload_conf()").await;
 }
 
-async fn full_outbox(redis: &str, url: &str) {
-    execute(
-        url,
-        &format!(
+async fn full_outbox(redis: &str, database: &Database) {
+    database
+        .within(&format!(
             "INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at, \
              refusals) SELECT n % 16, 'figures', n::text, 'h', '{{\"specversion\":\"1.0\",\
              \"id\":\"' || n || '\",\"source\":\"figures\",\"type\":\"t\"}}', 'pending', \
              extract(epoch FROM now())::bigint * 1000000, 0 FROM generate_series(1, {WAITING}) n"
-        ),
-    )
-    .await;
-    let server = Server::program(&variables(NOWHERE, Some(url)));
+        ))
+        .await;
+    let server = setup(&variables(NOWHERE, Some(&database.url))).start().await;
     accepting(&server).await;
     show("PostgreSQL, 1,000,000 waiting", &rate(&server, DURABLE, CLIENTS, MEASURED).await);
     drop(server);
-    let server = Server::program(&variables(redis, Some(url)));
-    server.ready().await;
+    let server = ready(&variables(redis, Some(&database.url))).await;
     let (begin, mut rss) = (Instant::now(), 0);
     while metric(&server, "agentarea_outbox_rows").await > 0.0 || begin.elapsed().as_secs() < 3 {
         rss = rss.max(server.rss_kib());

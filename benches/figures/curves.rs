@@ -9,11 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use reqwest::Client;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{accept, chart, server::Server};
+use crate::{
+    accept, chart,
+    program::ready,
+    support::{Database, Service},
+};
 
 const PAGE: &str = "docs/performance.md";
 const PICTURES: &str = "docs/pictures";
@@ -29,7 +34,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The servers to measure with.
 pub(crate) struct Servers {
     pub(crate) redis: String,
-    pub(crate) database: String,
     pub(crate) temporal: String,
 }
 
@@ -110,27 +114,32 @@ fn count(number: usize) -> f64 {
 
 /// Publishes durably from all clients, which take the servers in turn. Gives the rate, and the
 /// median time of a request in milliseconds.
-async fn accept_rate(servers: &[Server], lasts: Duration) -> (f64, f64) {
-    let (http, begin) = (Client::new(), Instant::now());
+async fn accept_rate(servers: &[Service], lasts: Duration) -> (f64, f64) {
+    let begin = Instant::now();
     let one = |client: usize| {
-        let (http, server) = (http.clone(), &servers[client % servers.len()]);
+        let server = &servers[client % servers.len()];
         async move {
             let body = json!({"type": "t", "subject": format!("s{client}"), "data": {"n": 1}});
             let mut took = Vec::new();
             while begin.elapsed() < lasts {
                 let sent = Instant::now();
-                assert_eq!(server.post(&http, "/v1/events", &body).await, 202);
+                assert_eq!(server.status_of("/v1/events", &body).await, 202);
                 took.push(sent.elapsed().as_secs_f64() * 1e3);
             }
             took
         }
     };
-    let all = futures_util::future::join_all((0..CLIENTS).map(one)).await.concat();
+    let all = join_all((0..CLIENTS).map(one)).await.concat();
     (count(all.len()) / begin.elapsed().as_secs_f64(), crate::median(all))
 }
 
 /// Programs on one database, all accepting.
-async fn replicas(number: u32, servers: &Servers, url: &str, more: &[(&str, &str)]) -> Vec<Server> {
+async fn replicas(
+    number: u32,
+    servers: &Servers,
+    url: &str,
+    more: &[(&str, &str)],
+) -> Vec<Service> {
     let variables = [
         &[
             ("REDIS_URL", servers.redis.as_str()),
@@ -140,9 +149,8 @@ async fn replicas(number: u32, servers: &Servers, url: &str, more: &[(&str, &str
         more,
     ]
     .concat();
-    let replicas: Vec<Server> = (0..number).map(|_| Server::program(&variables)).collect();
+    let replicas = join_all((0..number).map(|_| ready(&variables))).await;
     for replica in &replicas {
-        replica.ready().await;
         accept::accepting(replica).await;
     }
     replicas
@@ -151,13 +159,13 @@ async fn replicas(number: u32, servers: &Servers, url: &str, more: &[(&str, &str
 async fn accepted_by_pool(servers: &Servers, lasts: Duration) -> Curve {
     let mut rows = Vec::new();
     for size in POOLS {
-        let url = accept::postgres(&servers.database).await;
+        let database = Database::create().await;
         let pool = size.to_string();
         let size_of_pool = [("AGENTAREA_DATABASE__POOL__MAX_SIZE", pool.as_str())];
-        let one = replicas(1, servers, &url, &size_of_pool);
+        let one = replicas(1, servers, &database.url, &size_of_pool);
         let (rate, median) = accept_rate(&one.await, lasts).await;
         rows.push((f64::from(size), vec![rate, median]));
-        accept::forget(&servers.database, &url).await;
+        database.drop().await;
     }
     Curve {
         name: "pool",
@@ -172,10 +180,11 @@ async fn accepted_by_pool(servers: &Servers, lasts: Duration) -> Curve {
 async fn accepted_by_replicas(servers: &Servers, lasts: Duration) -> Curve {
     let mut rows = Vec::new();
     for number in REPLICAS {
-        let url = accept::postgres(&servers.database).await;
-        let (rate, median) = accept_rate(&replicas(number, servers, &url, &[]).await, lasts).await;
+        let database = Database::create().await;
+        let (rate, median) =
+            accept_rate(&replicas(number, servers, &database.url, &[]).await, lasts).await;
         rows.push((f64::from(number), vec![rate, median]));
-        accept::forget(&servers.database, &url).await;
+        database.drop().await;
     }
     Curve {
         name: "replicas",
@@ -188,7 +197,7 @@ async fn accepted_by_replicas(servers: &Servers, lasts: Duration) -> Curve {
 }
 
 /// Sum and count of the waits for a pooled connection.
-async fn waits(server: &Server) -> (f64, f64) {
+async fn waits(server: &Service) -> (f64, f64) {
     let answer = Client::new().get(format!("{}/metrics", server.base)).send().await;
     let text = answer.expect("an answer").text().await.expect("a body");
     let value = |part: &str| {
@@ -204,10 +213,10 @@ async fn waits(server: &Server) -> (f64, f64) {
 async fn waits_by_pool(servers: &Servers, lasts: Duration) -> Curve {
     let mut rows = Vec::new();
     for size in POOLS {
-        let url = accept::postgres(&servers.database).await;
+        let database = Database::create().await;
         let pool = size.to_string();
         let size_of_pool = [("AGENTAREA_DATABASE__POOL__MAX_SIZE", pool.as_str())];
-        let one = replicas(1, servers, &url, &size_of_pool);
+        let one = replicas(1, servers, &database.url, &size_of_pool);
         let one = one.await.pop().expect("there is one");
         let before = waits(&one).await;
         let (http, begin) = (Client::new(), Instant::now());
@@ -224,13 +233,13 @@ async fn waits_by_pool(servers: &Servers, lasts: Duration) -> Curve {
             }
             took
         };
-        let all = futures_util::future::join_all((0..READERS).map(|_| read())).await.concat();
+        let all = join_all((0..READERS).map(|_| read())).await.concat();
         let after = waits(&one).await;
         let mean = (after.0 - before.0) / (after.1 - before.1).max(1.0) * 1e3;
         let rate = count(all.len()) / begin.elapsed().as_secs_f64();
         rows.push((f64::from(size), vec![mean, crate::median(all), rate]));
         drop(one);
-        accept::forget(&servers.database, &url).await;
+        database.drop().await;
     }
     Curve {
         name: "waits",
@@ -245,7 +254,7 @@ async fn waits_by_pool(servers: &Servers, lasts: Duration) -> Curve {
 async fn probes_by_interval(servers: &Servers, lasts: Duration) -> Curve {
     let mut rows = Vec::new();
     for interval in INTERVALS_MS {
-        let url = accept::postgres(&servers.database).await;
+        let database = Database::create().await;
         let (pause, time) = (format!("{interval}ms"), format!("{}ms", interval.min(2000)));
         let more = [
             ("TEMPORAL_ADDRESS", servers.temporal.as_str()),
@@ -256,7 +265,7 @@ async fn probes_by_interval(servers: &Servers, lasts: Duration) -> Curve {
             ("AGENTAREA_EXECUTION_SERVICE__PROBE__INTERVAL", &pause),
             ("AGENTAREA_EXECUTION_SERVICE__PROBE__TIMEOUT", &time),
         ];
-        let one = replicas(1, servers, &url, &more).await;
+        let one = replicas(1, servers, &database.url, &more).await;
         // What the start leaves behind is not the probes'.
         sleep(Duration::from_secs(2)).await;
         let (begin, before) = (Instant::now(), one[0].ticks());
@@ -265,7 +274,7 @@ async fn probes_by_interval(servers: &Servers, lasts: Duration) -> Curve {
         // A tick is a hundredth of a second.
         rows.push((f64::from(interval) / 1e3, vec![ticks / begin.elapsed().as_secs_f64()]));
         drop(one);
-        accept::forget(&servers.database, &url).await;
+        database.drop().await;
     }
     Curve {
         name: "probes",

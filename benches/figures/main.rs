@@ -8,7 +8,10 @@ mod accept;
 mod chart;
 mod curves;
 mod own_commit;
-mod server;
+mod program;
+#[expect(dead_code, unused_imports, clippy::unwrap_used, reason = "the tests use the rest")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::{
     sync::Arc,
@@ -25,7 +28,10 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use self::server::Server;
+use self::{
+    program::{bare, ready, setup},
+    support::Service,
+};
 
 /// Tells this program, started again, to serve the bare handler.
 const BARE: &str = "FIGURES_BARE";
@@ -44,11 +50,11 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let asked = |word: &str| arguments.iter().any(|argument| argument == word);
     if asked("curves") {
-        let [Some(redis), Some(database), Some(temporal)] = SERVERS.map(variable) else {
+        let [Some(redis), Some(_database), Some(temporal)] = SERVERS.map(variable) else {
             eprintln!("no servers: run `scripts/servers start DIR` and `source DIR/env`");
             std::process::exit(1);
         };
-        let servers = curves::Servers { redis, database, temporal };
+        let servers = curves::Servers { redis, temporal };
         return runtime.block_on(curves::curves(&servers, asked("short")));
     }
     runtime.block_on(async {
@@ -60,7 +66,7 @@ fn main() {
             println!("left out, no servers: accept, idle-rss, first-requests");
             return;
         };
-        accept::figures(&redis, &database).await;
+        accept::figures(&redis).await;
         idle_memory(&redis, &database, &temporal).await;
         first_requests(&redis).await;
     });
@@ -97,7 +103,7 @@ async fn start_to_ready() {
     let mut all = Vec::new();
     for _ in 0..RUNS {
         let begin = Instant::now();
-        let server = Server::program(&[]);
+        let server = setup(&[]).launch();
         server.ready().await;
         all.push(begin.elapsed().as_secs_f64() * 1e3);
     }
@@ -105,7 +111,7 @@ async fn start_to_ready() {
 }
 
 /// Processor time of one request, in microseconds.
-async fn cost(server: &Server, http: &Client) -> f64 {
+async fn cost(server: &Service, http: &Client) -> f64 {
     let before = server.ticks();
     let one = || async {
         for _ in 0..REQUESTS / PARALLEL {
@@ -123,8 +129,7 @@ async fn cost(server: &Server, http: &Client) -> f64 {
 }
 
 async fn health_against_bare() {
-    let (bare, real) = (Server::bare(), Server::program(&[]));
-    real.ready().await;
+    let (bare, real) = (bare().await, ready(&[]).await);
     let http = Client::new();
     let (mut bare_cost, mut real_cost) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
@@ -161,8 +166,7 @@ struct HealthFigures {
 
 /// Asks for `/health` while others publish as fast as they can.
 async fn health_under_load(variables: &[(&str, &str)], status: &str) -> HealthFigures {
-    let server = Server::program(variables);
-    server.ready().await;
+    let server = ready(variables).await;
     let http = Client::new();
     let health = async || {
         let answer = http.get(format!("{}/health", server.base)).send().await.expect("an answer");
@@ -174,7 +178,7 @@ async fn health_under_load(variables: &[(&str, &str)], status: &str) -> HealthFi
     let measured = CancellationToken::new();
     let load = || async {
         while !measured.is_cancelled() {
-            server.post(&http, "/v1/events?delivery=direct", &json!({"type": "t"})).await;
+            server.status_of("/v1/events?delivery=direct", &json!({"type": "t"})).await;
         }
     };
     let measure = async {
@@ -207,8 +211,7 @@ async fn health_under_load(variables: &[(&str, &str)], status: &str) -> HealthFi
 async fn thousand_followers() {
     const CLIENTS: usize = 1000;
     const EVENTS: usize = 1000;
-    let server = Server::program(&[]);
-    server.ready().await;
+    let server = ready(&[]).await;
     let http = Client::new();
     let mut followers = Vec::new();
     for _ in 0..CLIENTS {
@@ -221,7 +224,7 @@ async fn thousand_followers() {
         let mut pace = tokio::time::interval(Duration::from_millis(10));
         for n in 0..EVENTS {
             pace.tick().await;
-            server.post(&http, "/v1/events", &json!({"type": "t", "data": n})).await;
+            server.status_of("/v1/events", &json!({"type": "t", "data": n})).await;
         }
     };
     let follow = followers.into_iter().map(|mut stream| async move {
@@ -248,8 +251,7 @@ async fn thousand_followers() {
 async fn idle_memory(redis: &str, database: &str, temporal: &str) {
     let variables =
         [("REDIS_URL", redis), ("DATABASE_URL", database), ("TEMPORAL_ADDRESS", temporal)];
-    let server = Server::program(&variables);
-    server.ready().await;
+    let server = ready(&variables).await;
     let http = Client::new();
     loop {
         let answer = http.get(format!("{}/health", server.base)).send().await.expect("an answer");
@@ -268,12 +270,11 @@ async fn idle_memory(redis: &str, database: &str, temporal: &str) {
 async fn first_requests(redis: &str) {
     const REQUESTS: usize = 2000;
     let variables = [("REDIS_URL", redis), ("AGENTAREA_EVENT_BROKER__STARTUP", "lazy")];
-    let server = Server::program(&variables);
-    server.ready().await;
+    let server = ready(&variables).await;
     let http = Client::new();
     let body = json!({"type": "x"});
     let begin = Instant::now();
-    let all = (0..REQUESTS).map(|_| server.post(&http, "/v1/events?delivery=direct", &body));
+    let all = (0..REQUESTS).map(|_| server.status_of("/v1/events?delivery=direct", &body));
     let accepted =
         futures_util::future::join_all(all).await.into_iter().filter(|code| *code == 200).count();
     let took = begin.elapsed().as_millis();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
-use crate::{accept, median};
+use crate::{median, support::Database};
 
 const COMMITS: usize = 2000;
 const TABLE: &str = "CREATE TABLE own_commit (n INTEGER)";
@@ -26,8 +26,8 @@ pub(crate) fn sqlite_ms() -> f64 {
 }
 
 /// In milliseconds.
-pub(crate) async fn postgres_ms(url: &str) -> f64 {
-    accept::with_client(url, async |client| {
+pub(crate) async fn postgres_ms(database: &Database) -> f64 {
+    let commits = async |client: &tokio_postgres::Client| {
         client.batch_execute(TABLE).await.expect("it is set up");
         let row = client.prepare(ROW).await.expect("it is prepared");
         let mut took = Vec::new();
@@ -38,6 +38,6 @@ pub(crate) async fn postgres_ms(url: &str) -> f64 {
         }
         client.batch_execute("DROP TABLE own_commit").await.expect("it goes");
         median(took)
-    })
-    .await
+    };
+    database.with_client(commits).await
 }

@@ -1,0 +1,10 @@
+//! What holds with the backends of production, and with each pool and database.
+
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+mod fleet;
+#[cfg(feature = "postgres")]
+mod locks;
+#[cfg(feature = "sqlite")]
+mod pool;
+#[cfg(feature = "redis")]
+mod redis;

@@ -1,0 +1,244 @@
+//! Awkward input: deep, large, unreadable. What is accepted is delivered all the same, and what
+//! cannot be holds up nothing else.
+
+use serde_json::{Value, json};
+
+use crate::support::{Service, Setup, cloud_event, eventually, send_cloud_event};
+
+fn nested(levels: usize) -> Value {
+    (1..levels).fold(json!([]), |inner, _| json!([inner]))
+}
+
+/// Text, because what is nested so deep is not for every writer.
+fn brackets(levels: usize) -> String {
+    "[".repeat(levels) + &"]".repeat(levels)
+}
+
+async fn post(service: &Service, path: &str, kind: &str, body: String) -> (u16, Value) {
+    let request = service.post(path).header("content-type", kind).body(body);
+    let (status, answer) = crate::support::answer(request).await;
+    (status.as_u16(), answer)
+}
+
+#[tokio::test]
+async fn json_is_taken_a_hundred_deep_and_refused_deeper() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("", None).await;
+    let cloud = |n: usize, levels: usize| {
+        let event = cloud_event("deep", n).to_string();
+        event.replace(&format!("\"data\":{n}"), &format!("\"data\":{}", brackets(levels)))
+    };
+    let of_executions =
+        |levels| format!(r#"{{"workflow": "echo", "input": {}}}"#, brackets(levels));
+    let of_events = |levels| format!(r#"{{"type": "t", "data": {}}}"#, brackets(levels));
+    let (one, batch, plain) =
+        ("application/cloudevents+json", "application/cloudevents-batch+json", "application/json");
+    let id = service.execute(&json!({"workflow": "echo", "input": nested(100)})).await;
+    assert_eq!(post(&service, "/v1/events", one, cloud(1, 100)).await.0, 202);
+    assert_eq!(post(&service, "/v1/events", plain, of_events(100)).await.0, 202);
+    for levels in [101, 102, 126, 127, 128, 100_000] {
+        let cases = [
+            ("/v1/executions", plain, of_executions(levels)),
+            ("/v1/events", one, cloud(2, levels)),
+            ("/v1/events", batch, format!("[{},{}]", cloud(3, 1), cloud(4, levels))),
+            ("/v1/events", plain, of_events(levels)),
+            ("/v1/events?delivery=direct", plain, of_events(levels)),
+            (&*format!("/v1/executions/{id}/signals/s"), plain, brackets(levels)),
+            (&*format!("/v1/executions/{id}/queries/q"), plain, brackets(levels)),
+        ];
+        for (path, kind, body) in cases {
+            let (status, problem) = post(&service, path, kind, body).await;
+            assert_eq!(status, 422, "{levels} levels at {path}: {problem}");
+            assert!(problem.to_string().contains("nested deeper than 100"), "{problem}");
+        }
+    }
+    let execution = service.result(&id).await;
+    assert_eq!((&execution["status"], &execution["result"]), (&json!("completed"), &nested(100)));
+    // All that was accepted, and after it what came last.
+    assert_eq!(send_cloud_event(&service, &cloud_event("deep", 5)).await.0, 202);
+    let mut arrived = Vec::new();
+    while arrived.len() < 6 {
+        arrived.push(events.next().await.data);
+    }
+    let completed = arrived.iter().find(|event| event["type"] == "execution.completed").unwrap();
+    assert_eq!(completed["data"]["result"], nested(100));
+    assert!(arrived.iter().any(|event| event["id"] == "deep-1" && event["data"] == nested(100)));
+    assert!(arrived.iter().any(|event| event["id"] == "deep-5"));
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn unreadable_rows_are_dead_letters_with_their_reason_and_their_neighbours_go_on() {
+    use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("?type=t", None).await;
+    let file = service.path().join("data/agentarea.db");
+    let mut other = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+    let columns = "id, workflow, status, created_at, backend, request_id, definition, input";
+    let execution = |id: &str, status: &str| {
+        format!(
+            "INSERT INTO executions ({columns}) VALUES ('{id}', 'echo', '{status}', 1, 'embedded',
+             '{id}', '{{\"kind\":\"echo\",\"delay\":{{\"secs\":0,\"nanos\":0}}}}', '{{\"broken');"
+        )
+    };
+    let lanes = (0..16).map(|lane| {
+        format!(
+            "INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at,
+             refusals) VALUES ({lane}, 's', 'broken-{lane}', 'h', '{{\"broken', 'pending', 1, 0);"
+        )
+    });
+    let statements: String =
+        lanes.chain([execution("waits", "accepted"), execution("runs", "running")]).collect();
+    other
+        .batch_execute(&format!(
+            "PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE; {statements} COMMIT"
+        ))
+        .unwrap();
+    for n in 0..40 {
+        let event = cloud_event(&format!("subject-{n}"), n);
+        assert_eq!(send_cloud_event(&service, &event).await.0, 202);
+    }
+    let mut arrived: Vec<i64> = Vec::new();
+    while arrived.len() < 40 {
+        arrived.push(events.next().await.data["data"].as_i64().unwrap());
+    }
+    arrived.sort_unstable();
+    assert_eq!(arrived, (0..40).collect::<Vec<i64>>());
+    let id = service.execute(&json!({"workflow": "echo", "input": "readable"})).await;
+    assert_eq!(service.result(&id).await["result"], "readable");
+
+    let letters = async |destination: &str| {
+        let path = format!("/v1/dead-letters?destination={destination}&limit=200");
+        service.json(&path).await["items"].as_array().unwrap().clone()
+    };
+    let of_events = letters("event_broker").await;
+    assert_eq!(of_events.len(), 16, "{of_events:?}");
+    for letter in &of_events {
+        assert!(letter["error"].as_str().unwrap().contains("cannot be read"), "{letter}");
+    }
+    let waits = eventually("the execution is set aside", async || {
+        letters("execution_service").await.first().cloned()
+    })
+    .await;
+    assert_eq!(waits["execution"]["id"], "waits");
+    assert!(waits["error"].as_str().unwrap().contains("cannot be read"), "{waits}");
+    let listed = service.json("/v1/executions").await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 3, "{listed}");
+    // Its backend does not know the one that is said to run; that it cannot be read is no matter.
+    let runs = service.result("runs").await;
+    assert!(runs["error"].as_str().unwrap().contains("lost_by_backend"), "{runs}");
+    let told = service.log().matches("it is a dead letter").count();
+    assert_eq!(told, 17, "each is told once:\n{}", service.log());
+}
+
+#[cfg(feature = "redis")]
+mod with_redis {
+    use super::*;
+    use crate::support::{Redis, free_port, metric};
+
+    const LIMIT: u64 = 512 << 20;
+
+    /// The most memory that it has had, in bytes.
+    fn peak_memory(service: &Service) -> u64 {
+        service.memory_kib("VmHWM") << 10
+    }
+
+    /// What takes far more memory when it is read than its text has bytes.
+    fn dense(bytes: usize) -> String {
+        format!("[{}{{}}]", r#"{"a":0},"#.repeat(bytes / 8))
+    }
+
+    async fn accept(service: &Service, events: usize, bytes: usize) {
+        let data = dense(bytes);
+        for n in 0..events {
+            let body = format!(r#"{{"type": "t", "subject": "{n}", "data": {data}}}"#);
+            let (status, answer) = post(service, "/v1/events", "application/json", body).await;
+            assert_eq!(status, 202, "{answer}");
+        }
+    }
+
+    /// Waits until the outage has lasted for twenty probes more.
+    async fn outage_lasts(service: &Service) {
+        let failed = async || {
+            let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+            let series = r#"probes_total{connection="event_broker",outcome="failure"} "#;
+            let count = text.lines().find_map(|line| line.split_once(series));
+            count.unwrap().1.parse::<f64>().unwrap()
+        };
+        let before = failed().await;
+        eventually("probes fail", async || (failed().await > before + 20.0).then_some(())).await;
+    }
+
+    #[tokio::test]
+    async fn however_much_waits_memory_stays_bounded_and_a_killed_process_delivers() {
+        let mut redis = Redis::start().await;
+        let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
+        service.healthy().await;
+        redis.down();
+        accept(&service, 50, 880 << 10).await;
+        outage_lasts(&service).await;
+        assert!(peak_memory(&service) < LIMIT, "{} bytes", peak_memory(&service));
+        let service = service.kill().start().await;
+        outage_lasts(&service).await;
+        redis.up().await;
+        eventually("all of it is delivered", async || {
+            let delivered = metric(&service, "agentarea_outbox_delivered_total").await;
+            (delivered >= 50.0).then_some(())
+        })
+        .await;
+        assert!(peak_memory(&service) < LIMIT, "{} bytes", peak_memory(&service));
+    }
+
+    #[tokio::test]
+    async fn while_a_broker_has_never_been_there_memory_is_flat() {
+        let service = Setup::new()
+            .variable("REDIS_URL", &format!("redis://127.0.0.1:{}", free_port()))
+            .set("event_broker.redis.wire", "\"agentarea\"")
+            .start()
+            .await;
+        service.health("it serves", |health| health["status"] == "degraded").await;
+        accept(&service, 200, 100_000).await;
+        outage_lasts(&service).await;
+        let peak = peak_memory(&service);
+        assert!(peak < LIMIT, "{peak} bytes");
+        outage_lasts(&service).await;
+        let later = peak_memory(&service);
+        assert!(later < peak + (16 << 20), "{peak} bytes, later {later}");
+    }
+
+    #[tokio::test]
+    async fn a_second_loss_is_noticed_before_anything_new_was_delivered() {
+        let mut redis = Redis::start_with(&["--appendonly", "no"]).await;
+        let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
+        service.healthy().await;
+        let deliver = async |from: usize, to: usize| {
+            for n in from..to {
+                let event = cloud_event(&format!("subject-{n}"), n);
+                assert_eq!(send_cloud_event(&service, &event).await.0, 202);
+            }
+            let all = f64::from(u32::try_from(to).unwrap());
+            eventually("they are delivered", async || {
+                (metric(&service, "agentarea_outbox_delivered_total").await >= all).then_some(())
+            })
+            .await;
+        };
+        deliver(0, 10).await;
+        let _saved: String = redis.command(&["SAVE"]).await;
+        deliver(10, 20).await;
+        redis.restart_with(&["--maxmemory", "1"]).await;
+        eventually("the first loss is noticed", async || {
+            (metric(&service, "agentarea_outbox_rows").await >= 10.0).then_some(())
+        })
+        .await;
+        redis.forget_everything();
+        redis.restart_with(&[]).await;
+        eventually("all of them come back", async || {
+            let length: i64 = redis.command(&["XLEN", "agentarea:events"]).await;
+            (length >= 20).then_some(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,473 @@
+//! Whatever may happen to processes, servers and the links between, in an order that a seed gives,
+//! under load. `CHAOS_FAULTS` and `CHAOS_SEED` make it longer, or the same again. What there is to
+//! look at after a failure is kept.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Write,
+    fs,
+    panic::{AssertUnwindSafe, resume_unwind},
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use reqwest::Client;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::support::{
+    DEADLINE, Database, Link, Passing, Postgres, Redis, Service, Setup, Temporal, eventually,
+    faketime::Clock,
+    ledger::{Ledger, is_retryable},
+    signal,
+};
+
+/// Faults of the short form, each kind once.
+const FAULTS: usize = Fault::ALL.len();
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    KillReplica,
+    PauseReplica,
+    JumpClocks,
+    KillRedis,
+    FreezeRedis,
+    EmptyRedis,
+    CrashPostgres,
+    EndPostgresSessions,
+    StopTemporal,
+    KillWorker,
+    /// What the link from all replicas to a server does.
+    Link(Peer, Passing),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    Redis,
+    Postgres,
+    Temporal,
+}
+
+impl Fault {
+    const ALL: [Self; 19] = [
+        Self::KillReplica,
+        Self::PauseReplica,
+        Self::JumpClocks,
+        Self::KillRedis,
+        Self::FreezeRedis,
+        Self::EmptyRedis,
+        Self::CrashPostgres,
+        Self::EndPostgresSessions,
+        Self::StopTemporal,
+        Self::KillWorker,
+        Self::Link(Peer::Redis, Passing::Cut),
+        Self::Link(Peer::Redis, Passing::Stalled),
+        Self::Link(Peer::Redis, Passing::Reset),
+        Self::Link(Peer::Postgres, Passing::Cut),
+        Self::Link(Peer::Postgres, Passing::Stalled),
+        Self::Link(Peer::Postgres, Passing::Reset),
+        Self::Link(Peer::Temporal, Passing::Cut),
+        Self::Link(Peer::Temporal, Passing::Stalled),
+        Self::Link(Peer::Temporal, Passing::Reset),
+    ];
+}
+
+/// What a seed gives.
+struct Schedule {
+    replicas: usize,
+    /// With the replica that is met, if one is.
+    faults: Vec<(Fault, usize, Duration)>,
+}
+
+impl Schedule {
+    /// Each kind in turn, in another order each time.
+    fn new(seed: u64, count: usize) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let replicas = random.random_range(2..=4);
+        let mut faults = Vec::new();
+        while faults.len() < count {
+            let kinds: Vec<Fault> =
+                Fault::ALL.choose_multiple(&mut random, FAULTS).copied().collect();
+            for fault in kinds {
+                let replica = random.random_range(0..replicas);
+                let lasts = Duration::from_millis(random.random_range(200..3000));
+                faults.push((fault, replica, lasts));
+            }
+        }
+        faults.truncate(count);
+        Self { replicas, faults }
+    }
+}
+
+struct Fleet {
+    redis: Redis,
+    to_redis: Link,
+    postgres: Postgres,
+    database: Database,
+    to_postgres: Link,
+    temporal: Temporal,
+    to_temporal: Link,
+    /// Of all replicas: their wall clocks go wrong together, that of the database does not.
+    clock: Clock,
+    _clock: TempDir,
+    /// Of all workflow ids of this run.
+    prefix: String,
+    worker: Service,
+    replicas: Vec<Service>,
+}
+
+impl Fleet {
+    async fn start(replicas: usize) -> Self {
+        let (redis, postgres, temporal) =
+            tokio::join!(Redis::start(), Postgres::start(), Temporal::start());
+        let database = Database::create_on(postgres.url()).await;
+        let to_redis = Link::to(&redis.address()).await;
+        let to_postgres = Link::to(database.address()).await;
+        let to_temporal = Link::to(&temporal.address()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::new(folder.path());
+        let prefix = format!("chaos-{}/", uuid::Uuid::now_v7());
+        let worker = setup(&redis.address(), &database.url, &temporal.address(), &prefix);
+        let worker = worker.argument("worker").launch();
+        let url = database.url_at(&to_postgres.address);
+        let replica = || {
+            let setup = setup(&to_redis.address, &url, &to_temporal.address, &prefix);
+            clock.rule(setup).start()
+        };
+        let mut running = Vec::new();
+        for _ in 0..replicas {
+            running.push(replica().await);
+        }
+        for replica in &running {
+            replica.healthy().await;
+        }
+        Self {
+            redis,
+            to_redis,
+            postgres,
+            database,
+            to_postgres,
+            temporal,
+            to_temporal,
+            clock,
+            _clock: folder,
+            prefix,
+            worker,
+            replicas: running,
+        }
+    }
+
+    async fn suffer(&mut self, fault: Fault, replica: usize, lasts: Duration, ledger: &Ledger) {
+        match fault {
+            Fault::KillReplica => {
+                let killed = self.replicas.remove(replica).kill();
+                ledger.send_to(&self.running(None));
+                self.replicas.push(killed.start().await);
+            }
+            Fault::PauseReplica => {
+                ledger.send_to(&self.running(Some(replica)));
+                signal(&self.replicas[replica].child, "-STOP");
+                sleep(lasts).await;
+                signal(&self.replicas[replica].child, "-CONT");
+            }
+            Fault::JumpClocks => {
+                self.clock.jump(-4000);
+                sleep(lasts).await;
+                self.clock.jump(4000);
+                sleep(lasts).await;
+                self.clock.jump(0);
+            }
+            Fault::KillRedis => {
+                self.redis.down();
+                sleep(lasts).await;
+                self.redis.up().await;
+            }
+            Fault::FreezeRedis => {
+                self.redis.freeze(true);
+                sleep(lasts).await;
+                self.redis.freeze(false);
+            }
+            Fault::EmptyRedis => {
+                self.redis.forget_everything();
+                sleep(lasts).await;
+                self.redis.up().await;
+            }
+            Fault::CrashPostgres => {
+                self.postgres.crash();
+                sleep(lasts).await;
+                self.postgres.up().await;
+            }
+            Fault::StopTemporal => {
+                self.temporal.down();
+                // Longer than any retry: up to half a minute.
+                sleep(lasts * 10).await;
+                self.temporal.up().await;
+            }
+            Fault::EndPostgresSessions => {
+                let name = self.database.name();
+                let end = format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+                );
+                self.database.execute(&end).await;
+            }
+            Fault::KillWorker => {
+                signal(&self.worker.child, "-KILL");
+                self.worker.exit_code().await;
+                sleep(lasts).await;
+                let temporal = self.temporal.address();
+                let redis = self.redis.address();
+                let worker = setup(&redis, &self.database.url, &temporal, &self.prefix);
+                self.worker = worker.argument("worker").launch();
+            }
+            Fault::Link(peer, passing) => {
+                let link = self.link(peer);
+                link.set(passing);
+                sleep(lasts).await;
+                link.set(Passing::Open);
+            }
+        }
+        ledger.send_to(&self.running(None));
+    }
+
+    fn link(&self, peer: Peer) -> &Link {
+        match peer {
+            Peer::Redis => &self.to_redis,
+            Peer::Postgres => &self.to_postgres,
+            Peer::Temporal => &self.to_temporal,
+        }
+    }
+
+    fn running(&self, but: Option<usize>) -> Vec<&Service> {
+        let running = self.replicas.iter().enumerate().filter(|(n, _)| Some(*n) != but);
+        running.map(|(_, service)| service).collect()
+    }
+
+    /// What Temporal says of an execution, and who polls for it.
+    fn tell_of(&self, id: &str) -> String {
+        let workflow = format!("{}{id}", self.prefix);
+        let described = self.temporal.ask(&["workflow", "describe", "--workflow-id", &workflow]);
+        let queue = ["task-queue", "describe", "--task-queue", &self.prefix];
+        format!("{described}\n{}", self.temporal.ask(&queue))
+    }
+
+    /// Keeps the ledger, the logs of the replicas and the database for whoever looks for the cause.
+    fn keep(&self, ledger: &Ledger, executions: &BTreeMap<String, usize>) -> PathBuf {
+        let folder = tempfile::Builder::new().prefix("chaos-").tempdir().unwrap().keep();
+        let ledger = json!({"events": ledger.accepted(), "executions": executions});
+        fs::write(folder.join("ledger.json"), ledger.to_string()).unwrap();
+        for (number, replica) in self.replicas.iter().enumerate() {
+            let files = fs::read_dir(replica.path()).unwrap().map(|entry| entry.unwrap().path());
+            for log in files.filter(|file| file.file_stem().is_some_and(|stem| stem == "log")) {
+                let name = log.file_name().unwrap().display();
+                fs::copy(&log, folder.join(format!("replica-{number}-{name}"))).unwrap();
+            }
+        }
+        let dump = folder.join("database.sql");
+        let dumped =
+            Command::new("pg_dump").arg("--file").arg(dump).arg(&self.database.url).status();
+        if !dumped.is_ok_and(|status| status.success()) {
+            eprintln!("the database cannot be dumped");
+        }
+        folder
+    }
+
+    /// The ids of all workflows that Temporal has started for this run, in order.
+    fn started(&self) -> Vec<String> {
+        let query = format!("WorkflowId STARTS_WITH '{}'", self.prefix);
+        let list =
+            ["workflow", "list", "--limit", "1000000", "--output", "json", "--query", &query];
+        let said: Vec<serde_json::Value> =
+            serde_json::from_str(&self.temporal.ask(&list)).unwrap_or_default();
+        let id = |run: &serde_json::Value| {
+            let id = run["execution"]["workflowId"].as_str()?;
+            Some(id.strip_prefix(&self.prefix)?.to_owned())
+        };
+        let mut ids: Vec<String> = said.iter().filter_map(id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+fn setup(redis: &str, database: &str, temporal: &str, prefix: &str) -> Setup {
+    Setup::new()
+        .variable("REDIS_URL", &format!("redis://{redis}"))
+        .variable("DATABASE_URL", database)
+        .variable("TEMPORAL_ADDRESS", temporal)
+        .variable("TEMPORAL_TASK_QUEUE", prefix)
+        .variable("RUST_LOG", "info,agentarea_api::services=debug")
+        .set("execution_service.temporal.workflow_id_prefix", &format!("\"{prefix}\""))
+        .set("execution_service.probe.timeout", "\"400ms\"")
+        .set("executions.follow_interval", "\"200ms\"")
+        .set("executions.lease", "\"3s\"")
+        .set("executions.confirm_within", "\"2s\"")
+        .set("outbox.lease", "\"2s\"")
+        // Beyond the whole run: nobody keeps what an empty Redis was told before that.
+        .set("outbox.replay_window", "\"1d\"")
+}
+
+/// Starts executions, each until it is accepted, and writes them down.
+async fn start_executions(
+    ledger: Ledger,
+    client: usize,
+    accepted: Arc<Mutex<BTreeMap<String, usize>>>,
+) {
+    let http = Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    let mut turn = client;
+    for n in 0.. {
+        let id = format!("c{client}-{n}");
+        loop {
+            if ledger.stop.is_cancelled() {
+                return;
+            }
+            let base = ledger.base(turn);
+            turn += 1;
+            let sent = http
+                .post(format!("{base}/v1/executions"))
+                .header("Idempotency-Key", &id)
+                .json(&json!({"workflow": "echo", "id": id, "input": n}))
+                .send()
+                .await;
+            match sent {
+                Ok(response) if response.status() == 202 => break,
+                Ok(response) => assert!(is_retryable(&response), "{response:?}"),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        accepted.lock().insert(id.clone(), n);
+        // One worker runs fewer than four clients start; what waits for it must not grow for ever.
+        if n % 10 == 9 {
+            until_ended(&ledger, &http, &id).await;
+        }
+    }
+}
+
+async fn until_ended(ledger: &Ledger, http: &Client, id: &str) {
+    let mut turn = 0;
+    while !ledger.stop.is_cancelled() {
+        let url = format!("{}/v1/executions/{id}?wait=2s", ledger.base(turn));
+        turn += 1;
+        let Ok(answer) = http.get(url).send().await else { continue };
+        let execution: serde_json::Value = answer.json().await.unwrap_or_default();
+        if execution["finished_at"].is_string() {
+            return;
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test's own, no configuration")]
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let value = env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
+    let seed = number("CHAOS_SEED").unwrap_or_else(rand::random);
+    let schedule = Schedule::new(seed, number("CHAOS_FAULTS").unwrap_or(FAULTS));
+    println!("CHAOS_SEED={seed}, {} replicas", schedule.replicas);
+    let begin = Instant::now();
+    let mut fleet = Fleet::start(schedule.replicas).await;
+    let ledger = Ledger::new(&fleet.running(None));
+    let executions = Arc::new(Mutex::new(BTreeMap::new()));
+    let proof = async {
+        suffer_all(&mut fleet, schedule, &ledger, &executions).await;
+        let executions = executions.lock().clone();
+        let started = each_was_run_once(&fleet, &executions).await;
+        let service = &fleet.replicas[0];
+        let repeats = ledger.check(service).await;
+        service.healthy().await;
+        for destination in ["event_broker", "execution_service"] {
+            let letters = format!("/v1/dead-letters?destination={destination}");
+            let letters = service.json(&letters).await;
+            assert_eq!(letters["items"], json!([]), "dead letters without cause");
+        }
+        println!(
+            "{:.0} s: {} events accepted, {repeats} delivered again, {} executions accepted, \
+             {started} started; 0 lost, 0 started twice, 0 dead letters, order kept",
+            begin.elapsed().as_secs_f64(),
+            ledger.total(),
+            executions.len(),
+        );
+    };
+    let proved = AssertUnwindSafe(proof).catch_unwind().await;
+    if let Err(panic) = proved {
+        let kept = fleet.keep(&ledger, &executions.lock());
+        eprintln!("CHAOS_SEED={seed} failed, see {}", kept.display());
+        resume_unwind(panic);
+    }
+}
+
+/// Lets all faults happen under load; writes down the executions that were accepted.
+async fn suffer_all(
+    fleet: &mut Fleet,
+    schedule: Schedule,
+    ledger: &Ledger,
+    executions: &Arc<Mutex<BTreeMap<String, usize>>>,
+) {
+    let begin = Instant::now();
+    let mut starting = JoinSet::new();
+    for client in 0..4 {
+        starting.spawn(start_executions(ledger.clone(), client, Arc::clone(executions)));
+    }
+    let mut happened: BTreeMap<Fault, usize> = BTreeMap::new();
+    ledger
+        .under_load(async {
+            for (fault, replica, lasts) in schedule.faults {
+                println!("{:>7.1} s {fault:?} {replica} {lasts:?}", begin.elapsed().as_secs_f64());
+                fleet.suffer(fault, replica, lasts, ledger).await;
+                // In the end everything works again.
+                ledger.more(50).await;
+                *happened.entry(fault).or_default() += 1;
+            }
+        })
+        .await;
+    while let Some(client) = starting.join_next().await {
+        client.expect("every answer was 202, 503 or 504");
+    }
+    let mut table = String::new();
+    for (fault, times) in happened {
+        write!(table, " {fault:?} {times},").unwrap();
+    }
+    println!("{} happened", table.trim_matches([' ', ',']));
+}
+
+/// All that were accepted end as they should, and none was started twice. Gives the number of those
+/// that were started.
+async fn each_was_run_once(fleet: &Fleet, executions: &BTreeMap<String, usize>) -> usize {
+    let service = &fleet.replicas[0];
+    for (id, input) in executions {
+        // A step of a worker that was killed is given up when its heartbeat has been out for long.
+        let mut ended = None;
+        for _ in 0..3 {
+            let result = timeout(DEADLINE.mul_f64(0.9), service.result(id));
+            ended = result.await.ok();
+            if ended.is_some() {
+                break;
+            }
+        }
+        let Some(ended) = ended else { panic!("{id} does not end; {}", fleet.tell_of(id)) };
+        assert_eq!((&ended["status"], &ended["result"]), (&json!("completed"), &json!(input)));
+    }
+    // The last request of each client may have been accepted unheard.
+    let started = eventually("Temporal lists what it has started", async || {
+        let started = fleet.started();
+        let all = executions.keys().all(|id| started.binary_search(id).is_ok());
+        all.then_some(started)
+    })
+    .await;
+    let twice: Vec<_> = started.windows(2).filter(|two| two[0] == two[1]).collect();
+    assert!(twice.is_empty(), "started twice: {twice:?}");
+    let (started, most) = (started.len(), executions.len() + 4);
+    assert!(started <= most, "{started} were started, {most} were accepted at most");
+    started
+}

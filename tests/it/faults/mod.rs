@@ -1,0 +1,12 @@
+//! What is kept whatever fails: processes, servers, links, disks, clocks, input.
+
+mod awkward;
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
+mod chaos;
+#[cfg(feature = "sqlite")]
+mod clock;
+#[cfg(feature = "sqlite")]
+mod disk;
+#[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
+mod network;
+mod outbox;

@@ -1,0 +1,144 @@
+//! What clients were promised, and whether it was kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use reqwest::{Client, Response};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Events, Service, cloud_event, eventually};
+
+/// All events of clients that the stream holds, and then those that come.
+pub(crate) async fn from_the_beginning(service: &Service) -> Events {
+    let mut events = service.follow("?type=t", Some("0-0")).await;
+    let gap = events.next().await;
+    assert_eq!((gap.name.as_deref(), &gap.data["resumes_after"]), (Some("gap"), &json!("0-0")));
+    events
+}
+
+/// Whether a client may ask again.
+pub(crate) fn is_retryable(response: &Response) -> bool {
+    matches!(response.status().as_u16(), 503 | 504)
+}
+
+/// Where clients send to, and what they were promised.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    bases: Arc<Mutex<Vec<String>>>,
+    accepted: Arc<Mutex<BTreeMap<String, usize>>>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Ledger {
+    pub(crate) fn new(services: &[&Service]) -> Self {
+        let ledger = Self {
+            bases: Arc::default(),
+            accepted: Arc::default(),
+            stop: CancellationToken::new(),
+        };
+        ledger.send_to(services);
+        ledger
+    }
+
+    pub(crate) fn send_to(&self, services: &[&Service]) {
+        *self.bases.lock() = services.iter().map(|service| service.base.clone()).collect();
+    }
+
+    /// Where a client sends its next request to.
+    pub(crate) fn base(&self, turn: usize) -> String {
+        let bases = self.bases.lock();
+        bases[turn % bases.len()].clone()
+    }
+
+    /// How many events of each subject were accepted.
+    pub(crate) fn accepted(&self) -> BTreeMap<String, usize> {
+        self.accepted.lock().clone()
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.accepted.lock().values().sum()
+    }
+
+    /// Waits until so many more were accepted.
+    pub(crate) async fn more(&self, events: usize) {
+        let wanted = self.total() + events;
+        eventually("more events are accepted", async || (self.total() >= wanted).then_some(()))
+            .await;
+    }
+
+    /// Sends the events of one subject, each after the one before was accepted, and repeats
+    /// what was not answered.
+    async fn client(self, subject: String) {
+        let http = Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let mut turn = 0;
+        for n in 0.. {
+            let body = cloud_event(&subject, n).to_string();
+            loop {
+                if self.stop.is_cancelled() {
+                    return;
+                }
+                let base = self.base(turn);
+                turn += 1;
+                let sent = http
+                    .post(format!("{base}/v1/events"))
+                    .header("content-type", "application/cloudevents+json")
+                    .body(body.clone())
+                    .send()
+                    .await;
+                match sent {
+                    Ok(response) if response.status() == 202 => break,
+                    Ok(response) => assert!(is_retryable(&response), "{response:?}"),
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+            self.accepted.lock().insert(subject.clone(), n + 1);
+        }
+    }
+
+    /// Runs `faults` under the load of eight clients.
+    pub(crate) async fn under_load(&self, faults: impl Future<Output = ()>) {
+        let mut clients = JoinSet::new();
+        for n in 0..8 {
+            clients.spawn(self.clone().client(format!("s{n}")));
+        }
+        faults.await;
+        self.stop.cancel();
+        while let Some(client) = clients.join_next().await {
+            client.expect("every answer was 202 or 503");
+        }
+    }
+
+    /// Reads the whole stream until all that was accepted was seen, and checks the order of
+    /// first deliveries. Gives the number of repeats.
+    pub(crate) async fn check(&self, service: &Service) -> usize {
+        let accepted = self.accepted();
+        let mut missing: BTreeSet<String> = accepted
+            .iter()
+            .flat_map(|(subject, count)| (0..*count).map(move |n| format!("{subject}-{n}")))
+            .collect();
+        assert!(!missing.is_empty());
+        let mut next: BTreeMap<String, u64> = BTreeMap::new();
+        let mut events = from_the_beginning(service).await;
+        let mut repeats = 0;
+        while !missing.is_empty() {
+            let sent = events.try_next().await.unwrap_or_else(|| {
+                panic!("the stream ended, {} are missing: {missing:?}", missing.len())
+            });
+            assert_eq!(sent.name, None, "{:?}", sent.data);
+            missing.remove(sent.data["id"].as_str().unwrap());
+            let subject = sent.data["subject"].as_str().unwrap().to_owned();
+            let n = sent.data["data"].as_u64().unwrap();
+            let expected = next.entry(subject.clone()).or_default();
+            assert!(n <= *expected, "{subject}-{n} came before {subject}-{expected}");
+            repeats += usize::from(n < *expected);
+            *expected = (*expected).max(n + 1);
+        }
+        repeats
+    }
+}

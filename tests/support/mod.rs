@@ -1,0 +1,18 @@
+//! What the integration tests and the benchmarks start: servers, the links to them, and the program.
+
+mod client;
+mod events;
+pub(crate) mod faketime;
+#[cfg(feature = "redis")]
+pub(crate) mod ledger;
+mod program;
+pub(crate) mod prometheus;
+pub(crate) mod servers;
+pub(crate) mod toxiproxy;
+
+pub(crate) use self::{
+    client::{answer, cloud_event, is_overloaded, metric, send_cloud_event},
+    events::Events,
+    program::{Service, Setup},
+    servers::*,
+};

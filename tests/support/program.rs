@@ -1,0 +1,224 @@
+//! The program, started as an operator starts it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+};
+
+use reqwest::Client;
+use tempfile::TempDir;
+
+use super::{DEADLINE, eventually};
+
+/// How the program is started.
+pub(crate) struct Setup {
+    program: PathBuf,
+    folder: TempDir,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// Embedded defaults in a folder of its own, with quick probes and no drain delay.
+    pub(crate) fn new() -> Self {
+        ["event_broker", "execution_service", "database"]
+            .iter()
+            .fold(Self::as_shipped(), |setup, connection| {
+                setup
+                    .set(&format!("{connection}.probe.interval"), "\"200ms\"")
+                    .set(&format!("{connection}.probe.timeout"), "\"200ms\"")
+            })
+            .set("server.drain_delay", "\"0s\"")
+            .set("executions.follow_interval", "\"50ms\"")
+    }
+
+    /// Embedded defaults in a folder of its own, and nothing changed but the address.
+    pub(crate) fn as_shipped() -> Self {
+        Self::bare().set("server.host", "\"127.0.0.1\"").set("server.port", "0")
+    }
+
+    fn bare() -> Self {
+        Self {
+            program: env!("CARGO_BIN_EXE_agentarea-api").into(),
+            folder: tempfile::tempdir().expect("a folder"),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+        }
+    }
+
+    /// Sets a key; text is given in quotes, as in TOML.
+    pub(crate) fn set(self, key: &str, value: &str) -> Self {
+        let name = format!("AGENTAREA_{}", key.replace('.', "__").to_uppercase());
+        self.variable(&name, value.trim_matches('"'))
+    }
+
+    /// With probes as rare and as patient as they are by default.
+    pub(crate) fn with_default_probes(mut self) -> Self {
+        self.variables.retain(|(name, _)| !name.contains("__PROBE__"));
+        self
+    }
+
+    /// Sets a variable.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds arguments.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Runs another program than this one.
+    pub(crate) fn program(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.program);
+        self
+    }
+
+    /// The folder it runs in.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes the configuration file of its environment.
+    pub(crate) fn write_config(&self, text: &str) {
+        let folder = self.path().join("config");
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("development.toml"), text).expect("a file");
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .current_dir(self.path())
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end; gives all that it printed.
+    pub(crate) async fn output(&self) -> Output {
+        self.output_of(&[]).await
+    }
+
+    /// The same with further arguments.
+    pub(crate) async fn output_of(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::from(self.command());
+        command.args(arguments).kill_on_drop(true);
+        let output = tokio::time::timeout(DEADLINE, command.output()).await;
+        output.expect("it ends in time").expect("it runs")
+    }
+
+    /// Runs the program to its end; gives the exit code and the log.
+    pub(crate) async fn run(self) -> (Option<i32>, String) {
+        let mut service = self.launch();
+        (service.exit_code().await, service.log())
+    }
+
+    /// Starts the program and waits until it listens.
+    pub(crate) async fn start(self) -> Service {
+        self.launch().listening().await
+    }
+
+    /// The same with log files in place of standard error.
+    pub(crate) async fn start_with_log_files(self) -> Service {
+        let mut service = self
+            .set("telemetry.log_dir", "\"logs\"")
+            .set("telemetry.log_rotation", "\"never\"")
+            .launch();
+        service.log = service.path().join("logs/agentarea-api.log");
+        service.listening().await
+    }
+
+    /// Starts the program and waits for nothing.
+    pub(crate) fn launch(self) -> Service {
+        agentarea_api::tls::install_provider();
+        let log = self.path().join("log");
+        // That of an earlier start is kept.
+        let files = fs::read_dir(self.path()).expect("its folder").count();
+        let _first = fs::rename(&log, log.with_extension(files.to_string())).is_err();
+        let file = File::create(&log).expect("a log");
+        let child = self.command().stdout(Stdio::null()).stderr(file).spawn();
+        let child = child.expect("the program starts");
+        Service { setup: self, child, log, base: String::new(), http: Client::new() }
+    }
+}
+
+/// A running program, killed when dropped.
+pub(crate) struct Service {
+    setup: Setup,
+    pub(crate) child: Child,
+    log: PathBuf,
+    /// `http://host:port`, once it listens.
+    pub(crate) base: String,
+    pub(crate) http: Client,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _already_dead = self.child.kill().is_err();
+        let _reaped = self.child.wait().is_ok();
+        if std::thread::panicking() {
+            eprintln!("--- log of the service\n{}", self.log());
+        }
+    }
+}
+
+impl Service {
+    /// Waits until it listens.
+    pub(crate) async fn listening(mut self) -> Self {
+        self.base = eventually("the service listens", async || {
+            let text = self.log();
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                panic!("it ended with {status}:\n{text}");
+            }
+            let (_, rest) = text.split_once("listening on ")?;
+            // The line may be half written.
+            Some(rest.split_once([',', ' ', '"', '\n'])?.0.to_owned())
+        })
+        .await;
+        self
+    }
+
+    /// The folder it runs in.
+    pub(crate) fn path(&self) -> &Path {
+        self.setup.path()
+    }
+
+    /// Writes the configuration file once more.
+    pub(crate) fn write_config(&self, text: &str) {
+        self.setup.write_config(text);
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Kills it without warning; gives what another start needs.
+    pub(crate) fn kill(mut self) -> Setup {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+        std::mem::replace(&mut self.setup, Setup::bare())
+    }
+
+    /// Waits for it to end; gives the exit code.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        let ended = async || self.child.try_wait().expect("it is ours");
+        let status: ExitStatus = eventually("the process ends", ended).await;
+        status.code()
+    }
+
+    /// A line of what Linux says of its memory, in KiB: `VmRSS` for now, `VmHWM` for the most.
+    pub(crate) fn memory_kib(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs on Linux");
+        let value = status.lines().find_map(|known| known.strip_prefix(line)?.strip_prefix(':'));
+        let value = value.expect("the line is there").trim().trim_end_matches(" kB");
+        value.parse().expect("a number")
+    }
+}
