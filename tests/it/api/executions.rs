@@ -1,11 +1,8 @@
 //! Executions, on the embedded execution service.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use poem::{
@@ -18,12 +15,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Service, Setup, answer, eventually};
 
-/// A service that workflows of kind `http` call: fails as often as told, then answers.
+/// A service that workflows of kind `http` call: leaves unanswered and fails as often as told, then
+/// answers.
 #[derive(Clone, Default)]
 struct Remote {
     calls: Arc<AtomicUsize>,
     fail_first: usize,
-    delay: Duration,
+    never_answer_first: usize,
     keys: Arc<std::sync::OnceLock<String>>,
     trace: Arc<std::sync::OnceLock<String>>,
 }
@@ -36,10 +34,12 @@ async fn answer_call(request: &Request, body: String, remote: Data<&Remote>) -> 
     assert_eq!(*first, key, "every try of an execution sends the same key");
     let trace = request.header("traceparent").expect("a step names its trace");
     remote.trace.get_or_init(|| trace.to_owned());
+    if call < remote.never_answer_first {
+        std::future::pending::<()>().await;
+    }
     if call < remote.fail_first {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    tokio::time::sleep(remote.delay).await;
     Response::builder().content_type("application/json").body(format!("{{\"got\":{body}}}"))
 }
 
@@ -268,7 +268,7 @@ async fn an_http_step_is_tried_again_until_it_answers() {
 
 #[tokio::test]
 async fn what_ran_when_the_process_died_goes_on_after_its_restart() {
-    let remote = Remote { delay: Duration::from_millis(500), ..Remote::default() };
+    let remote = Remote { never_answer_first: 1, ..Remote::default() };
     let setup = workflow(Setup::new(), &remote.serve().await);
     let service = setup.set("workflows.slow.delay", "\"10m\"").start().await;
     service.healthy().await;
