@@ -1,116 +1,45 @@
-//! The real servers that tests talk to; `scripts/servers` starts them.
+//! The real servers that tests talk to, and what only unit tests put before them.
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use std::net::SocketAddr;
-use std::path::PathBuf;
+#[expect(dead_code, unused_imports, reason = "the integration tests use the rest")]
+#[path = "../../tests/support/servers/mod.rs"]
+mod servers;
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-};
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// The value of a variable that `scripts/servers` sets.
-///
-/// # Panics
-/// When it is missing: a test never passes because its server is not there.
-#[expect(clippy::disallowed_methods, reason = "tests are told where the servers are")]
-pub(crate) fn variable(name: &str, package: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| {
-        panic!(
-            "{name} is not set: run `scripts/servers start DIR` and `source DIR/env`, or \
-             `scripts/test`, which does both; the server comes with `{package}`"
-        )
-    })
-}
-
-/// A file of the certificates that `scripts/servers` makes. `ca.pem` signed `server.pem` (of this
-/// machine), `elsewhere.pem` (of another host) and `client.pem`; `stranger.pem` signed none.
-pub(crate) fn certificate(name: &str) -> PathBuf {
-    PathBuf::from(variable("TEST_CERTIFICATES", "apt-get install -y openssl")).join(name)
-}
-
-/// A database of its own for one test.
 #[cfg(feature = "postgres")]
-pub(crate) struct PostgresDatabase {
-    pub(crate) url: String,
-    server: String,
-    name: String,
+pub(crate) use self::servers::Database as PostgresDatabase;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) use self::servers::Link;
+#[cfg(feature = "redis")]
+pub(crate) use self::servers::{Redis, free_port};
+#[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
+pub(crate) use self::servers::{certificate, variable};
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+impl Link {
+    /// Never carries anything again for the connections of now, and everything for those to come.
+    pub(crate) fn forget_connections(&self) {
+        self.set(servers::Passing::Stalled);
+        self.set(servers::Passing::Open);
+    }
 }
 
 #[cfg(feature = "postgres")]
 impl PostgresDatabase {
-    pub(crate) async fn create() -> Self {
-        let server = variable("TEST_DATABASE_URL", "apt-get install -y postgresql");
-        let name = format!("test_{}", uuid::Uuid::now_v7().simple());
-        execute(&server, &format!("CREATE DATABASE {name}")).await;
-        let (base, _database) = server.rsplit_once('/').expect("the URL names a database");
-        Self { url: format!("{base}/{name}"), server: server.clone(), name }
-    }
-
-    /// Runs a statement as the owner of the server.
-    pub(crate) async fn execute(&self, statement: &str) {
-        execute(&self.server, statement).await;
-    }
-
     /// Makes a role of that password the owner; gives the URL to log in with, less the password.
     pub(crate) async fn give_to(&self, role: &str, password: &str) -> String {
         self.execute(&format!(
             "CREATE ROLE {role} LOGIN PASSWORD '{password}' IN ROLE by_password"
         ))
         .await;
-        self.execute(&format!("ALTER DATABASE {} OWNER TO {role}", self.name)).await;
+        self.execute(&format!("ALTER DATABASE {} OWNER TO {role}", self.name())).await;
         let (_, address) = self.url.split_once('@').expect("the URL names a user");
         format!("postgres://{role}@{address}")
     }
 
-    pub(crate) async fn drop(self) {
-        execute(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
-    }
-
-    /// The database and the role that it was given to.
+    /// Drops the database and the role that it was given to.
     pub(crate) async fn drop_with(self, role: &str) {
-        let server = self.server.clone();
-        self.drop().await;
-        execute(&server, &format!("DROP ROLE {role}")).await;
+        self.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name())).await;
+        self.execute(&format!("DROP ROLE {role}")).await;
     }
-}
-
-#[cfg(feature = "postgres")]
-async fn execute(url: &str, statement: &str) {
-    let (client, connection) =
-        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL answers");
-    let drive = async {
-        let _ended = connection.await.is_ok();
-    };
-    let run = async {
-        client.batch_execute(statement).await.expect("the statement works");
-        drop(client);
-    };
-    tokio::join!(drive, run);
-}
-
-/// Forwards to `to`; a link that was open when it went silent stays silent for ever.
-#[cfg(any(feature = "postgres", feature = "redis"))]
-pub(crate) async fn relay(to: SocketAddr, silent: CancellationToken) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    TaskTracker::new().spawn(async move {
-        let tasks = TaskTracker::new();
-        while let Ok((mut from, _)) = listener.accept().await {
-            let until =
-                if silent.is_cancelled() { CancellationToken::new() } else { silent.clone() };
-            tasks.spawn(async move {
-                let mut to = TcpStream::connect(to).await.expect("the server listens");
-                let forward = copy_bidirectional(&mut from, &mut to);
-                let _stopped = until.run_until_cancelled(forward).await;
-                until.is_cancelled().then(|| std::mem::forget((from, to)));
-            });
-        }
-    });
-    address
 }
 
 /// TLS before a server that has none; ends when dropped.

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::{Database, contract};
 #[cfg(feature = "postgres")]
-use crate::backends::test_server::{PostgresDatabase, SecretFile, relay};
+use crate::backends::test_server::{Link, PostgresDatabase, SecretFile};
 use crate::{
     config::Pool,
     connection::{Managed, PoolStatus},
@@ -315,11 +315,8 @@ async fn a_full_pool_of_sqlite_is_an_overload_of_ours() {
 #[tokio::test]
 async fn a_connection_that_died_silently_is_found_before_a_caller_meets_it() {
     let database = PostgresDatabase::create().await;
-    let silent = tokio_util::sync::CancellationToken::new();
-    let (_, server) = database.url.split_once('@').unwrap();
-    let (server, name) = server.split_once('/').unwrap();
-    let address = relay(server.parse().unwrap(), silent.clone()).await;
-    let table = json!({"url": format!("postgres://postgres@{address}/{name}")});
+    let link = Link::to(database.address()).await;
+    let table = json!({"url": database.url_at(&link.address)});
     let pool = Pool { keepalive: millis(100), acquire_timeout: millis(500), ..quiet() };
     let world = World::new("postgres", table, pool).await;
     let looks = join_all((0..5).map(|_| world.look())).await;
@@ -328,7 +325,7 @@ async fn a_connection_that_died_silently_is_found_before_a_caller_meets_it() {
     eventually("idle connections are checked", || (world.phase("validate") > 10).then_some(()))
         .await;
     assert!(world.pool().idle > 0, "a connection that answers stays");
-    silent.cancel();
+    link.forget_connections();
     eventually("the dead ones are gone", || (world.pool().idle == 0).then_some(())).await;
     let begin = Instant::now();
     world.look().await.unwrap();

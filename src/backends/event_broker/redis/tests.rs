@@ -6,21 +6,20 @@ mod sentinel;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use futures_util::StreamExt;
 use redis::{Client, aio::MultiplexedConnection};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
+use tokio::{io::AsyncWriteExt, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::{
     backends::{
         event_broker::contract,
-        test_server::{SecretFile, relay},
+        test_server::{Link, Redis as Server, SecretFile, free_port, variable},
     },
     config::Pool as Limits,
     error::RetryClass,
@@ -28,12 +27,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-#[expect(clippy::disallowed_methods, reason = "a test's own variable is no configuration")]
 fn server() -> String {
-    std::env::var("TEST_REDIS_URL").expect(
-        "set TEST_REDIS_URL to a Redis server for tests: `scripts/servers start DIR` \
-         starts one (its program comes with `apt-get install -y redis-server`)",
-    )
+    variable("TEST_REDIS_URL")
 }
 
 const MOMENT: Duration = Duration::from_millis(50);
@@ -183,50 +178,6 @@ fn event(n: usize) -> Event {
     Event::new("test.event", Some("subject".to_owned()), Some(json!({"n": n})))
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A server of this test alone.
-struct Server {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Server {
-    async fn start(port: u16, arguments: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), port, arguments).await
-    }
-
-    async fn start_in(dir: tempfile::TempDir, port: u16, arguments: &[&str]) -> Self {
-        let child = Command::new("redis-server")
-            // A file comes first.
-            .args(arguments)
-            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()])
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server runs: `apt-get install -y redis-server`");
-        let server = Self { child, port, _dir: dir };
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            sleep(Duration::from_millis(10)).await;
-        }
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
 /// What came of work.
 #[derive(Default)]
 struct Worked {
@@ -296,7 +247,7 @@ async fn agentarea_s_subscribers_hear_of_each_event_of_a_batch() {
 
 #[tokio::test]
 async fn a_forbidden_channel_does_not_keep_events_from_the_stream() {
-    let server = Server::start(free_port(), &[]).await;
+    let server = Server::start().await;
     run(&server.url(), "ACL SETUSER app on >secret ~* +@all resetchannels").await;
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port);
     let broker = build(json!({"url": url, "wire": "agentarea"})).await.unwrap();
@@ -306,7 +257,7 @@ async fn a_forbidden_channel_does_not_keep_events_from_the_stream() {
 
 #[tokio::test]
 async fn a_server_with_a_password_wants_it() {
-    let server = Server::start(free_port(), &["--requirepass", "s3cret"]).await;
+    let server = Server::start_with(&["--requirepass", "s3cret"]).await;
     let url = server.url();
     let none = failure(json!({"url": url})).await;
     assert_eq!(none.kind(), ErrorKind::Unauthenticated, "{none}");
@@ -333,7 +284,7 @@ async fn plain() -> SocketAddr {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_server_is_told() {
-    let replica = Server::start(free_port(), &["--replicaof", "127.0.0.1 1"]).await;
+    let replica = Server::start_with(&["--replicaof", "127.0.0.1 1"]).await;
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("redis://{}", silent.local_addr().unwrap());
     for (url, expected) in [
@@ -438,7 +389,7 @@ async fn a_batch_that_is_refused_leaves_nothing() {
 #[tokio::test]
 async fn a_server_that_returns_is_used_by_the_very_next_call() {
     let port = free_port();
-    let server = Server::start(port, &[]).await;
+    let server = Server::start_on(port, &[]).await;
     let broker = build(json!({"url": server.url()})).await.unwrap();
     broker.publish(&[&event(1)]).await.unwrap();
     drop(server);
@@ -448,14 +399,14 @@ async fn a_server_that_returns_is_used_by_the_very_next_call() {
         assert!(broker.probe().await.is_err());
     }
     assert_eq!(kinds[1..], [ErrorKind::Refused; 2], "{kinds:?}");
-    let _server = Server::start(port, &[]).await;
+    let _server = Server::start_on(port, &[]).await;
     broker.publish(&[&event(3)]).await.unwrap();
     broker.probe().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_refusal_keeps_its_kind_in_batches_and_scripts() {
-    let server = Server::start(free_port(), &[]).await;
+    let server = Server::start().await;
     for wire in ["cloudevents", "agentarea"] {
         let broker = build(json!({"url": server.url(), "wire": wire})).await.unwrap();
         for (refuse, accept, kind) in [
@@ -478,7 +429,7 @@ async fn a_refusal_keeps_its_kind_in_batches_and_scripts() {
 
 #[tokio::test]
 async fn simultaneous_calls_share_one_connection() {
-    let server = Server::start(free_port(), &[]).await;
+    let server = Server::start().await;
     let broker = build(json!({"url": server.url()})).await.unwrap();
     run(&server.url(), "CLIENT KILL TYPE normal").await;
     let _broken = broker.publish(&[&event(0)]).await;
@@ -497,8 +448,8 @@ async fn simultaneous_calls_share_one_connection() {
 
 #[tokio::test]
 async fn a_link_that_died_silently_is_given_up() {
-    let (_server, silent, broker) = behind_a_link().await;
-    silent.cancel();
+    let (_server, link, broker) = behind_a_link().await;
+    link.forget_connections();
     for _ in 0..PATIENCE {
         assert!(timeout(MOMENT, broker.publish(&[&event(1)])).await.is_err());
     }
@@ -509,19 +460,18 @@ async fn a_link_that_died_silently_is_given_up() {
 
 #[tokio::test]
 async fn no_call_meets_what_died_in_an_outage_that_probes_have_seen() {
-    let (_server, silent, broker) = behind_a_link().await;
-    silent.cancel();
+    let (_server, link, broker) = behind_a_link().await;
+    link.forget_connections();
     assert!(timeout(MOMENT, broker.probe()).await.is_err());
     broker.probe().await.unwrap();
     let published = timeout(Duration::from_secs(10), broker.publish(&[&event(1)])).await;
     published.expect("it is on a new connection").unwrap();
 }
 
-/// A broker whose first connections die in silence when that is cancelled.
-async fn behind_a_link() -> (Server, CancellationToken, Arc<dyn EventBroker>) {
-    let server = Server::start(free_port(), &[]).await;
-    let silent = CancellationToken::new();
-    let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
-    let broker = build(json!({"url": format!("redis://{address}")})).await.unwrap();
-    (server, silent, broker)
+/// A broker whose first connections die in silence when the link forgets them.
+async fn behind_a_link() -> (Server, Link, Arc<dyn EventBroker>) {
+    let server = Server::start().await;
+    let link = Link::to(&server.address()).await;
+    let broker = build(json!({"url": format!("redis://{}", link.address)})).await.unwrap();
+    (server, link, broker)
 }

@@ -23,20 +23,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::{
-    backends::test_server::SecretFile, config::Pool, error::RetryClass,
-    model::executions::Workflow, telemetry::metrics::Metrics,
+    backends::test_server::{SecretFile, variable},
+    config::Pool,
+    error::RetryClass,
+    model::executions::Workflow,
+    telemetry::metrics::Metrics,
 };
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The server that the tests use, `host:port`.
 fn address() -> String {
-    #[expect(clippy::disallowed_methods, reason = "the environment says where the server is")]
-    std::env::var("TEST_TEMPORAL_ADDRESS").expect(
-        "TEST_TEMPORAL_ADDRESS must name a Temporal server: run `scripts/servers start \
-         DIR` and `source DIR/env`; the program comes with \
-         `go install github.com/temporalio/cli/cmd/temporal@v1.5.1`",
-    )
+    variable("TEST_TEMPORAL_ADDRESS")
 }
 
 /// With a task queue that no other test uses.

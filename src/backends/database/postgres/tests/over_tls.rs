@@ -16,8 +16,7 @@ use crate::{
 };
 
 fn url() -> String {
-    variable("TEST_DATABASE_URL", "apt-get install -y postgresql")
-        .replace("postgres@", "postgres:hunter2@")
+    variable("TEST_DATABASE_URL").replace("postgres@", "postgres:hunter2@")
 }
 
 /// The same server under a name that its certificate does not have.

@@ -18,7 +18,7 @@ async fn a_dropped_wait_takes_its_connection_with_it() {
 
 #[tokio::test]
 async fn a_blocking_read_ends_with_its_server() {
-    let server = Server::start(free_port(), &[]).await;
+    let server = Server::start().await;
     let broker = build(json!({"url": server.url()})).await.unwrap();
     let waiting = broker.wait(Position::START, 1, Duration::from_hours(1));
     let killing = async {
@@ -54,20 +54,19 @@ async fn the_connection_of_a_blocking_read_is_closed_when_idle() {
 
 #[tokio::test]
 async fn an_idle_connection_that_died_silently_is_found_before_a_read_meets_it() {
-    let server = Server::start(free_port(), &[]).await;
-    let silent = CancellationToken::new();
-    let address = relay(([127, 0, 0, 1], server.port).into(), silent.clone()).await;
+    let server = Server::start().await;
+    let link = Link::to(&server.address()).await;
     let limits = Limits {
         keepalive: Duration::from_millis(100),
         acquire_timeout: Duration::from_millis(500),
         ..Limits::default()
     };
     let context = context_with(limits, &Metrics::new("test", "test"));
-    let section = Section(json!({"url": format!("redis://{address}")}));
+    let section = Section(json!({"url": format!("redis://{}", link.address)}));
     let broker = Factory.build(&section, &context).await.unwrap();
     read_nothing(&*broker, Duration::from_millis(10)).await;
     assert_eq!(broker.pool().unwrap().idle, 1);
-    silent.cancel();
+    link.forget_connections();
     no_connection_is_pooled(&*broker).await;
     let begin = Instant::now();
     read_nothing(&*broker, Duration::from_millis(10)).await;

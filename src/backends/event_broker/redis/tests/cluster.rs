@@ -75,7 +75,7 @@ async fn node() -> Server {
         "--repl-diskless-sync-delay",
         "0",
     ];
-    Server::start(free_port(), &arguments).await
+    Server::start_with(&arguments).await
 }
 
 async fn meet(known: &Server, new: &Server) {

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed() {
-    let server = Server::start(free_port(), &["--requirepass", "password-0"]).await;
+    let server = Server::start_with(&["--requirepass", "password-0"]).await;
     let file = SecretFile::new("password-0");
     let section = json!({"url": server.url(), "password": file.value()});
     let broker = build(section).await.unwrap();
@@ -40,7 +40,7 @@ async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed()
 
 #[tokio::test]
 async fn a_url_file_rotates_as_a_password_file_does() {
-    let server = Server::start(free_port(), &["--requirepass", "first"]).await;
+    let server = Server::start_with(&["--requirepass", "first"]).await;
     let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port);
     let file = SecretFile::new(&url("first"));
     let broker = build(json!({"url": file.value()})).await.unwrap();

@@ -14,7 +14,7 @@ struct Watched {
 
 impl Watched {
     async fn start(settings: &str) -> Self {
-        let primary = Server::start(free_port(), &[]).await;
+        let primary = Server::start().await;
         let replica = replica_of(primary.port, free_port()).await;
         let dir = tempfile::tempdir().unwrap();
         let file = format!(
@@ -52,7 +52,7 @@ impl Watched {
 
 async fn replica_of(primary: u16, port: u16) -> Server {
     let of = format!("127.0.0.1 {primary}");
-    Server::start(port, &["--replicaof", &of, "--repl-diskless-sync-delay", "0"]).await
+    Server::start_on(port, &["--replicaof", &of, "--repl-diskless-sync-delay", "0"]).await
 }
 
 #[tokio::test]
