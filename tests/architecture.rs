@@ -1,4 +1,5 @@
-//! The dependency order of the crate's documentation, checked against what the files import.
+//! The dependency order of the crate's documentation, checked against what the files import; and
+//! that the tests which `tests/README.md` names exist.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -172,4 +173,29 @@ fn services_call_backends_through_their_clients_alone() {
             assert!(!code.contains(word), "{} says {word:?}", path.display());
         }
     }
+}
+
+/// The tests and benchmarks that a text names as `path/to/file.rs::name`.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let code = text.split('`').skip(1).step_by(2);
+    let is_source = |file: &str| Path::new(file).extension().is_some_and(|ending| ending == "rs");
+    code.filter_map(|code| code.split_once("::")).filter(|(file, _)| is_source(file)).collect()
+}
+
+#[test]
+fn every_test_that_proves_a_promise_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("tests/README.md")).expect("the page is there");
+    let named = named_tests(&page);
+    assert!(named.len() > 30, "{named:?}");
+    for (file, name) in named {
+        let text = fs::read_to_string(root.join(file)).unwrap_or_default();
+        assert!(text.contains(&format!("fn {name}(")), "{file} has no {name}");
+    }
+}
+
+#[test]
+fn a_named_test_is_found() {
+    let text = "| it is so | `a/b.rs::one`<br>`c.rs::two`, also `std::fs` and `alone.rs` |";
+    assert_eq!(named_tests(text), [("a/b.rs", "one"), ("c.rs", "two")]);
 }
