@@ -1,9 +1,15 @@
 //! Requests to the program, and what they answer.
 
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{DEADLINE, Service, eventually};
+
+/// A client to be built, whichever test is the first to need one.
+pub(crate) fn http_client() -> ClientBuilder {
+    agentarea_api::tls::install_provider();
+    Client::builder()
+}
 
 impl Service {
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

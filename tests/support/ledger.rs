@@ -7,12 +7,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use reqwest::{Client, Response};
+use reqwest::Response;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Events, Service, cloud_event, eventually};
+use super::{Events, Service, cloud_event, eventually, http_client};
 
 /// All events of clients that the stream holds, and then those that come.
 pub(crate) async fn from_the_beginning(service: &Service) -> Events {
@@ -75,7 +75,7 @@ impl Ledger {
     /// Sends the events of one subject, each after the one before was accepted, and repeats
     /// what was not answered.
     async fn client(self, subject: String) {
-        let http = Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let http = http_client().timeout(Duration::from_secs(5)).build().unwrap();
         let mut turn = 0;
         for n in 0.. {
             let body = cloud_event(&subject, n).to_string();

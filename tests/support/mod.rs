@@ -11,7 +11,7 @@ pub(crate) mod servers;
 pub(crate) mod toxiproxy;
 
 pub(crate) use self::{
-    client::{answer, cloud_event, is_overloaded, metric, send_cloud_event},
+    client::{answer, cloud_event, http_client, is_overloaded, metric, send_cloud_event},
     events::Events,
     program::{Service, Setup},
     servers::*,

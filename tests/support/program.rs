@@ -9,7 +9,7 @@ use std::{
 use reqwest::Client;
 use tempfile::TempDir;
 
-use super::{DEADLINE, eventually};
+use super::{DEADLINE, eventually, http_client};
 
 /// How the program is started.
 pub(crate) struct Setup {
@@ -137,7 +137,6 @@ impl Setup {
 
     /// Starts the program and waits for nothing.
     pub(crate) fn launch(self) -> Service {
-        agentarea_api::tls::install_provider();
         let log = self.path().join("log");
         // That of an earlier start is kept.
         let files = fs::read_dir(self.path()).expect("its folder").count();
@@ -145,7 +144,13 @@ impl Setup {
         let file = File::create(&log).expect("a log");
         let child = self.command().stdout(Stdio::null()).stderr(file).spawn();
         let child = child.expect("the program starts");
-        Service { setup: self, child, log, base: String::new(), http: Client::new() }
+        Service {
+            setup: self,
+            child,
+            log,
+            base: String::new(),
+            http: http_client().build().expect("a client"),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Process, Service, free_port};
+use super::{Process, Service, free_port, http_client};
 
 /// A configuration of `deploy/prometheus` that is given `targets` in place of what it would discover.
 pub(crate) fn shipped(file: &str, targets: &Value) -> Value {
@@ -57,7 +57,7 @@ impl Prometheus {
         let remedy = "apt-get install -y --no-install-recommends prometheus";
         let process = Process::start(&mut command, remedy);
         let base = format!("http://{address}");
-        Self { _process: process, _folder: folder, base, http: reqwest::Client::new() }
+        Self { _process: process, _folder: folder, base, http: http_client().build().unwrap() }
     }
 
     /// What a query finds; none while Prometheus does not answer.

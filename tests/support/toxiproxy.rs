@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use super::{Process, eventually, free_port};
+use super::{Process, eventually, free_port, http_client};
 
 /// What happens to the link.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,12 +51,11 @@ pub(crate) struct Toxiproxy {
 
 impl Toxiproxy {
     pub(crate) async fn before(upstream: &str) -> Self {
-        agentarea_api::tls::install_provider();
         let port = free_port();
         let mut command = Command::new("toxiproxy-server");
         command.args(["-host", "127.0.0.1", "-port", &port.to_string()]).stderr(Stdio::null());
         let process = Process::start(&mut command, "scripts/install puts it into ~/go/bin");
-        let (base, http) = (format!("http://127.0.0.1:{port}"), Client::new());
+        let (base, http) = (format!("http://127.0.0.1:{port}"), http_client().build().unwrap());
         let upstream = upstream.to_owned();
         let mut proxy = Self { _process: process, http, base, upstream, address: String::new() };
         eventually("toxiproxy listens", async || {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Setup, answer};
+use crate::support::{Setup, answer, http_client};
 
 fn sha256(key: &str) -> String {
     use sha2::{Digest, Sha256};
@@ -119,7 +119,7 @@ async fn without_keys_the_service_answers_to_names_of_its_own() {
     }
     // In HTTP/2 the name is no header.
     let address = service.base.trim_start_matches("http://").parse().unwrap();
-    let client = reqwest::Client::builder()
+    let client = http_client()
         .http2_prior_knowledge()
         .resolve_to_addrs("evil.example", &[address])
         .build()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use reqwest::{Certificate, Client, Version};
+use reqwest::{Certificate, Version};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{DEADLINE, Service, Setup, certificate, signal};
+use crate::support::{DEADLINE, Service, Setup, certificate, http_client, signal};
 
 fn setup(cert_file: &Path, key_file: &Path) -> Setup {
     let [cert_file, key_file] = [cert_file, key_file].map(|file| file.display().to_string());
@@ -29,9 +29,8 @@ fn authority(name: &str) -> Certificate {
 async fn https_is_served_in_both_versions() {
     let service = secured().await;
     assert!(service.base.starts_with("https://"), "{}", service.base);
-    let client = || {
-        Client::builder().tls_built_in_root_certs(false).add_root_certificate(authority("ca.pem"))
-    };
+    let client =
+        || http_client().tls_built_in_root_certs(false).add_root_certificate(authority("ca.pem"));
     for (client, version) in
         [(client().http1_only(), Version::HTTP_11), (client(), Version::HTTP_2)]
     {
@@ -46,7 +45,7 @@ async fn https_is_served_in_both_versions() {
 #[tokio::test]
 async fn the_certificate_is_the_configured_one() {
     let service = secured().await;
-    let strict = Client::builder()
+    let strict = http_client()
         .tls_built_in_root_certs(false)
         .add_root_certificate(authority("stranger.pem"));
     let refused = strict.build().unwrap().get(&service.base).send().await.unwrap_err();

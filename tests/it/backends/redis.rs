@@ -3,7 +3,7 @@
 use reqwest::Client;
 use serde_json::json;
 
-use crate::support::{Redis, Setup, answer};
+use crate::support::{Redis, Setup, answer, http_client};
 
 #[tokio::test]
 async fn ten_thousand_simultaneous_first_requests_build_one_connection() {
@@ -21,7 +21,7 @@ async fn ten_thousand_simultaneous_first_requests_build_one_connection() {
         .await;
     service.health("the service is healthy", |health| health["status"] == "healthy").await;
     // As many streams of HTTP/2 as a server admits, over as few sockets as that takes.
-    let clients = (0..50).map(|_| Client::builder().http2_prior_knowledge().build().unwrap());
+    let clients = (0..50).map(|_| http_client().http2_prior_knowledge().build().unwrap());
     let clients: Vec<Client> = clients.collect();
     let url = format!("{}/v1/events?delivery=direct", service.base);
     let requests = (0..10_000)

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Certificate, Client, StatusCode, Version, redirect};
+use reqwest::{Certificate, StatusCode, Version, redirect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::support::{
-    Database, Redis, Service, Setup, certificate, eventually, free_port, listens, signal,
+    Database, Redis, Service, Setup, certificate, eventually, free_port, http_client, listens,
+    signal,
 };
 
 const FILES: [&str; 6] = [
@@ -121,7 +122,7 @@ impl Fleet {
 /// What clients do until they are told to end: each keeps its connection, and every request must
 /// succeed. Gives how many there were, and the ids of the events that were accepted.
 async fn client(base: String, mut end: watch::Receiver<bool>) -> (usize, Vec<String>) {
-    let http = Client::builder().pool_max_idle_per_host(1).build().unwrap();
+    let http = http_client().pool_max_idle_per_host(1).build().unwrap();
     let (mut gets, mut accepted) = (0, Vec::new());
     while !*end.borrow_and_update() {
         let answer = http.get(format!("{base}/v1/executions?limit=1")).send().await.unwrap();
@@ -193,7 +194,7 @@ async fn neither_kill_9_nor_a_rolling_restart_fails_a_get_or_a_keyed_post() {
 async fn events_pass_at_once_and_what_nobody_can_answer_is_a_problem() {
     let fleet = Fleet::new().await;
     let nginx = Nginx::before(&fleet.ports).await;
-    let http = Client::new();
+    let http = http_client().build().unwrap();
     let answer = http.get(format!("{}/health", nginx.base)).send().await.unwrap();
     assert_eq!(answer.status(), 503);
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
@@ -230,7 +231,8 @@ async fn too_large_a_body_is_refused_by_the_service_and_beyond_its_reach_by_ngin
     let nginx = Nginx::before(&fleet.ports).await;
     let post = async |mebibytes: usize| {
         let body = json!({"type": "t", "data": "x".repeat(mebibytes << 20)});
-        Client::new().post(format!("{}/v1/events", nginx.base)).json(&body).send().await.unwrap()
+        let http = http_client().build().unwrap();
+        http.post(format!("{}/v1/events", nginx.base)).json(&body).send().await.unwrap()
     };
     for _ in 0..10 {
         let answer = post(2).await;
@@ -268,13 +270,13 @@ async fn nginx_keeps_its_connections_until_the_replica_drains() {
         .await;
     service.healthy().await;
     let nginx = Nginx::before(&fleet.ports).await;
-    let http = Client::new();
+    let http = http_client().build().unwrap();
     let livez = async || {
         let answer = http.get(format!("{}/livez", nginx.base)).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     };
     // This client keeps its own, so that one worker of nginx serves it.
-    service.http = Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    service.http = http_client().pool_max_idle_per_host(0).build().unwrap();
     livez().await;
     livez().await;
     assert_eq!(connections_to(fleet.ports[0]), 1, "one is kept and used again");
@@ -300,7 +302,7 @@ async fn over_tls_everything_is_answered_in_http_2_and_asks_for_tls_for_ever() {
     let fleet = Fleet::new().await;
     let nginx = Nginx::with("nginx.conf", &fleet.ports).await;
     let authority = fs::read(certificate("ca.pem")).unwrap();
-    let http = Client::builder()
+    let http = http_client()
         .tls_built_in_root_certs(false)
         .add_root_certificate(Certificate::from_pem(&authority).unwrap())
         .redirect(redirect::Policy::none())

@@ -28,6 +28,7 @@ use tokio::{
 use crate::support::{
     DEADLINE, Database, Link, Passing, Postgres, Redis, Service, Setup, Temporal, eventually,
     faketime::Clock,
+    http_client,
     ledger::{Ledger, is_retryable},
     signal,
 };
@@ -321,7 +322,7 @@ async fn start_executions(
     client: usize,
     accepted: Arc<Mutex<BTreeMap<String, usize>>>,
 ) {
-    let http = Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    let http = http_client().timeout(Duration::from_secs(5)).build().unwrap();
     let mut turn = client;
     for n in 0.. {
         let id = format!("c{client}-{n}");
