@@ -1,19 +1,19 @@
 //! The Kubernetes manifests through start, outage and drain: a kubelet, played by its own rules, probes
 //! the real program.
 
+mod kubelet;
+
 use std::{
     fs,
     path::Path,
     process::{Command, Output},
-    time::Duration,
 };
 
 use agentarea_api::config;
-use reqwest::Client;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::interval};
+use tokio::task::JoinSet;
 
+use self::kubelet::{Container, Kubelet};
 use crate::support::{Database, Link, Passing, Service, Setup, eventually, free_port, signal};
 
 const GUIDE: &str = include_str!("../../../deploy/kubernetes/guide.yaml");
@@ -48,176 +48,7 @@ spec:
           initialDelaySeconds: 5
           periodSeconds: 5
 ";
-/// What a second of the manifest takes here, so that ten minutes take six seconds. The service's own
-/// probes are quicker than by default in the same way; how long an answer may take is not shortened.
-const SECOND: Duration = Duration::from_millis(10);
 const TEN_MINUTES: u32 = 600;
-
-/// A probe as the manifest writes it, with the defaults of Kubernetes for what it leaves out.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Probe {
-    http_get: HttpGet,
-    #[serde(default)]
-    initial_delay_seconds: u32,
-    #[serde(default = "ten")]
-    period_seconds: u32,
-    #[serde(default = "one")]
-    timeout_seconds: u32,
-    #[serde(default = "three")]
-    failure_threshold: u32,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HttpGet {
-    path: String,
-    port: Port,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged)]
-enum Port {
-    Number(u16),
-    Name(String),
-}
-
-const fn ten() -> u32 {
-    10
-}
-
-const fn one() -> u32 {
-    1
-}
-
-const fn three() -> u32 {
-    3
-}
-
-/// The part of a container that the kubelet probes by.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Container {
-    ports: Vec<ContainerPort>,
-    startup_probe: Option<Probe>,
-    liveness_probe: Probe,
-    readiness_probe: Probe,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ContainerPort {
-    name: Option<String>,
-    container_port: u16,
-}
-
-impl Container {
-    fn of(deployment: &str) -> Self {
-        let deployment: Value = serde_yaml::from_str(deployment).unwrap();
-        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-        serde_json::from_value(container.clone()).unwrap()
-    }
-
-    fn port(&self, probe: &Probe) -> u16 {
-        match &probe.http_get.port {
-            Port::Number(number) => *number,
-            Port::Name(name) => {
-                let named = |port: &&ContainerPort| port.name.as_ref() == Some(name);
-                self.ports.iter().find(named).unwrap().container_port
-            }
-        }
-    }
-}
-
-/// A probe at work.
-#[derive(Debug)]
-struct Prober {
-    probe: Probe,
-    http: Client,
-    sent: u32,
-    failures_in_row: u32,
-    /// How often the threshold was reached: restarts by a liveness probe, removals from the load
-    /// balancer by a readiness probe.
-    reached: u32,
-    complaints: Vec<String>,
-}
-
-impl Prober {
-    fn new(probe: Probe) -> Self {
-        // The kubelet opens a connection for each probe.
-        let http = Client::builder()
-            .pool_max_idle_per_host(0)
-            .timeout(Duration::from_secs(probe.timeout_seconds.into()));
-        let http = http.build().unwrap();
-        Self { probe, http, sent: 0, failures_in_row: 0, reached: 0, complaints: Vec::new() }
-    }
-
-    async fn at(&mut self, second: u32, base: &str) {
-        let since = second.checked_sub(self.probe.initial_delay_seconds);
-        if since.is_some_and(|since| since % self.probe.period_seconds == 0) {
-            self.sent += 1;
-            let sending = self.http.get(format!("{base}{}", self.probe.http_get.path)).send();
-            let failure = match sending.await {
-                Ok(answer) if (200..400).contains(&answer.status().as_u16()) => None,
-                Ok(answer) => Some(answer.status().to_string()),
-                Err(error) => Some(error.to_string()),
-            };
-            self.judge(failure.map(|failure| format!("at {second} s: {failure}")));
-        }
-    }
-
-    fn judge(&mut self, failure: Option<String>) {
-        self.failures_in_row = if failure.is_some() { self.failures_in_row + 1 } else { 0 };
-        self.complaints.extend(failure);
-        if self.failures_in_row == self.probe.failure_threshold {
-            self.reached += 1;
-            // A container that was restarted begins anew.
-            self.failures_in_row = 0;
-        }
-    }
-}
-
-/// The kubelet, which knows of the service what its probes tell.
-struct Kubelet {
-    /// Until it succeeds, the others are not sent.
-    startup: Option<Prober>,
-    liveness: Prober,
-    readiness: Prober,
-    now: u32,
-}
-
-impl Kubelet {
-    fn of(deployment: &str) -> Self {
-        let container = Container::of(deployment);
-        Self {
-            startup: container.startup_probe.map(Prober::new),
-            liveness: Prober::new(container.liveness_probe),
-            readiness: Prober::new(container.readiness_probe),
-            now: 0,
-        }
-    }
-
-    /// Sends every probe that is due within `seconds`; gives how many of each kind.
-    async fn watch(&mut self, service: &Service, seconds: u32) -> (u32, u32) {
-        let before = (self.liveness.sent, self.readiness.sent);
-        let mut clock = interval(SECOND);
-        for _ in 0..seconds {
-            clock.tick().await;
-            self.now += 1;
-            if let Some(startup) = &mut self.startup {
-                startup.at(self.now, &service.base).await;
-                if startup.sent > 0 && startup.failures_in_row == 0 {
-                    assert_eq!(startup.reached, 0, "{:?}", startup.complaints);
-                    self.startup = None;
-                }
-                continue;
-            }
-            self.liveness.at(self.now, &service.base).await;
-            self.readiness.at(self.now, &service.base).await;
-        }
-        (self.liveness.sent - before.0, self.readiness.sent - before.1)
-    }
-}
 
 /// Clients that go on through the outage; each must be answered, and told that it is an outage.
 async fn refused_clients(service: &Service) {
