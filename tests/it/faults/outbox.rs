@@ -146,12 +146,14 @@ async fn a_memory_broker_that_was_paused_finds_another_in_its_place() {
             .variable("DATABASE_URL", &database.url)
             .set("event_broker.probe.interval", "\"500ms\"")
     };
-    let first = setup().start().await;
+    let mut first = setup().start().await;
     first.healthy().await;
     let second = setup().start().await;
     crate::support::signal(&first.child, "-STOP");
     second.healthy().await;
     crate::support::signal(&first.child, "-CONT");
+    // As soon as it wakes it closes a connection that was idle for so long.
+    first.http = crate::support::http_client().build().unwrap();
     first
         .health("it notices", |health| {
             health["connections"]["details"]["event_broker"]["state"] == "unavailable"
