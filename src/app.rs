@@ -266,7 +266,7 @@ impl App {
             error = self.manager.database.refused() => Err(error),
         };
         if let Err(error) = started {
-            let remedy = error.kind().remedy();
+            let remedy = error.remedy();
             tracing::error!(%error, remedy, "a connection that start needs cannot be made");
             return Exit::ConnectionUnavailable;
         }

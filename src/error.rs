@@ -121,9 +121,9 @@ impl ErrorKind {
         }
     }
 
-    /// What an operator can do about a connection that fails in this way.
-    #[must_use]
-    pub const fn remedy(self) -> Option<&'static str> {
+    /// What an operator can do about most connections that fail in this way; an [`Error`] may know
+    /// better, see [`Error::remedy`].
+    const fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::NameNotFound => {
                 "check the host name in the configured address, which `config show` prints"
@@ -242,6 +242,7 @@ struct Inner {
     retry: RetryClass,
     operation: Option<&'static str>,
     message: Cow<'static, str>,
+    remedy: Option<&'static str>,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -254,6 +255,7 @@ impl Error {
             retry: kind.default_retry(),
             operation: None,
             message: message.into(),
+            remedy: None,
             retry_after: None,
             source: None,
         }))
@@ -263,6 +265,14 @@ impl Error {
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Overrides the kind's usual remedy, where that does not fit. It is shown to callers who may not
+    /// see the message, so it names no address.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: &'static str) -> Self {
+        self.0.remedy = Some(remedy);
         self
     }
 
@@ -312,6 +322,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// What an operator can do about it, where anything can be done.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        self.0.remedy.or(self.0.kind.remedy())
     }
 
     /// The message without operation and cause.
@@ -365,6 +381,16 @@ mod tests {
             .in_operation("outer");
         assert_eq!(error.to_string(), "publish: connection lost: broken pipe");
         assert!(error.outcome_unknown());
+    }
+
+    #[test]
+    fn an_error_with_its_own_remedy_does_not_give_that_of_its_kind() {
+        let usual = Error::new(ErrorKind::Unavailable, "no answer");
+        assert_eq!(usual.remedy(), ErrorKind::Unavailable.remedy());
+        let own = usual.with_remedy("stop the other process").in_operation("connect");
+        assert_eq!(own.remedy(), Some("stop the other process"));
+        let incurable = Error::new(ErrorKind::NotFound, "no such thing");
+        assert_eq!(incurable.remedy(), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl ApiError {
             return error.into();
         }
         tracing::warn!(connection, %error, error.class = class.as_str(), "it cannot be made");
-        let remedy = class.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        let remedy = error.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         let detail = format!("{connection} cannot be made ({class}); nothing was changed{remedy}");
         // Whatever became of it, the connection that serves was not touched.
         Self { detail: Some(detail), ..error.without_effect().into() }

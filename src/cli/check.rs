@@ -72,7 +72,7 @@ impl From<&Checked> for Line {
             ok: error.is_none(),
             class: error.map(|error| error.kind().as_str()),
             message: error.map(one_line).or(note),
-            remedy: error.and_then(|error| error.kind().remedy()),
+            remedy: error.and_then(Error::remedy),
             duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }
     }

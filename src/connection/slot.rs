@@ -232,7 +232,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         let (connection, to, cause) = (self.name, transition.to, &*transition.cause);
         let lasted_ms = u64::try_from(transition.lasted.as_millis()).unwrap_or(u64::MAX);
         if let Some(error) = error {
-            let (class, remedy) = (error.kind().as_str(), error.kind().remedy());
+            let (class, remedy) = (error.kind().as_str(), error.remedy());
             tracing::warn!(
                 connection, to, cause, lasted_ms, error = %error, error.class = class, remedy,
                 "{connection} is {to}"

@@ -25,6 +25,12 @@ pub(super) fn query_error(error: DieselError) -> Error {
     };
     // The statement reached the database, so what it did is unknown unless the kind says better.
     let error = Error::new(kind, message).with_source(error);
+    let error = match message {
+        DAMAGED => error.with_remedy("restore the file from a backup"),
+        CANCELLED => error.with_remedy("find who calls pg_cancel_backend on our sessions"),
+        TOO_SLOW => error.with_remedy("raise statement_timeout of the user or of the database"),
+        _ => error,
+    };
     match kind {
         ErrorKind::Unavailable => error.with_retry(RetryClass::MaybeSent),
         // The server itself has told that it gave up.
@@ -33,6 +39,9 @@ pub(super) fn query_error(error: DieselError) -> Error {
     }
 }
 
+const CANCELLED: &str = "somebody has cancelled the statement";
+const DAMAGED: &str = "the file is damaged; restore it from a backup";
+const TOO_SLOW: &str = "the statement took longer than the server's statement_timeout";
 const IN_THE_WAY: &str = "another transaction stood in the way of this one";
 const LOCKED: &str = "another transaction, which has not ended, holds what this one needs";
 
@@ -45,15 +54,11 @@ fn said(text: &str) -> Option<(ErrorKind, &'static str)> {
         _ if text.starts_with("permission denied") => (ErrorKind::Forbidden, failed),
         _ if gave_up_waiting(text) => (ErrorKind::Busy, LOCKED),
         "database disk image is malformed" | "file is not a database" => {
-            (ErrorKind::Unavailable, "the file is damaged; restore it from a backup")
+            (ErrorKind::Unavailable, DAMAGED)
         }
         "deadlock detected" => (ErrorKind::Busy, IN_THE_WAY),
-        "canceling statement due to user request" => {
-            (ErrorKind::Busy, "somebody has cancelled the statement")
-        }
-        "canceling statement due to statement timeout" => {
-            (ErrorKind::Timeout, "the statement took longer than the server's statement_timeout")
-        }
+        "canceling statement due to user request" => (ErrorKind::Busy, CANCELLED),
+        "canceling statement due to statement timeout" => (ErrorKind::Timeout, TOO_SLOW),
         _ => return None,
     })
 }
@@ -128,6 +133,20 @@ mod tests {
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Timeout, RetryClass::NotSent));
         let error = failed(others, "something else");
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, RetryClass::MaybeSent));
+    }
+
+    #[test]
+    fn the_remedy_fits_what_the_database_says() {
+        for (text, remedy) in [
+            ("canceling statement due to statement timeout", "raise statement_timeout"),
+            ("canceling statement due to user request", "pg_cancel_backend"),
+            ("canceling statement due to lock timeout", "pg_locks"),
+            ("database disk image is malformed", "restore the file"),
+            ("something else", "look at the server's own log"),
+        ] {
+            let told = failed(DatabaseErrorKind::Unknown, text).remedy().unwrap();
+            assert!(told.contains(remedy), "{text}: {told}");
+        }
     }
 
     #[test]

@@ -521,7 +521,8 @@ pub async fn left_behind() -> Option<(PathBuf, Unfinished)> {
 pub async fn open_file(path: &Path, context: &BuildContext) -> Result<Arc<dyn Database>, Error> {
     if !path.exists() {
         let message = format!("there is no file {}", path.display());
-        return Err(Error::new(ErrorKind::Missing, message));
+        let remedy = "correct the path, which is relative to the working directory";
+        return Err(Error::new(ErrorKind::Missing, message).with_remedy(remedy));
     }
     let section = Section(serde_json::json!({ "path": path }));
     sqlite::Factory::default().build(&section, context).await

@@ -189,7 +189,8 @@ async fn refuse_without_rights(conn: &mut Conn) -> Result<(), Error> {
     if is_true(conn, "current_setting('transaction_read_only')::bool").await? {
         let message =
             "default_transaction_read_only is set for the user, the database or the server";
-        return Err(Error::new(ErrorKind::ReadOnly, message));
+        let remedy = "set default_transaction_read_only = off for the user";
+        return Err(Error::new(ErrorKind::ReadOnly, message).with_remedy(remedy));
     }
     let may_create = "coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
     if !is_true(conn, may_create).await? {

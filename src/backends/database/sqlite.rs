@@ -233,7 +233,9 @@ async fn open(path: &Path, make: bool) -> Result<Conn, Error> {
     let established = Conn::establish(&format!("{}?mode={mode}", uri(path))).await;
     established.map_err(|error| {
         let message = format!("{} cannot be opened", path.display());
-        Error::new(ErrorKind::Unavailable, message).with_source(error)
+        Error::new(ErrorKind::Unavailable, message)
+            .with_remedy("check that the path names an SQLite file that this process may open")
+            .with_source(error)
     })
 }
 

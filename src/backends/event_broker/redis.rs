@@ -159,7 +159,8 @@ impl RedisBroker {
         let value = |name| information.lines().find_map(|line| line.strip_prefix(name));
         if let (Mode::Standalone, Some("cluster")) = (self.config.mode, value("redis_mode:")) {
             let message = "the server is part of a cluster: set mode = \"cluster\"";
-            return Err(Error::new(ErrorKind::Incompatible, message));
+            let remedy = "set event_broker.redis.mode = \"cluster\"";
+            return Err(Error::new(ErrorKind::Incompatible, message).with_remedy(remedy));
         }
         check_version(value("redis_version:").unwrap_or_default())
     }
@@ -261,7 +262,9 @@ impl Backend for RedisBroker {
             .await?;
         if read.as_ref() != Some(&sent) {
             let message = "the server has lost what the probe has just written";
-            return Err(Error::new(ErrorKind::Unavailable, message));
+            let remedy = "set maxmemory-policy = noeviction, and check that the address leads to one \
+                          server only";
+            return Err(Error::new(ErrorKind::Unavailable, message).with_remedy(remedy));
         }
         self.unanswered_probe.store(false, Ordering::Relaxed);
         if after_outage {

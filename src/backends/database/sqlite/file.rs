@@ -133,6 +133,9 @@ impl FileLock {
                      DATABASE_URL=sqlite:PATH, or use PostgreSQL for several processes",
                     database.display()
                 ),
+            )
+            .with_remedy(
+                "let one process use the file, or use PostgreSQL, which several can share",
             )),
             Err(TryLockError::Error(error)) => Err(unusable("the lock", error)),
         }
@@ -240,6 +243,7 @@ impl FileLock {
         let database = self.database.display();
         let message = format!("{database} {what} while the service used it; {BEGIN_ANEW}");
         Error::new(ErrorKind::Missing, message)
+            .with_remedy("put the file back, or restart the service to begin with an empty one")
     }
 
     fn compare(&self, known: &Known, found: &Found) -> Result<(), Error> {
@@ -280,6 +284,7 @@ mod tests {
         let held = FileLock::acquire(&path).unwrap();
         let error = FileLock::acquire(&path).unwrap_err();
         assert!(error.message().contains("in use by another process"), "{error}");
+        assert!(error.remedy().is_some_and(|told| told.contains("let one process use the file")));
         drop(held);
         assert!(FileLock::acquire(&path).is_ok());
     }

@@ -90,4 +90,5 @@ fn held_by_another() -> Error {
     let message = "another process on the same database keeps the stream in its memory, and only \
                    one can: choose a broker that they share, as by REDIS_URL";
     Error::new(ErrorKind::Unavailable, message)
+        .with_remedy("stop the other process, or choose a broker that both share, as by REDIS_URL")
 }

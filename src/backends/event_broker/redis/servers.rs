@@ -253,7 +253,9 @@ async fn ask_for_primary(
         ask(sentinel, &question).await.map_err(|e| translate(&e))?;
     primary.ok_or_else(|| {
         let message = format!("the sentinels know no primary named {master_name:?} (master_name)");
-        Error::new(ErrorKind::Missing, message)
+        Error::new(ErrorKind::Missing, message).with_remedy(
+            "correct event_broker.redis.master_name, or the addresses of the sentinels",
+        )
     })
 }
 
@@ -267,7 +269,8 @@ async fn check_role(primary: &mut MultiplexedConnection) -> Result<(), Error> {
         return Ok(());
     }
     let message = "the server that the sentinels name is a replica, which takes no writes";
-    Err(Error::new(ErrorKind::Unavailable, message))
+    let remedy = "wait until the failover has ended; if it does not, look at the sentinels' logs";
+    Err(Error::new(ErrorKind::Unavailable, message).with_remedy(remedy))
 }
 
 /// The node to go to instead, if `node` does not serve the key.

@@ -81,8 +81,29 @@ fn refused(code: &str, details: &str) -> Error {
         _ => (ErrorKind::Unavailable, "the server cannot serve now"),
     };
     let error = Error::new(kind, format!("{what}: {code} {details}"));
+    let error = match remedy(code, details) {
+        Some(remedy) => error.with_remedy(remedy),
+        None => error,
+    };
     // After a failover, the next attempt looks for the primary.
     if kind == ErrorKind::ReadOnly { error.with_retry(RetryClass::NotSent) } else { error }
+}
+
+/// What to do about an answer for which the remedy of its kind is none.
+fn remedy(code: &str, details: &str) -> Option<&'static str> {
+    Some(match code {
+        "MOVED" | "ASK" => "set event_broker.redis.mode = \"cluster\"",
+        "OOM" => "raise maxmemory of the server, or lower event_broker.redis.max_events",
+        "LOADING" => "wait until the server has loaded its data",
+        "WRONGTYPE" => "choose another event_broker.redis.stream",
+        "ERR" if details.contains("DB index") => {
+            "correct the number of the database at the end of the URL"
+        }
+        "ERR" if details.contains("max number of clients") => {
+            "raise maxclients of the server, or lower pool.max_size"
+        }
+        _ => return None,
+    })
 }
 
 /// What a failure of the link means.
@@ -153,6 +174,22 @@ mod tests {
         ] {
             let error = answer(text);
             assert_eq!((error.kind(), error.retry()), (kind, retry), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_remedy_fits_the_answer() {
+        for (text, remedy) in [
+            ("MOVED 1 10.0.0.1:6379", "mode = \"cluster\""),
+            ("OOM command not allowed", "raise maxmemory"),
+            ("LOADING Redis is loading", "wait until"),
+            ("WRONGTYPE Operation against a key", "choose another event_broker.redis.stream"),
+            ("ERR DB index is out of range", "the number of the database"),
+            ("ERR max number of clients reached", "raise maxclients"),
+            ("MISCONF cannot persist", "look at the server's own log"),
+        ] {
+            let told = answer(text).remedy().unwrap();
+            assert!(told.contains(remedy), "{text}: {told}");
         }
     }
 
