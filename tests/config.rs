@@ -116,6 +116,241 @@ fn all_problems_are_reported_at_once_with_place_and_remedy() {
     }
 }
 
+/// Whatever is wrong hides nothing else that is.
+mod one_report {
+    use super::*;
+
+    fn assert_report(report: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(report.contains(line), "{line:?} is missing in\n{report}");
+        }
+        let noun = if lines.len() == 1 { "problem" } else { "problems" };
+        let count = format!("the configuration has {} {noun}:", lines.len());
+        assert!(report.contains(&count), "{count:?} is missing in\n{report}");
+    }
+
+    #[test]
+    fn a_wrong_type_hides_neither_combinations_nor_what_production_demands() {
+        let report = Place::new().problems(&[
+            ("ENVIRONMENT", "production"),
+            ("PORT", "many"),
+            ("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "20s"),
+            ("AGENTAREA_DATABASE__ALLOW_EMBEDDED_IN_PRODUCTION", "true"),
+            ("AGENTAREA_DATABASE__BACKEND", "sqlite"),
+            ("AGENTAREA_EVENT_BROKER__BACKEND", "memory"),
+            ("AGENTAREA_EXECUTION_SERVICE__BACKEND", "embedded"),
+        ]);
+        let embedded = "serves one process only, which production does not allow";
+        assert_report(
+            &report,
+            &[
+                "PORT: server.port: expected a whole number, 0 to 65535, found \"many\"",
+                "AGENTAREA_DATABASE__TIMEOUT__ATTEMPT: database.timeout.attempt: one attempt (20s)",
+                &format!("event_broker.backend: \"memory\" {embedded}"),
+                &format!("execution_service.backend: \"embedded\" {embedded}"),
+                "auth.keys: mode = \"api_key\" needs at least one key",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_broken_file_and_a_broken_env_file_hide_nothing() {
+        let place = Place::new()
+            .with(
+                "config/default.toml",
+                "[server]\nport = \nmax_connections = 0\n[auth]\nopen_metrics = tru\n",
+            )
+            .with("config/staging.toml", "[outbox\nbatch = 1\n[outbox]\nlease = \"1s\"\n")
+            .with(".env", "ENVIRONMENT=staging\nRUST_LOG=a b\nPORT=many\nA='\n");
+        assert_report(
+            &place.problems(&[("AGENTAREA_OUTBOX__POLL_INTERVAL", "1s")]),
+            &[
+                "config/default.toml:2: column 8: ",
+                "config/default.toml:3: server.max_connections: expected a whole number",
+                "config/default.toml:5: column 16: ",
+                "config/staging.toml:1: column 8: ",
+                ".env:2: cannot be read",
+                ".env:4: cannot be read",
+                "PORT (.env): server.port: expected a whole number",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_depends_on_an_unreadable_value_is_not_reported() {
+        let keys = "[auth]\nmode = \"api_key\"\nkeys = [{ name = \"ci\" sha256 = \"x\" }]\n";
+        let place = Place::new().with("config/default.toml", keys);
+        assert_report(&place.problems(&[]), &["config/default.toml:3: column 23: "]);
+        for (variables, line) in [
+            (
+                [
+                    ("AGENTAREA_DATABASE__TIMEOUT__TOTAL", "x"),
+                    ("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "20s"),
+                ],
+                "database.timeout.total: \"x\" is not a duration",
+            ),
+            (
+                [("AGENTAREA_AUTH__KYES", "[]"), ("AGENTAREA_AUTH__MODE", "api_key")],
+                "auth.kyes: unknown key; did you mean `AGENTAREA_AUTH__KEYS`?",
+            ),
+            (
+                [
+                    ("AGENTAREA_WORKFLOWS__CALL__URL", ""),
+                    ("AGENTAREA_WORKFLOWS__CALL__KIND", "htpp"),
+                ],
+                "workflows.call.kind: expected one of \"echo\", \"http\", \"temporal\"",
+            ),
+        ] {
+            assert_report(&Place::new().problems(&variables), &[line]);
+        }
+        // Any key may stand in a folder that cannot be read.
+        let variables =
+            [("ENVIRONMENT", "production"), ("AGENTAREA_CONFIG_DIR", "nowhere"), ("PORT", "many")];
+        assert_report(
+            &Place::new().problems(&variables),
+            &["nowhere: the configuration folder does not exist", "PORT: server.port: expected"],
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_overridden_is_checked_in_its_own_place() {
+        let place = Place::new()
+            .with(
+                "config/default.toml",
+                "[server]\nport = \"many\"\nallowed_hosts = [\"http://h\"]\n[telemetry]\nlog_filter = \"inof\"\n",
+            )
+            .with("config/development.toml", "[server]\nport = 70000\nallowed_hosts = []\n")
+            .with(".env", "PORT=none\nAGENTAREA_WORKFLOWS__ECHO__KIND=ehco\n");
+        let variables =
+            [("PORT", "1"), ("RUST_LOG", "info"), ("AGENTAREA_WORKFLOWS__ECHO__KIND", "echo")];
+        assert_report(
+            &place.problems(&variables),
+            &[
+                "config/default.toml:2: server.port: expected a whole number",
+                "config/default.toml:3: server.allowed_hosts.0: expected a name",
+                "config/default.toml:5: telemetry.log_filter: \"inof\" is not a level",
+                "config/development.toml:2: server.port: expected a whole number, 0 to 65535",
+                "PORT (.env): server.port: expected a whole number",
+                "AGENTAREA_WORKFLOWS__ECHO__KIND (.env): workflows.echo.kind: expected one of",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_overridden_value_that_fits_its_own_layer_or_the_final_ones_is_good() {
+        let place = Place::new()
+            .with("config/default.toml", "[database.timeout]\nattempt = \"20s\"\n")
+            .with("config/development.toml", "[database.timeout]\ntotal = \"30s\"\n");
+        let variables = [("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "25s")];
+        assert!(place.run(&["config", "check"], &variables).status.success());
+        let place = Place::new().with(
+            "config/default.toml",
+            "[database.timeout]\nattempt = \"20s\"\ntotal = \"30s\"\n",
+        );
+        let variables = [
+            ("AGENTAREA_DATABASE__TIMEOUT__ATTEMPT", "2s"),
+            ("AGENTAREA_DATABASE__TIMEOUT__TOTAL", "3s"),
+        ];
+        assert!(place.run(&["config", "check"], &variables).status.success());
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn an_address_that_is_overridden_is_checked_too() {
+        let place = Place::new().with(".env", "REDIS_URL=redis://h/x\n");
+        assert_report(
+            &place.problems(&[("REDIS_URL", "redis://h")]),
+            &["REDIS_URL (.env): event_broker.redis.url: cannot be read"],
+        );
+        let variables = [
+            ("REDIS_URL", "redis://h/x"),
+            ("AGENTAREA_EVENT_BROKER__REDIS__MODE", "sentinell"),
+            ("AGENTAREA_EVENT_BROKER__REDIS__MAX_EVENTS", "many"),
+        ];
+        assert_report(
+            &Place::new().problems(&variables),
+            &[
+                "REDIS_URL: event_broker.redis.url: cannot be read",
+                "event_broker.redis.mode: expected one of",
+                "event_broker.redis.max_events: expected a whole number",
+            ],
+        );
+    }
+}
+
+mod suggestions {
+    use super::*;
+
+    #[test]
+    fn a_typo_is_recognised_at_every_depth() {
+        let place = Place::new().with(
+            "config/default.toml",
+            "port = 1\n[workflows.call]\nknid = \"http\"\n[workflows.call.retry]\n\
+             max_atempts = 2\n[health.http_status]\nhealty = 200\n[server.tls]\ncert = \"a\"\n\
+             [[auth.keys]]\nname = \"a\"\nsha265 = \"b\"\nscopes = [\"raed\"]\n[workflow.x]\n",
+        );
+        let report = place.problems(&[
+            ("AGENTAREA_WORKFLOWS__CALL__WORKFLOW_TIPE", "x"),
+            ("AGENTAREA_WORKFLOWS__CALL__RETRY__MULTIPLYER", "2"),
+        ]);
+        for line in [
+            "default.toml:1: port: unknown key; did you mean `server.port`?",
+            "default.toml:3: workflows.call.knid: unknown key; did you mean `workflows.call.kind`?",
+            "default.toml:5: workflows.call.retry.max_atempts: unknown key; did you mean \
+             `workflows.call.retry.max_attempts`?",
+            "default.toml:7: health.http_status.healty: unknown key; did you mean \
+             `health.http_status.healthy`?",
+            "default.toml:9: server.tls.cert: unknown key; expected one of cert_file, key_file",
+            "default.toml:12: auth.keys.0.sha265: unknown key; did you mean `auth.keys.0.sha256`?",
+            "auth.keys.0.scopes.0: expected one of \"read\", \"write\", \"operate\", found \
+             \"raed\"; did you mean `read`?",
+            "default.toml:14: workflow: unknown key; did you mean `workflows`?",
+            "did you mean `AGENTAREA_WORKFLOWS__CALL__WORKFLOW_TYPE`?",
+            "did you mean `AGENTAREA_WORKFLOWS__CALL__RETRY__MULTIPLIER`?",
+        ] {
+            assert!(report.contains(line), "{line:?} is missing in\n{report}");
+        }
+    }
+
+    #[test]
+    fn what_a_workflow_may_hold_is_listed_where_nothing_is_near() {
+        let place = Place::new().with("config/default.toml", "[workflows.call]\ncolour = 1\n");
+        let report = place.problems(&[]);
+        let line = "workflows.call.colour: unknown key; expected one of delay, kind, max_answer, \
+                    retry, task_queue, timeout, url, workflow_type";
+        assert!(report.contains(line), "{report}");
+    }
+
+    #[test]
+    fn a_typo_in_a_value_is_recognised() {
+        for (variable, value, meant) in [
+            ("AGENTAREA_WORKFLOWS__ECHO__KIND", "ehco", "echo"),
+            ("AGENTAREA_EVENT_BROKER__BACKEND", "memry", "memory"),
+            ("AGENTAREA_DATABASE__STARTUP", "backgroud", "background"),
+            ("AGENTAREA_DATABASE__RETRY__JITTER", "ful", "full"),
+            ("AGENTAREA_AUTH__MODE", "apikey", "api_key"),
+            ("AGENTAREA_HEALTH__DETAILS", "Never", "never"),
+            ("AGENTAREA_TELEMETRY__LOG_FORMAT", "jsn", "json"),
+            ("AGENTAREA_TELEMETRY__LOG_ROTATION", "dayly", "daily"),
+            ("RUST_LOG", "inof", "info"),
+        ] {
+            let report = Place::new().problems(&[(variable, value)]);
+            assert!(report.contains(&format!("; did you mean `{meant}`?")), "{report}");
+        }
+        let report = Place::new().problems(&[("AGENTAREA_WORKFLOWS__ECHO__KIND", "lambda")]);
+        assert!(!report.contains("did you mean"), "{report}");
+    }
+}
+
+#[test]
+fn an_override_without_its_key_is_not_repeated() {
+    let output = Place::new().run(&["--set", "SECRET", "config", "check"], &[]);
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("--set needs KEY=VALUE"), "{text}");
+    assert!(!text.contains("SECRET"), "{text}");
+}
+
 #[test]
 fn combinations_that_cannot_work_are_refused() {
     let report = Place::new().problems(&[

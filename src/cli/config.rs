@@ -1,6 +1,8 @@
 //! `config show`, `config check`, `config schema`, `config default`, `config docs`.
 
-use clap::{Args, Subcommand};
+use std::ffi::OsStr;
+
+use clap::{Args, Subcommand, builder::TypedValueParser, error::ErrorKind};
 use serde_json::{Value, json};
 
 use super::{Format, Source, document, print, report};
@@ -46,6 +48,28 @@ pub(super) struct Show {
     /// For whom to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// Reads `KEY=VALUE`. The usual message for what is none repeats it, and it can be a secret.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Override;
+
+impl TypedValueParser for Override {
+    type Value = (String, String);
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let parts = value.to_str().and_then(|text| text.split_once('='));
+        let (key, value) = parts.ok_or_else(|| {
+            let message = "--set needs KEY=VALUE, such as --set server.port=8080";
+            command.clone().error(ErrorKind::ValueValidation, message)
+        })?;
+        Ok((key.trim().to_owned(), value.to_owned()))
+    }
 }
 
 pub(super) fn run(command: &Command, source: Source, app: &App) -> anyhow::Result<Exit> {

@@ -71,7 +71,7 @@ struct Source {
     /// Set a key, over every file and variable; may be repeated
     ///
     /// For example --set server.port=8080. `config default` prints all keys.
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = parse_override)]
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = config::Override)]
     overrides: Vec<(String, String)>,
 }
 
@@ -119,11 +119,6 @@ enum Format {
     Text,
     /// For scripts: one JSON document, and nothing else on standard output
     Json,
-}
-
-fn parse_override(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
 }
 
 impl Source {

@@ -2,16 +2,15 @@
 
 use serde_json::Value;
 
-use super::Loaded;
+use super::{Loaded, layer::join};
 
 impl Loaded {
     /// The keys whose values differ in `new`, in order, and `ENVIRONMENT` if that does. Values are
     /// not given: they can be secrets.
     #[must_use]
     pub fn changed_keys(&self, new: &Self) -> Vec<String> {
-        let of = |loaded: &Self| serde_json::to_value(&loaded.tree.root).unwrap_or_default();
         let mut keys = Vec::new();
-        compare(&of(self), &of(new), "", &mut keys);
+        compare(&self.tree.root, &new.tree.root, "", &mut keys);
         if self.named_environment != new.named_environment {
             keys.push("ENVIRONMENT".to_owned());
         }
@@ -29,7 +28,7 @@ fn compare(old: &Value, new: &Value, key: &str, keys: &mut Vec<String>) {
     };
     let added = after.keys().filter(|name| !before.contains_key(*name));
     for name in before.keys().chain(added) {
-        let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+        let inner = join(key, name);
         let none = &Value::Null;
         let (old, new) = (before.get(name).unwrap_or(none), after.get(name).unwrap_or(none));
         compare(old, new, &inner, keys);

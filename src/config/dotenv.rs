@@ -1,36 +1,79 @@
 //! `.env`: variables in a file.
 
-use std::{cell::Cell, fs, io, path::Path};
+use std::{cell::Cell, io, path::Path};
 
 use super::{
+    files::{self, file_problem, is_there, line_problem},
     problem::Problem,
-    sources::{file_problem, is_there, line_problem},
 };
 
 /// What is said of an entry; it is not repeated, because it can hold a secret.
 const BROKEN: &str = "cannot be read; expected a line of the form NAME=value, with quotes around a \
     value that has blanks";
 
-/// Names and values, in the order of the file; none if there is no file.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, Problem> {
-    if !is_there(path)? {
-        return Ok(Vec::new());
+/// What the file says.
+#[derive(Default)]
+pub(super) struct Dotenv {
+    /// Names and values, in the order of the file.
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) problems: Vec<Problem>,
+    /// The names of the variables whose entries cannot be read.
+    pub(super) broken: Vec<String>,
+    /// There is a file, and nothing of it can be read.
+    pub(super) is_unread: bool,
+}
+
+impl Dotenv {
+    fn unread(problem: Problem) -> Self {
+        Self { problems: vec![problem], is_unread: true, ..Self::default() }
     }
-    let unreadable = |error: io::Error| file_problem(path, format!("cannot be read: {error}"));
-    let text = fs::read_to_string(path).map_err(unreadable)?;
-    let lines_read = Cell::new(0_usize);
-    let broken = |error: dotenvy::Error| match error {
-        dotenvy::Error::Io(error) => unreadable(error),
-        dotenvy::Error::LineParse(entry, _) => {
-            // An entry in quotes goes on over lines.
-            let line = (lines_read.get() + 1).saturating_sub(entry.lines().count().max(1));
-            line_problem(path, Some(line), BROKEN.to_owned())
-        }
-        _ => file_problem(path, BROKEN.to_owned()),
+}
+
+/// Reads the file, if there is one: every entry that can be read, and a problem for every other.
+pub(super) fn read(path: &Path) -> Dotenv {
+    let text = match is_there(path) {
+        Ok(true) => files::read(path),
+        Ok(false) => return Dotenv::default(),
+        Err(problem) => Err(problem),
     };
-    dotenvy::from_read_iter(OneByOne { rest: text.as_bytes(), lines_read: &lines_read })
-        .map(|entry| entry.map_err(broken))
-        .collect()
+    match text {
+        Ok(text) => parse(path, &text),
+        Err(problem) => Dotenv::unread(problem),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Dotenv {
+    let mut found = Dotenv::default();
+    let lines_read = Cell::new(0_usize);
+    let lines = OneByOne { rest: text.as_bytes(), lines_read: &lines_read };
+    for entry in dotenvy::from_read_iter(lines) {
+        match entry {
+            Ok(variable) => found.variables.push(variable),
+            Err(dotenvy::Error::LineParse(entry, _)) => {
+                // An entry in quotes goes on over lines.
+                let count = entry.lines().count().max(1);
+                let first = (lines_read.get() + 1).saturating_sub(count);
+                found.problems.push(line_problem(path, Some(first), BROKEN.to_owned()));
+                // A quote that is not closed takes the lines that follow with it.
+                let lines = text.lines().skip(first.saturating_sub(1)).take(count);
+                found.broken.extend(lines.filter_map(name));
+            }
+            Err(_) => {
+                found.problems.push(file_problem(path, BROKEN.to_owned()));
+                found.is_unread = true;
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// The name with which a line begins.
+fn name(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    let line = line.strip_prefix("export ").map_or(line, str::trim_start);
+    let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(line.len());
+    (end > 0).then(|| line[..end].to_owned())
 }
 
 /// Hands out the lines of `.env` one at a time and counts them, because its parser does not say in
@@ -50,5 +93,30 @@ impl io::Read for OneByOne<'_> {
         }
         self.rest = rest;
         line.read(into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_broken_entry_is_told_and_every_other_is_read() {
+        let text = "A=1\nREDIS_URL=redis://h and more\nB=2\nexport PORT=8 0\nC=3\n";
+        let found = parse(Path::new("/x/.env"), text);
+        let read: Vec<&str> = found.variables.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(read, ["A", "B", "C"]);
+        assert_eq!(found.broken, ["REDIS_URL", "PORT"]);
+        let told: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+        assert!(told[0].starts_with("/x/.env:2: cannot be read"), "{told:?}");
+        assert!(told[1].starts_with("/x/.env:4: cannot be read"), "{told:?}");
+        assert_eq!(told.len(), 2);
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_takes_what_follows_with_it() {
+        let found = parse(Path::new("/x/.env"), "A=1\nREDIS_URL='redis://h\nPORT=1\n");
+        assert_eq!((found.variables.len(), found.problems.len()), (1, 1));
+        assert_eq!(found.broken, ["REDIS_URL", "PORT"]);
     }
 }

@@ -46,7 +46,8 @@ pub(super) fn toml_message(message: &str) -> String {
     }
 }
 
-fn is_plain(text: &str) -> bool {
+/// Whether it is made of the letters, digits and signs that keys and words have.
+pub(super) fn is_plain(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 

@@ -2,7 +2,11 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::{given::given_key, tree::Tree};
+use super::{
+    given::given_key,
+    layer::overlap,
+    suggest::{children, closest},
+};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +63,21 @@ pub struct Problem {
     pub place: Option<Place>,
     /// What was found and what was expected.
     pub message: String,
-    /// The key that was probably meant, in the form in which the wrong one was given.
+    /// The key or value that was probably meant, in the form in which the wrong one was given.
     pub suggestion: Option<String>,
+}
+
+impl Problem {
+    /// A problem with what stands in `place`, whichever keys that sets.
+    pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { key: String::new(), place: Some(place), message, suggestion: None }
+    }
+
+    /// True when both say the same of the same key, wherever that was written.
+    pub(super) fn says_the_same_as(&self, other: &Self) -> bool {
+        self.key == other.key && self.message == other.message
+    }
 }
 
 impl fmt::Display for Problem {
@@ -95,15 +112,56 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Collects problems; knows where each key was written.
+/// Knows where each key was written.
+pub(super) trait Places {
+    /// Where the value at `key` was written; for a missing one, where its table was.
+    fn place(&self, key: &str) -> Option<Place>;
+}
+
+/// Keys whose values are unknown, because what was written for them cannot be used and is reported
+/// already. A problem that depends on such a value may not exist, so it is not reported.
+#[derive(Debug, Default)]
+pub(super) struct Unclear {
+    keys: Vec<String>,
+    /// A file could not be read at all, so that any key that is written nowhere else is unknown.
+    unwritten: bool,
+}
+
+impl Unclear {
+    pub(super) fn add(&mut self, key: impl Into<String>) {
+        self.keys.push(key.into());
+    }
+
+    pub(super) fn extend(&mut self, keys: impl IntoIterator<Item = String>) {
+        self.keys.extend(keys);
+    }
+
+    pub(super) fn add_unwritten(&mut self) {
+        self.unwritten = true;
+    }
+
+    /// Whether the value at `key`, or a part of it, is unknown.
+    pub(super) fn affects(&self, key: &str, place: Option<&Place>) -> bool {
+        let unwritten = self.unwritten && place.is_none_or(Place::is_compiled);
+        unwritten || self.keys.iter().any(|unclear| overlap(unclear, key))
+    }
+}
+
+/// Collects problems.
 pub(super) struct Problems<'a> {
-    tree: &'a Tree,
+    places: &'a dyn Places,
+    unclear: &'a Unclear,
     pub(super) list: Vec<Problem>,
 }
 
 impl<'a> Problems<'a> {
-    pub(super) fn new(tree: &'a Tree) -> Self {
-        Self { tree, list: Vec::new() }
+    pub(super) fn new(places: &'a dyn Places, unclear: &'a Unclear) -> Self {
+        Self { places, unclear, list: Vec::new() }
+    }
+
+    /// For problems of one section.
+    pub(super) fn section<'p>(&'p mut self, path: &'p str) -> SectionProblems<'p, 'a> {
+        SectionProblems { path, problems: self }
     }
 
     /// Adds a problem with the value at `key`.
@@ -111,26 +169,84 @@ impl<'a> Problems<'a> {
         self.push(key, message.into(), None);
     }
 
-    /// Adds a key that does not exist.
-    pub(super) fn add_unknown(&mut self, key: &str, known: &[String]) {
-        let suggestion = closest(key, known);
-        let message = if suggestion.is_some() {
+    /// Adds a problem with the value at `key`, which is probably a misspelt `suggestion`.
+    pub(super) fn add_suggesting(
+        &mut self,
+        key: &str,
+        message: impl Into<String>,
+        suggestion: Option<String>,
+    ) {
+        self.push(key, message.into(), suggestion);
+    }
+
+    /// Adds a key that does not exist. Returns the one that was probably meant.
+    pub(super) fn add_unknown(&mut self, key: &str, known: &[String]) -> Option<String> {
+        let meant = closest(key, known);
+        let message = if meant.is_some() {
             "unknown key".to_owned()
         } else {
             let (parent, _) = key.rsplit_once('.').unwrap_or(("", key));
             format!("unknown key; expected {}", children(parent, known))
         };
+        let suggestion = meant.as_ref().map(|meant| match self.places.place(key) {
+            Some(Place::Variable { .. }) => variable_name(meant),
+            _ => meant.clone(),
+        });
         self.push(key, message, suggestion);
+        meant
+    }
+
+    /// Whether the value at `key` is unknown.
+    pub(super) fn is_unclear(&self, key: &str) -> bool {
+        self.unclear.affects(key, self.places.place(key).as_ref())
     }
 
     fn push(&mut self, key: &str, message: String, suggestion: Option<String>) {
-        let place = self.tree.place(key);
-        let suggestion = suggestion.map(|key| match &place {
-            Some(Place::Variable { .. }) => variable_name(&key),
-            _ => key,
-        });
+        if self.is_unclear(key) {
+            return;
+        }
+        let place = self.places.place(key);
         let key = given_key(key).to_owned();
         self.list.push(Problem { key, place, message, suggestion });
+    }
+}
+
+/// Collects problems of one section. Keys are relative to it.
+pub(super) struct SectionProblems<'p, 'a> {
+    path: &'p str,
+    problems: &'p mut Problems<'a>,
+}
+
+impl SectionProblems<'_, '_> {
+    /// The name of the section.
+    pub(super) fn path(&self) -> &str {
+        self.path
+    }
+
+    /// Adds a problem with the value at `key`.
+    pub(super) fn add(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.add(&self.key(key), message);
+    }
+
+    /// Adds a problem with the value at `key`, which is probably a misspelt `suggestion`.
+    pub(super) fn add_suggesting(
+        &mut self,
+        key: &str,
+        message: impl Into<String>,
+        suggestion: Option<String>,
+    ) {
+        self.problems.add_suggesting(&self.key(key), message, suggestion);
+    }
+
+    /// Adds a problem that `key` has together with `others`.
+    pub(super) fn add_conflict(&mut self, key: &str, others: &[&str], message: impl Into<String>) {
+        if others.iter().all(|other| !self.problems.is_unclear(&self.key(other))) {
+            self.add(key, message);
+        }
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.path)
     }
 }
 
@@ -139,71 +255,26 @@ pub(super) fn variable_name(key: &str) -> String {
     format!("AGENTAREA_{}", key.replace('.', "__").to_uppercase())
 }
 
-/// The known key that `key` was probably meant to be.
-pub(super) fn closest(key: &str, known: &[String]) -> Option<String> {
-    if let Some(elsewhere) = moved(key, known) {
-        return Some(elsewhere);
-    }
-    let flat = |key: &str| key.replace(['.', '_', '-'], "");
-    let wanted = flat(key);
-    known
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&wanted, &flat(candidate)), candidate))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= (wanted.len() / 4).clamp(1, 4))
-        .map(|(_, candidate)| candidate.clone())
-}
-
-/// A key whose last part is unique among the known keys of the same section: `event_broker.url`
-/// for `event_broker.redis.url`.
-fn moved(key: &str, known: &[String]) -> Option<String> {
-    let (section, name) = (key.split('.').next()?, key.rsplit('.').next()?);
-    let mut matches = known.iter().filter(|candidate| {
-        candidate.split('.').next() == Some(section) && candidate.rsplit('.').next() == Some(name)
-    });
-    let found = matches.next()?;
-    matches.next().is_none().then(|| found.clone())
-}
-
-fn children(parent: &str, known: &[String]) -> String {
-    let prefix = if parent.is_empty() { String::new() } else { format!("{parent}.") };
-    let names: std::collections::BTreeSet<&str> = known
-        .iter()
-        .filter_map(|key| key.strip_prefix(&prefix))
-        .filter_map(|rest| rest.split('.').next())
-        .collect();
-    if names.is_empty() {
-        return "none here".to_owned();
-    }
-    format!("one of {}", names.into_iter().collect::<Vec<_>>().join(", "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn known() -> Vec<String> {
-        ["server", "server.port", "server.host", "event_broker", "event_broker.redis.url"]
-            .map(str::to_owned)
-            .to_vec()
-    }
-
     #[test]
-    fn a_typo_finds_the_key_that_was_meant() {
-        assert_eq!(closest("server.prot", &known()).as_deref(), Some("server.port"));
-        assert_eq!(
-            closest("event-broker.redis.url", &known()).as_deref(),
-            Some("event_broker.redis.url")
-        );
-        assert_eq!(
-            closest("event_broker.url", &known()).as_deref(),
-            Some("event_broker.redis.url")
-        );
-        assert_eq!(closest("server.colour", &known()), None);
-    }
-
-    #[test]
-    fn what_cannot_be_guessed_is_answered_with_what_there_is() {
-        assert_eq!(children("server", &known()), "one of host, port");
+    fn what_is_unknown_takes_what_is_above_and_below_with_it() {
+        let mut unclear = Unclear::default();
+        unclear.add("auth.keys");
+        for (key, affected) in [
+            ("auth", true),
+            ("auth.keys", true),
+            ("auth.keys.0.sha256", true),
+            ("auth.keys_file", false),
+            ("auth.mode", false),
+        ] {
+            assert_eq!(unclear.affects(key, None), affected, "{key}");
+        }
+        unclear.add_unwritten();
+        assert!(unclear.affects("auth.mode", None));
+        assert!(unclear.affects("auth.mode", Some(&Place::ProductionDefault)));
+        assert!(!unclear.affects("auth.mode", Some(&Place::CommandLine)));
     }
 }

@@ -1,16 +1,12 @@
 //! What `ENVIRONMENT=production` sets and demands.
 
-use figment::{
-    Metadata, Profile, Provider,
-    providers::{Format as _, Toml},
-    value::{Dict, Map},
-};
-
 use super::{
     AuthMode, Config,
+    backend::BackendDescriptor,
+    layer::{Layer, Origin},
     problem::{Place, Problems},
-    section::BackendDescriptor,
-    tree::{PRODUCTION_DEFAULTS, Tree},
+    toml_text,
+    tree::Tree,
 };
 
 /// The value of `ENVIRONMENT` that this is about.
@@ -18,20 +14,13 @@ pub(super) const PRODUCTION: &str = "production";
 
 /// The shipped `production.toml` as a layer of its own: a program that does not find its folder, or
 /// whose operator keeps a shorter file, would be less safe without a word.
-pub(super) struct CompiledIn;
-
-impl Provider for CompiledIn {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(PRODUCTION_DEFAULTS)
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Toml::string(include_str!("../../config/production.toml")).data()
-    }
+pub(super) fn compiled_in() -> Layer {
+    let parsed = toml_text::parse(include_str!("../../config/production.toml"));
+    Layer { origin: Origin::ProductionDefault, root: parsed.root.into() }
 }
 
 /// Several replicas must be able to share what they are connected to, and strangers must stay out.
-pub(super) fn check(
+pub(super) fn validate(
     config: &Config,
     tree: &Tree,
     backends: &[BackendDescriptor],
@@ -44,7 +33,7 @@ pub(super) fn check(
         let of_family = || backends.iter().filter(|backend| backend.family == family);
         let chosen = of_family().find(|backend| backend.name == connection.backend);
         if let Some(shared) = chosen.filter(|backend| backend.shared) {
-            check_address(shared, tree, problems);
+            validate_address(shared, tree, problems);
             continue;
         }
         if connection.allow_embedded_in_production {
@@ -71,7 +60,7 @@ pub(super) fn check(
 }
 
 /// A compiled default address is that of a developer's machine.
-fn check_address(backend: &BackendDescriptor, tree: &Tree, problems: &mut Problems<'_>) {
+fn validate_address(backend: &BackendDescriptor, tree: &Tree, problems: &mut Problems<'_>) {
     let Some(variable) = backend.variables.iter().find(|variable| variable.selects) else { return };
     let key = format!("{}.{}.{}", backend.family, backend.name, variable.key);
     if tree.place(&key).as_ref().is_none_or(Place::is_compiled) {

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::{
+    backend::BackendDescriptor,
     problem::variable_name,
     schema::{RootSchema, is_secret},
-    section::BackendDescriptor,
     show::render as toml,
     validate::expected,
 };

@@ -1,19 +1,19 @@
 //! The JSON schema of the whole configuration: the one source of keys, types, limits, defaults and
 //! documentation.
 
-use figment::{providers::Format as _, value::Value as FigmentValue};
 use serde_json::{Map, Value, json};
 
 use super::{
     Config,
-    section::{BackendDescriptor, Table, schema_of},
+    backend::{BackendDescriptor, Table, schema_of},
+    layer::join,
+    toml_text::parse_value,
 };
 
-/// The schema, the compiled defaults and the list of keys.
+/// The schema and the compiled defaults.
 pub(super) struct RootSchema {
     schema: Value,
     defaults: Value,
-    keys: Vec<String>,
 }
 
 impl RootSchema {
@@ -38,9 +38,7 @@ impl RootSchema {
         }
         add_defaults(&mut schema, &defaults);
         add_secret_files(&mut schema);
-        let mut keys = Vec::new();
-        collect_keys(&schema, "", &mut keys);
-        Self { schema, defaults: strip_nulls(defaults), keys }
+        Self { schema, defaults: strip_nulls(defaults) }
     }
 
     /// Compiled defaults.
@@ -48,9 +46,13 @@ impl RootSchema {
         &self.defaults
     }
 
-    /// Every key and table, in the order of the schema.
-    pub(super) fn keys(&self) -> &[String] {
-        &self.keys
+    /// Every key and table. Of what has free names, the keys of the entries that `key` goes through:
+    /// for a key in `workflows.call`, those of that workflow.
+    pub(super) fn keys_near(&self, key: &str) -> Vec<String> {
+        let path: Vec<&str> = key.split('.').collect();
+        let mut keys = Vec::new();
+        collect_keys(&self.schema, "", Some(&path), &mut keys);
+        keys
     }
 
     /// The schema as it is walked.
@@ -78,20 +80,10 @@ impl RootSchema {
 
     /// A variable's text as a value: text stays text where the schema wants text, so that a
     /// password of digits is not a number; anything else is read as TOML.
-    pub(super) fn parse_text(&self, key: &str, text: &str) -> FigmentValue {
+    pub(super) fn parse_text(&self, key: &str, text: &str) -> Value {
         let wants_text = self.find(key).is_none_or(|schema| has_type(schema, "string"));
-        if wants_text { FigmentValue::from(text) } else { parse_toml(text) }
+        if wants_text { Value::from(text) } else { parse_value(text) }
     }
-}
-
-/// Reads `text` as a TOML value; text that is none stays text, for the check to refuse.
-pub(super) fn parse_toml(text: &str) -> FigmentValue {
-    #[derive(serde::Deserialize)]
-    struct Holder {
-        value: FigmentValue,
-    }
-    figment::providers::Toml::from_str::<Holder>(&format!("value = {text}"))
-        .map_or_else(|_| FigmentValue::from(text), |holder| holder.value)
 }
 
 /// The schema of the entry `name` of a table.
@@ -179,16 +171,26 @@ pub(super) fn is_secret(schema: &Value) -> bool {
     schema["x-secret"] == true
 }
 
-fn collect_keys(schema: &Value, prefix: &str, keys: &mut Vec<String>) {
-    let Some(properties) = schema["properties"].as_object() else { return };
-    for (name, inner) in properties {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        collect_keys(inner, &key, keys);
+/// Goes through the schema along `near` where names are free. `near` is none off that path.
+fn collect_keys(schema: &Value, prefix: &str, near: Option<&[&str]>, keys: &mut Vec<String>) {
+    let (next, rest) = match near.and_then(<[&str]>::split_first) {
+        Some((next, rest)) => (Some(*next), Some(rest)),
+        None => (None, None),
+    };
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let key = join(prefix, name);
+        let near = rest.filter(|_| next == Some(name));
+        collect_keys(inner, &key, near, keys);
         keys.push(key);
+    }
+    let is_free = |inner: &&Value| inner.is_object();
+    let entries = schema.get("additionalProperties").or(schema.get("items")).filter(is_free);
+    if let (Some(entry), Some(name)) = (entries, next) {
+        collect_keys(entry, &join(prefix, name), rest, keys);
     }
 }
 
-/// TOML and figment have no null: an absent value is left out.
+/// TOML has no null: an absent value is left out.
 fn strip_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(
@@ -198,5 +200,21 @@ fn strip_nulls(value: Value) -> Value {
                 .collect(),
         ),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_workflow_and_of_a_list_are_known_by_their_path() {
+        let schema = RootSchema::new(&[]);
+        let near = |key: &str| schema.keys_near(key);
+        assert!(near("workflows.call.knid").contains(&"workflows.call.kind".to_owned()));
+        let retry = "workflows.call.retry.max_attempts".to_owned();
+        assert!(near("workflows.call.retry.tries").contains(&retry));
+        assert!(near("auth.keys.0.nmae").contains(&"auth.keys.0.name".to_owned()));
+        assert!(!near("server.prot").iter().any(|key| key.starts_with("workflows.")));
     }
 }

@@ -1,10 +1,10 @@
 //! The effective values, each with its source.
 
-use figment::value::Value;
-use serde_json::Value as Schema;
+use serde_json::Value;
 
 use super::{
     given::{MASK, masked_url, without_credentials},
+    layer::join,
     problem::Place,
     schema::{RootSchema, is_secret, property},
     tree::Tree,
@@ -18,7 +18,7 @@ pub struct Setting {
     /// The value in TOML, or asterisks.
     pub value: String,
     /// The same in JSON.
-    pub json: Schema,
+    pub json: Value,
     /// Where it was written.
     pub place: Place,
 }
@@ -30,13 +30,13 @@ pub(super) fn settings(tree: &Tree, schema: &RootSchema) -> Vec<Setting> {
     list
 }
 
-fn collect(tree: &Tree, schema: &Schema, value: &Value, key: &str, list: &mut Vec<Setting>) {
-    let null = Schema::Null;
-    if let Value::Dict(_, entries) = value
+fn collect(tree: &Tree, schema: &Value, value: &Value, key: &str, list: &mut Vec<Setting>) {
+    let null = Value::Null;
+    if let Value::Object(entries) = value
         && !is_secret(schema)
     {
         for (name, inner) in entries {
-            let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let key = join(key, name);
             collect(tree, property(schema, name).unwrap_or(&null), inner, &key, list);
         }
         return;
@@ -45,7 +45,7 @@ fn collect(tree: &Tree, schema: &Schema, value: &Value, key: &str, list: &mut Ve
     let json = if is_secret(schema) || schema.is_null() {
         mask(key, value).into()
     } else {
-        veil(serde_json::to_value(value).unwrap_or_default())
+        veil(value.clone())
     };
     list.push(Setting {
         key: key.to_owned(),
@@ -63,24 +63,24 @@ fn mask(key: &str, value: &Value) -> String {
 }
 
 /// What is no secret by its key can hold one by mistake.
-fn veil(json: Schema) -> Schema {
+fn veil(json: Value) -> Value {
     match json {
-        Schema::String(text) => without_credentials(&text).into(),
-        Schema::Array(items) => items.into_iter().map(veil).collect(),
-        Schema::Object(map) => map.into_iter().map(|(key, value)| (key, veil(value))).collect(),
+        Value::String(text) => without_credentials(&text).into(),
+        Value::Array(items) => items.into_iter().map(veil).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, veil(value))).collect(),
         other => other,
     }
 }
 
 /// A JSON value as TOML writes it on one line.
-pub(super) fn render(json: &Schema) -> String {
+pub(super) fn render(json: &Value) -> String {
     match json {
-        Schema::Object(map) => {
+        Value::Object(map) => {
             let entries: Vec<String> =
                 map.iter().map(|(key, value)| format!("{key} = {}", render(value))).collect();
             format!("{{ {} }}", entries.join(", "))
         }
-        Schema::Array(items) => {
+        Value::Array(items) => {
             format!("[{}]", items.iter().map(render).collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),

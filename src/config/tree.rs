@@ -1,28 +1,27 @@
 //! The merged values, each with the place it was written.
 
-use std::{collections::HashMap, fmt, fs, path::Path};
+use std::{collections::BTreeMap, fmt};
 
-use figment::{
-    Figment, Source,
-    value::{Tag, Value},
+use serde_json::{Map, Value};
+
+use super::{
+    layer::{Layer, Origin, find, join, lineage},
+    problem::{Place, Places},
+    values::SecretFromFile,
 };
-
-use super::{problem::Place, values::SecretFromFile};
-
-/// The name under which a layer is registered with figment, read back to tell the place.
-pub(super) const COMMAND_LINE: &str = "command line";
-pub(super) const PRODUCTION_DEFAULTS: &str = "defaults of production";
-pub(super) const DOTENV_SEPARATOR: &str = " in ";
 
 /// The effective configuration as a tree of values that know their origin.
 #[derive(Clone)]
 pub struct Tree {
     pub(super) root: Value,
-    figment: Figment,
-    files: HashMap<std::path::PathBuf, String>,
+    origins: Vec<Origin>,
+    /// Which of the origins wrote a value; a list is one value.
+    writers: BTreeMap<String, usize>,
+    /// The key that names the file of a secret, by the key of the secret.
+    secret_files: BTreeMap<String, String>,
 }
 
-// Values and files hold secrets.
+// Values hold secrets.
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tree(…)")
@@ -30,125 +29,131 @@ impl fmt::Debug for Tree {
 }
 
 impl Tree {
-    /// Merges the layers of `figment`; none if one of them cannot be read.
-    pub(super) fn merge(figment: Figment) -> Option<Self> {
-        let root: Value = figment.extract().ok()?;
-        let files = figment
-            .metadata()
-            .filter_map(|metadata| metadata.source.as_ref()?.file_path())
-            .filter_map(|path| Some((path.to_owned(), fs::read_to_string(path).ok()?)))
-            .collect();
-        Some(Self { root, figment, files })
+    /// Puts the layers on top of each other; later wins.
+    pub(super) fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Self {
+        let mut tree = Self {
+            root: Value::Object(Map::new()),
+            origins: Vec::new(),
+            writers: BTreeMap::new(),
+            secret_files: BTreeMap::new(),
+        };
+        for (writer, layer) in layers.into_iter().enumerate() {
+            tree.origins.push(layer.origin.clone());
+            put(&mut tree.root, &layer.root, "", writer, &mut tree.writers);
+        }
+        tree
     }
 
     pub(super) fn find(&self, key: &str) -> Option<&Value> {
-        key.split('.').try_fold(&self.root, |value, part| child(value, part))
+        find(&self.root, key)
     }
 
     /// Puts what was read from the file that `file_key` names in the place of `key`. Its origin is
     /// that of the file's name.
-    pub(super) fn put_secret(&mut self, key: &str, file_key: &str, secret: &SecretFromFile) {
+    pub(super) fn put_secret(&mut self, key: &str, file_key: &str, secret: SecretFromFile) {
+        let Some(writer) = self.take(file_key) else { return };
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
-        let mut target = &mut self.root;
-        for part in table.split('.').filter(|part| !part.is_empty()) {
-            let Value::Dict(_, dict) = target else { return };
-            let Some(inner) = dict.get_mut(part) else { return };
-            target = inner;
-        }
-        let Value::Dict(_, dict) = target else { return };
-        let file_name = file_key.rsplit('.').next().unwrap_or(file_key);
-        let Some(tag) = dict.remove(file_name).map(|value| value.tag()) else { return };
-        let text = |text: &str| Value::String(tag, text.to_owned());
-        let parts = [
-            ("value".to_owned(), text(&secret.value)),
-            ("file".to_owned(), text(&secret.file.to_string_lossy())),
-        ];
-        dict.insert(name.to_owned(), Value::Dict(tag, parts.into_iter().collect()));
+        let Some(entries) = self.table_mut(table) else { return };
+        entries.insert(name.to_owned(), secret.into_value());
+        self.writers.insert(key.to_owned(), writer);
+        self.secret_files.insert(key.to_owned(), file_key.to_owned());
+    }
+
+    /// Takes out the value at `key`. Returns who wrote it.
+    pub(super) fn take(&mut self, key: &str) -> Option<usize> {
+        let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+        self.table_mut(table)?.remove(name)?;
+        self.writers.remove(key)
+    }
+
+    fn table_mut(&mut self, table: &str) -> Option<&mut Map<String, Value>> {
+        let mut parts = table.split('.').filter(|part| !part.is_empty());
+        parts.try_fold(&mut self.root, |value, part| value.get_mut(part))?.as_object_mut()
     }
 
     /// Where the value at `key` was written; for a missing one, where its table was.
     #[must_use]
     pub fn place(&self, key: &str) -> Option<Place> {
-        let mut path: Vec<&str> = key.split('.').collect();
-        while !path.is_empty() {
-            if let Some(value) = self.find(&path.join(".")) {
-                return self.place_of_tag(leaf_tag(value)?, &path);
-            }
-            path.pop();
+        let found = lineage(key).find(|key| self.find(key).is_some())?;
+        let writer = self.writer(found)?;
+        let written = self.secret_files.get(found).map_or(found, String::as_str);
+        Some(self.origins[writer].place(written))
+    }
+
+    /// Who wrote the value at `key`. A table has no writer of its own: the first who wrote a value
+    /// in it stands in, and the program only if nobody else did.
+    fn writer(&self, key: &str) -> Option<usize> {
+        if let Some(writer) = lineage(key).find_map(|key| self.writers.get(key)) {
+            return Some(*writer);
         }
-        None
-    }
-
-    fn place_of_tag(&self, tag: Tag, path: &[&str]) -> Option<Place> {
-        let metadata = self.figment.get_metadata(tag)?;
-        Some(match &metadata.source {
-            Some(Source::File(file)) => {
-                let line = self.files.get(file).and_then(|text| line_of(text, path));
-                Place::File { path: display_path(file), line }
-            }
-            Some(Source::Code(_)) | None if metadata.name == COMMAND_LINE => Place::CommandLine,
-            Some(Source::Custom(variable)) => match variable.split_once(DOTENV_SEPARATOR) {
-                Some((name, file)) => {
-                    Place::Variable { name: name.to_owned(), file: Some(file.into()) }
-                }
-                None => Place::Variable { name: variable.clone(), file: None },
-            },
-            _ if metadata.name == PRODUCTION_DEFAULTS => Place::ProductionDefault,
-            _ => Place::Default,
-        })
+        let below = format!("{key}.");
+        let mut inside = self
+            .writers
+            .range(below.clone()..)
+            .take_while(|(key, _)| key.starts_with(&below))
+            .map(|(_, writer)| *writer);
+        let first = inside.next()?;
+        let mut all = std::iter::once(first).chain(inside);
+        Some(all.find(|writer| !self.origins[*writer].is_compiled()).unwrap_or(first))
     }
 }
 
-/// A path as an operator would write it: relative to where the program runs, if below it.
-pub(super) fn display_path(path: &Path) -> std::path::PathBuf {
-    let shorter = std::env::current_dir()
-        .ok()
-        .and_then(|here| path.strip_prefix(here).ok().map(Path::to_path_buf))
-        .unwrap_or_else(|| path.to_path_buf());
-    shorter.strip_prefix("./").map(Path::to_path_buf).unwrap_or(shorter)
-}
-
-fn child<'a>(value: &'a Value, part: &str) -> Option<&'a Value> {
-    match value {
-        Value::Dict(_, dict) => dict.get(part),
-        Value::Array(_, items) => items.get(part.parse::<usize>().ok()?),
-        _ => None,
+impl Places for Tree {
+    fn place(&self, key: &str) -> Option<Place> {
+        Self::place(self, key)
     }
 }
 
-/// A table has no origin of its own once layers are merged: that of its first value stands in.
-fn leaf_tag(value: &Value) -> Option<Tag> {
-    match value {
-        Value::Dict(_, dict) => dict.values().find_map(leaf_tag).or(Some(value.tag())),
-        _ => Some(value.tag()),
-    }
-}
-
-/// The line of `path` in a TOML text; figment keeps no positions.
-fn line_of(text: &str, path: &[&str]) -> Option<usize> {
-    let document = toml_edit::ImDocument::parse(text).ok()?;
-    let mut table: &dyn toml_edit::TableLike = document.as_table();
-    let mut start = None;
-    for part in path {
-        let Some((key, item)) = table.get_key_value(part) else { break };
-        start = key.span().or(item.span()).map(|span| span.start);
-        match item.as_table_like() {
-            Some(inner) => table = inner,
-            None => break,
+/// Puts `new` over `old`: tables are merged, all else replaces what was there.
+fn put(
+    old: &mut Value,
+    new: &Value,
+    key: &str,
+    writer: usize,
+    writers: &mut BTreeMap<String, usize>,
+) {
+    if let Value::Object(entries) = new {
+        if !old.is_object() {
+            writers.remove(key);
+            *old = Value::Object(Map::new());
         }
+        let Some(into) = old.as_object_mut() else { return };
+        for (name, inner) in entries {
+            let target = into.entry(name.as_str()).or_insert(Value::Null);
+            put(target, inner, &join(key, name), writer, writers);
+        }
+        return;
     }
-    start.map(|offset| text[..offset].bytes().filter(|byte| *byte == b'\n').count() + 1)
+    if old.is_object() {
+        let below = format!("{key}.");
+        writers.retain(|key, _| !key.starts_with(&below));
+    }
+    writers.insert(key.to_owned(), writer);
+    old.clone_from(new);
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn the_line_of_a_key_is_found_in_nested_tables() {
-        let text = "# comment\n[a]\nx = 1\n\n[a.b]\ny = 2\ninline = { z = 3 }\n";
-        assert_eq!(line_of(text, &["a", "x"]), Some(3));
-        assert_eq!(line_of(text, &["a", "b", "y"]), Some(6));
-        assert_eq!(line_of(text, &["a", "b", "inline", "z"]), Some(7));
+    fn the_last_layer_that_sets_a_value_is_its_place() {
+        let default =
+            Layer { origin: Origin::Default, root: json!({"a": {"x": 1, "y": 2, "list": [1]}}) };
+        let lines = BTreeMap::from([("a".to_owned(), 1), ("a.y".to_owned(), 3)]);
+        let origin = Origin::File { path: "/etc/f.toml".into(), lines };
+        let file = Layer { origin, root: json!({"a": {"y": 5, "list": [2]}}) };
+        let set = Layer::single(Origin::CommandLine, "a.x", json!(7));
+        let tree = Tree::merge([&default, &file]);
+        assert_eq!(tree.root, json!({"a": {"x": 1, "y": 5, "list": [2]}}));
+        let line = |line| Some(Place::File { path: "/etc/f.toml".into(), line: Some(line) });
+        assert_eq!(tree.place("a.x"), Some(Place::Default));
+        assert_eq!(tree.place("a.y"), line(3));
+        assert_eq!(tree.place("a.list.0"), line(1));
+        assert_eq!(tree.place("a"), line(1), "the program does not stand in for a file");
+        assert_eq!(Tree::merge([&default, &file, &set]).place("a.x"), Some(Place::CommandLine));
+        assert_eq!(tree.place("b"), None);
     }
 }

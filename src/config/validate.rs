@@ -1,66 +1,99 @@
-//! Checks the merged values against the schema, and reports everything that is wrong at once.
+//! Checks each layer against the schema, and reports everything that is wrong at once.
 
-use figment::value::Value;
-use serde_json::Value as Schema;
+use serde_json::{Number, Value};
 
 use super::{
     given::given,
-    problem::Problems,
+    layer::{Layer, join},
+    problem::{Problem, Problems, Unclear},
     schema::{RootSchema, allowed_values, has_type, property},
-    tree::Tree,
+    suggest::closest_word,
     values::{Size, duration},
 };
 
-/// Finds unknown keys, wrong types and values outside their limits.
-pub(super) fn validate(tree: &Tree, schema: &RootSchema, problems: &mut Problems<'_>) {
-    Walk { schema, problems }.value(schema.root(), &tree.root, "");
+/// Finds unknown keys, wrong types and values outside their limits, and takes them out of the
+/// layer, so that what is left of it can be read. A value that a later layer replaces is checked
+/// as well. What was taken out is `unclear` from then on.
+pub(super) fn validate(
+    layer: &mut Layer,
+    schema: &RootSchema,
+    unclear: &mut Unclear,
+) -> Vec<Problem> {
+    let (everything_is_clear, mut unusable) = (Unclear::default(), Vec::new());
+    let mut problems = Problems::new(&*layer, &everything_is_clear);
+    let mut walk = Walk { schema, problems: &mut problems, unusable: &mut unusable, unclear };
+    walk.value(schema.root(), &layer.root, "");
+    let list = problems.list;
+    for key in &unusable {
+        // Several parts of one list can be wrong; it is taken out once.
+        unclear.add(layer.remove(key).unwrap_or(key));
+    }
+    list
 }
 
 struct Walk<'a, 'b> {
     schema: &'a RootSchema,
     problems: &'a mut Problems<'b>,
+    /// The keys that cannot be used.
+    unusable: &'a mut Vec<String>,
+    unclear: &'a mut Unclear,
 }
 
 impl Walk<'_, '_> {
-    fn value(&mut self, schema: &Schema, value: &Value, key: &str) {
+    fn value(&mut self, schema: &Value, value: &Value, key: &str) {
         match value {
-            Value::Dict(_, entries) if has_type(schema, "object") => {
+            Value::Object(entries) if has_type(schema, "object") => {
                 for (name, inner) in entries {
-                    let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    let key = join(key, name);
                     match property(schema, name) {
                         Some(inner_schema) => self.value(inner_schema, inner, &key),
                         // A table without known entries belongs to a backend that is compiled out.
                         None if schema.get("properties").is_none() => {}
-                        None => self.problems.add_unknown(&key, self.schema.keys()),
+                        None => self.unknown(key),
                     }
                 }
                 for name in schema["required"].as_array().into_iter().flatten() {
                     let name = name.as_str().unwrap_or_default();
                     if !entries.contains_key(name) {
-                        self.problems.add(&format!("{key}.{name}"), "is missing");
+                        let key = join(key, name);
+                        self.problems.add(&key, "is missing");
+                        self.unusable.push(key);
                     }
                 }
             }
-            Value::Array(_, items) if has_type(schema, "array") => {
+            Value::Array(items) if has_type(schema, "array") => {
                 for (index, item) in items.iter().enumerate() {
                     self.value(&schema["items"], item, &format!("{key}.{index}"));
                 }
             }
             _ => {
                 if let Err(message) = check_scalar(schema, value) {
-                    self.problems.add(key, message);
+                    self.problems.add_suggesting(key, message, meant(schema, value));
+                    self.unusable.push(key.to_owned());
                 }
             }
         }
     }
+
+    fn unknown(&mut self, key: String) {
+        let meant = self.problems.add_unknown(&key, &self.schema.keys_near(&key));
+        // The value was probably meant for that key.
+        self.unclear.extend(meant);
+        self.unusable.push(key);
+    }
 }
 
-fn check_scalar(schema: &Schema, value: &Value) -> Result<(), String> {
+/// The allowed value that was probably meant.
+fn meant(schema: &Value, value: &Value) -> Option<String> {
+    closest_word(value.as_str()?, allowed_values(schema)?)
+}
+
+fn check_scalar(schema: &Value, value: &Value) -> Result<(), String> {
     let fits = match value {
-        Value::String(..) => has_type(schema, "string"),
-        Value::Bool(..) => has_type(schema, "boolean"),
-        Value::Num(_, number) => {
-            has_type(schema, "number") || (has_type(schema, "integer") && number.is_whole())
+        Value::String(_) => has_type(schema, "string"),
+        Value::Bool(_) => has_type(schema, "boolean"),
+        Value::Number(number) => {
+            has_type(schema, "number") || (has_type(schema, "integer") && !number.is_f64())
         }
         _ => false,
     };
@@ -68,13 +101,13 @@ fn check_scalar(schema: &Schema, value: &Value) -> Result<(), String> {
         return Err(format!("expected {}, found {}", expected(schema), found(schema, value)));
     }
     match value {
-        Value::String(_, text) => check_text(schema, text),
-        Value::Num(_, number) => check_number(schema, number.as_f64()),
+        Value::String(text) => check_text(schema, text),
+        Value::Number(number) => check_number(schema, number),
         _ => Ok(()),
     }
 }
 
-fn check_text(schema: &Schema, text: &str) -> Result<(), String> {
+fn check_text(schema: &Value, text: &str) -> Result<(), String> {
     if let Some(allowed) = allowed_values(schema)
         && !allowed.contains(&text)
     {
@@ -91,7 +124,7 @@ fn check_text(schema: &Schema, text: &str) -> Result<(), String> {
 }
 
 fn check_limits<T: PartialOrd>(
-    schema: &Schema,
+    schema: &Value,
     text: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<(), String> {
@@ -106,7 +139,8 @@ fn check_limits<T: PartialOrd>(
     Ok(())
 }
 
-fn check_number(schema: &Schema, number: f64) -> Result<(), String> {
+fn check_number(schema: &Value, number: &Number) -> Result<(), String> {
+    let number = number.as_f64().unwrap_or(f64::NAN);
     let below = schema["minimum"].as_f64().is_some_and(|min| number < min);
     let above = schema["maximum"].as_f64().is_some_and(|max| number > max);
     if below || above {
@@ -116,7 +150,7 @@ fn check_number(schema: &Schema, number: f64) -> Result<(), String> {
 }
 
 /// What the schema wants, in words.
-pub(super) fn expected(schema: &Schema) -> String {
+pub(super) fn expected(schema: &Value) -> String {
     if let Some(allowed) = allowed_values(schema) {
         let quoted: Vec<String> = allowed.iter().map(|value| format!("{value:?}")).collect();
         return format!("one of {}", quoted.join(", "));
@@ -139,10 +173,10 @@ pub(super) fn expected(schema: &Schema) -> String {
 }
 
 /// The limits of the schema, in words.
-pub(super) fn limits(schema: &Schema) -> Option<String> {
+pub(super) fn limits(schema: &Value) -> Option<String> {
     let limit = |plain: &str, extended: &str| match (&schema[plain], &schema[extended]) {
-        (_, Schema::String(text)) => Some(text.clone()),
-        (Schema::Number(number), _) => Some(number.to_string().trim_end_matches(".0").to_owned()),
+        (_, Value::String(text)) => Some(text.clone()),
+        (Value::Number(number), _) => Some(number.to_string().trim_end_matches(".0").to_owned()),
         _ => None,
     };
     match (limit("minimum", "x-minimum"), limit("maximum", "x-maximum")) {
@@ -153,42 +187,22 @@ pub(super) fn limits(schema: &Schema) -> Option<String> {
     }
 }
 
-fn found(schema: &Schema, value: &Value) -> String {
+fn found(schema: &Value, value: &Value) -> String {
     // What was meant as a secret must not appear in the report, whatever its type.
     if schema["x-secret"] == true {
         return "another type".to_owned();
     }
     match value {
         // Where no text is expected, it does not help to see it.
-        Value::String(..) if has_type(schema, "object") || has_type(schema, "array") => {
+        Value::String(_) if has_type(schema, "object") || has_type(schema, "array") => {
             "text".to_owned()
         }
-        Value::String(_, text) => given(text),
-        Value::Bool(_, flag) => flag.to_string(),
-        Value::Num(_, number) => number.as_f64().to_string(),
-        Value::Dict(..) => "a table".to_owned(),
-        Value::Array(..) => "a list".to_owned(),
-        Value::Char(_, letter) => format!("{letter:?}"),
-        Value::Empty(..) => "nothing".to_owned(),
-    }
-}
-
-/// What the walk asks of figment's numbers.
-trait Number {
-    fn as_f64(&self) -> f64;
-    fn is_whole(&self) -> bool;
-}
-
-impl Number for figment::value::Num {
-    #[expect(clippy::cast_precision_loss, reason = "limits are far below the loss of precision")]
-    fn as_f64(&self) -> f64 {
-        self.to_f64()
-            .or_else(|| self.to_i128().map(|number| number as f64))
-            .or_else(|| self.to_u128().map(|number| number as f64))
-            .unwrap_or(f64::NAN)
-    }
-
-    fn is_whole(&self) -> bool {
-        self.to_i128().is_some() || self.to_u128().is_some()
+        Value::String(text) => given(text),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.as_f64().unwrap_or(f64::NAN).to_string(),
+        Value::Object(_) => "a table".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        // JSON has no other numbers.
+        Value::Null => "a number that is not finite".to_owned(),
     }
 }

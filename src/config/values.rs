@@ -182,6 +182,13 @@ pub(in crate::config) struct SecretFromFile {
     pub(in crate::config) file: PathBuf,
 }
 
+impl SecretFromFile {
+    /// The form in which a [`Secret`] reads it.
+    pub(in crate::config) fn into_value(self) -> serde_json::Value {
+        serde_json::json!({"value": self.value, "file": self.file.to_string_lossy()})
+    }
+}
+
 struct SecretVisitor;
 
 impl<'de> serde::de::Visitor<'de> for SecretVisitor {

@@ -5,7 +5,11 @@ use std::{fmt, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{given::given, problem::Problems};
+use super::ConfigSection;
+use crate::config::{given::given, problem::SectionProblems, suggest::closest_word};
+
+/// The words that are levels.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Logs and traces.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
@@ -54,36 +58,38 @@ impl Default for Telemetry {
     }
 }
 
-impl Telemetry {
-    pub(super) fn check(&self, problems: &mut Problems<'_>) {
-        let is_level = |word: &str| {
-            let levels = ["off", "error", "warn", "info", "debug", "trace"];
-            levels.contains(&word.to_lowercase().as_str())
-        };
+impl ConfigSection for Telemetry {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
+        let is_level = |word: &str| LEVELS.contains(&word.to_lowercase().as_str());
         let words = self.log_filter.split(',').map(str::trim).filter(|word| !word.is_empty());
         for word in words {
             // A single word is read as the name of a module, and would silence all others.
             if !word.contains(['=', '[', ':']) && !is_level(word) {
-                problems.add(
-                    "telemetry.log_filter",
-                    format!("{} is not a level; expected error, warn, info, debug, trace, or MODULE=LEVEL", given(word)),
+                let found = given(word);
+                problems.add_suggesting(
+                    "log_filter",
+                    format!(
+                        "{found} is not a level; expected error, warn, info, debug, trace, or \
+                         MODULE=LEVEL"
+                    ),
+                    closest_word(word, LEVELS),
                 );
             }
         }
         if let Some(endpoint) = &self.otlp_endpoint {
             if !cfg!(feature = "otel") {
                 let message = "needs a build with the cargo feature otel, which this one is not";
-                problems.add("telemetry.otlp_endpoint", message.to_owned());
+                problems.add("otlp_endpoint", message.to_owned());
             } else if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
                 let found = given(endpoint);
                 let message = format!("expected http://host:4317, found {found}");
-                problems.add("telemetry.otlp_endpoint", message);
+                problems.add("otlp_endpoint", message);
             }
         }
         // The parser's message can repeat what it reads, so it is not shown.
         if tracing_subscriber::EnvFilter::try_new(&self.log_filter).is_err() {
             problems.add(
-                "telemetry.log_filter",
+                "log_filter",
                 "cannot be read; expected a level, or MODULE=LEVEL, several with commas between",
             );
         }

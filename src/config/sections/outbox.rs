@@ -5,7 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{problem::Problems, values::duration};
+use super::ConfigSection;
+use crate::config::{problem::SectionProblems, values::duration};
 
 /// Accepted events, until the broker has them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -63,11 +64,12 @@ impl Default for Outbox {
     }
 }
 
-impl Outbox {
-    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+impl ConfigSection for Outbox {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
         if self.lease < self.poll_interval * 4 {
-            problems.add(
-                "outbox.lease",
+            problems.add_conflict(
+                "lease",
+                &["poll_interval"],
                 "must be at least four times poll_interval, or claims end between two looks",
             );
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    problem::Problems,
+use crate::config::{
+    problem::SectionProblems,
     values::{duration, optional_duration},
 };
 
@@ -32,10 +32,11 @@ impl Default for Timeout {
 }
 
 impl Timeout {
-    pub(super) fn check(&self, path: &str, problems: &mut Problems<'_>) {
+    pub(super) fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
         if self.attempt > self.total {
-            problems.add(
-                &format!("{path}.timeout.attempt"),
+            problems.add_conflict(
+                "timeout.attempt",
+                &["timeout.total"],
                 format!(
                     "one attempt ({:?}) may not take longer than the whole call (timeout.total, {:?})",
                     self.attempt, self.total
@@ -97,10 +98,11 @@ impl Default for Retry {
 }
 
 impl Retry {
-    pub(super) fn check(&self, path: &str, total: Duration, problems: &mut Problems<'_>) {
+    pub(super) fn validate(&self, total: Duration, problems: &mut SectionProblems<'_, '_>) {
         if self.initial_backoff > self.max_backoff {
-            problems.add(
-                &format!("{path}.retry.initial_backoff"),
+            problems.add_conflict(
+                "retry.initial_backoff",
+                &["retry.max_backoff"],
                 format!(
                     "the first pause ({:?}) may not be longer than the longest (retry.max_backoff, {:?})",
                     self.initial_backoff, self.max_backoff
@@ -108,8 +110,9 @@ impl Retry {
             );
         }
         if self.max_attempts > 1 && self.initial_backoff >= total {
-            problems.add(
-                &format!("{path}.retry.initial_backoff"),
+            problems.add_conflict(
+                "retry.initial_backoff",
+                &["timeout.total", "retry.max_attempts"],
                 format!(
                     "a pause as long as the whole call (timeout.total, {total:?}) leaves no second attempt; \
                      shorten it or set retry.max_attempts to 1"
@@ -206,33 +209,40 @@ impl CircuitBreaker {
         self.slow_call.unwrap_or(attempt / 2)
     }
 
-    pub(super) fn check(
+    pub(super) fn validate(
         &self,
-        path: &str,
         attempt: Duration,
         max_in_flight: usize,
-        problems: &mut Problems<'_>,
+        problems: &mut SectionProblems<'_, '_>,
     ) {
         if !self.enabled {
             return;
         }
-        let mut add = |key: &str, message: String| {
-            problems.add(&format!("{path}.circuit_breaker.{key}"), message);
+        let mut add = |key: &str, other: &str, message: String| {
+            let others = [other, "circuit_breaker.enabled"];
+            problems.add_conflict(&format!("circuit_breaker.{key}"), &others, message);
         };
         if self.open_for > self.max_open_for {
             add(
                 "open_for",
+                "circuit_breaker.max_open_for",
                 format!("may not exceed circuit_breaker.max_open_for ({:?})", self.max_open_for),
             );
         }
         if self.slow_call.is_some_and(|slow_call| slow_call >= attempt) {
-            let reason = "or no call could ever be slow";
-            add("slow_call", format!("must be less than timeout.attempt ({attempt:?}), {reason}"));
+            add(
+                "slow_call",
+                "timeout.attempt",
+                format!(
+                    "must be less than timeout.attempt ({attempt:?}), or no call could ever be slow"
+                ),
+            );
         }
         if usize::try_from(self.half_open_calls).is_ok_and(|trials| trials > max_in_flight) {
             let reason = "or it could not be closed by trials at once";
             add(
                 "half_open_calls",
+                "concurrency.max_in_flight",
                 format!("may not exceed concurrency.max_in_flight ({max_in_flight}), {reason}"),
             );
         }
@@ -240,6 +250,7 @@ impl CircuitBreaker {
             let reason = "or trials were given up before they can end";
             add(
                 "half_open_timeout",
+                "timeout.attempt",
                 format!("may not be less than timeout.attempt ({attempt:?}), {reason}"),
             );
         }

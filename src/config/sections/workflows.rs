@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    problem::Problems,
+use super::ConfigSection;
+use crate::config::{
+    problem::SectionProblems,
     values::{Size, duration},
 };
 use crate::model::executions::{StepRetry, Workflow};
@@ -115,19 +116,29 @@ pub(super) fn compiled() -> BTreeMap<String, WorkflowConfig> {
     BTreeMap::from([("echo".to_owned(), WorkflowConfig::default())])
 }
 
+impl ConfigSection for BTreeMap<String, WorkflowConfig> {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
+        for (name, workflow) in self {
+            workflow.validate(name, problems);
+        }
+    }
+}
+
 impl WorkflowConfig {
-    pub(super) fn check(&self, name: &str, problems: &mut Problems<'_>) {
-        let path = format!("workflows.{name}");
+    fn validate(&self, name: &str, problems: &mut SectionProblems<'_, '_>) {
+        let kind = format!("{name}.kind");
         match self.kind {
             Kind::Http => match self.url.as_deref().map(str::parse::<reqwest::Url>) {
                 Some(Ok(url)) if matches!(url.scheme(), "http" | "https") => {}
-                _ => problems.add(
-                    &format!("{path}.url"),
+                _ => problems.add_conflict(
+                    &format!("{name}.url"),
+                    &[&kind],
                     "a workflow of kind \"http\" needs url, such as url = \"https://example.org/run\"",
                 ),
             },
-            Kind::Temporal if self.workflow_type.is_none() => problems.add(
-                &format!("{path}.workflow_type"),
+            Kind::Temporal if self.workflow_type.is_none() => problems.add_conflict(
+                &format!("{name}.workflow_type"),
+                &[&kind],
                 "a workflow of kind \"temporal\" needs workflow_type, the name its workers register",
             ),
             _ => {}

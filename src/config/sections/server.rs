@@ -1,12 +1,13 @@
-//! `[server]` and `[features]`.
+//! `[server]`.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    problem::Problems,
+use super::ConfigSection;
+use crate::config::{
+    problem::SectionProblems,
     values::{Size, duration},
 };
 
@@ -71,15 +72,15 @@ impl Default for Server {
     }
 }
 
-impl Server {
-    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+impl ConfigSection for Server {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            problems.add("server.tls", "TLS needs both cert_file and key_file");
+            problems.add("tls", "TLS needs both cert_file and key_file");
         }
         for (index, name) in self.allowed_hosts.iter().enumerate() {
             if !is_host_name(name) {
                 problems.add(
-                    &format!("server.allowed_hosts.{index}"),
+                    &format!("allowed_hosts.{index}"),
                     "expected a name such as \"api.example.org\" or \"*.example.org\", without \
                      scheme, port and path",
                 );
@@ -107,35 +108,4 @@ pub struct ServerTls {
     pub cert_file: Option<PathBuf>,
     /// PEM file with the private key.
     pub key_file: Option<PathBuf>,
-}
-
-/// Run-time feature flags. A route that is switched off answers 404 and leaves the specification.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Features {
-    /// Swagger UI at `/docs` and the specification at `/openapi.json` and `/openapi.yaml`.
-    pub docs: bool,
-    /// The status page at `/`.
-    pub status_page: bool,
-    /// `GET /v1/events/stream`.
-    pub event_stream: bool,
-    /// `POST /v1/events?delivery=direct`.
-    pub direct_delivery: bool,
-    /// The operator's routes under `/v1/connections` and `/v1/config`.
-    pub operator_api: bool,
-    /// `GET /metrics`.
-    pub metrics: bool,
-}
-
-impl Default for Features {
-    fn default() -> Self {
-        Self {
-            docs: true,
-            status_page: true,
-            event_stream: true,
-            direct_delivery: true,
-            operator_api: true,
-            metrics: true,
-        }
-    }
 }

@@ -6,11 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    ConfigSection,
     policies::{CircuitBreaker, Concurrency, Retry, Timeout},
-    problem::Problems,
-    section::Section,
-    values::duration,
 };
+use crate::config::{backend::Section, problem::SectionProblems, values::duration};
 
 /// A managed connection: which backend it uses, when it is made, and its policies. The backend's
 /// own settings stand in the table named after it.
@@ -100,22 +99,25 @@ impl Connection {
     pub fn database() -> Self {
         Self { required: true, ..Self::optional() }
     }
+}
 
-    pub(super) fn check(&self, path: &str, problems: &mut Problems<'_>) {
-        if path == "database" && self.startup == Startup::Lazy {
+impl ConfigSection for Connection {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
+        if problems.path() == "database" && self.startup == Startup::Lazy {
             problems.add(
-                "database.startup",
+                "startup",
                 "the database is never lazy: use \"background\", \"wait\" or \"fail\"",
             );
         }
-        self.pool.check(path, problems);
-        self.timeout.check(path, problems);
-        self.retry.check(path, self.timeout.total, problems);
+        self.pool.validate(problems);
+        self.timeout.validate(problems);
+        self.retry.validate(self.timeout.total, problems);
         let max_in_flight = self.concurrency.max_in_flight;
-        self.circuit_breaker.check(path, self.timeout.attempt, max_in_flight, problems);
+        self.circuit_breaker.validate(self.timeout.attempt, max_in_flight, problems);
         if self.probe.timeout > self.probe.interval * 2 {
-            problems.add(
-                &format!("{path}.probe.timeout"),
+            problems.add_conflict(
+                "probe.timeout",
+                &["probe.interval"],
                 format!(
                     "may not exceed twice the interval ({:?}), or a slow probe looks like a stalled one",
                     self.probe.interval
@@ -190,13 +192,14 @@ impl Default for Pool {
 }
 
 impl Pool {
-    fn check(&self, path: &str, problems: &mut Problems<'_>) {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
         for (name, limit) in
             [("idle_timeout", self.idle_timeout), ("max_lifetime", self.max_lifetime)]
         {
             if !limit.is_zero() && self.keepalive >= limit {
-                problems.add(
-                    &format!("{path}.pool.keepalive"),
+                problems.add_conflict(
+                    "pool.keepalive",
+                    &[&format!("pool.{name}")],
                     format!(
                         "would never check a connection before it is closed: it must be less than \
                          pool.{name} ({}); \"0s\" switches the checks off",

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{given::given, problem::Problems};
+use super::ConfigSection;
+use crate::config::{given::given, problem::SectionProblems};
 
 /// What a key may do.
 #[derive(
@@ -81,12 +82,12 @@ pub struct ApiKey {
     pub scopes: Vec<Scope>,
 }
 
-impl Auth {
-    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+impl ConfigSection for Auth {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
         for (index, key) in self.keys.iter().enumerate() {
             if key.sha256.len() != 64 || !key.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
                 problems.add(
-                    &format!("auth.keys.{index}.sha256"),
+                    &format!("keys.{index}.sha256"),
                     format!(
                         "key {}: sha256 must be 64 hexadecimal digits; `agentarea-api key new` prints a whole line",
                         given(&key.name)
@@ -95,8 +96,9 @@ impl Auth {
             }
         }
         if self.mode == AuthMode::ApiKey && self.keys.is_empty() {
-            problems.add(
-                "auth.keys",
+            problems.add_conflict(
+                "keys",
+                &["mode"],
                 "mode = \"api_key\" needs at least one key; `agentarea-api key new` makes one and prints its line",
             );
         }

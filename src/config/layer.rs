@@ -1,0 +1,169 @@
+//! One layer of the configuration: what one file, one variable or the program itself says.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value};
+
+use super::problem::{Place, Places};
+
+/// Who wrote a layer.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    /// Compiled into the program.
+    Default,
+    /// Compiled into the program, for production only.
+    ProductionDefault,
+    /// A file, with the line of each key.
+    File { path: PathBuf, lines: BTreeMap<String, usize> },
+    /// A variable, perhaps of a `.env` file.
+    Variable { name: String, file: Option<PathBuf> },
+    /// The command line.
+    CommandLine,
+}
+
+impl Origin {
+    /// Where the value at `key` was written.
+    pub(super) fn place(&self, key: &str) -> Place {
+        match self {
+            Self::Default => Place::Default,
+            Self::ProductionDefault => Place::ProductionDefault,
+            Self::File { path, lines } => {
+                let line = lineage(key).find_map(|key| lines.get(key).copied());
+                Place::File { path: display_path(path), line }
+            }
+            Self::Variable { name, file } => {
+                Place::Variable { name: name.clone(), file: file.clone() }
+            }
+            Self::CommandLine => Place::CommandLine,
+        }
+    }
+
+    /// Whether nobody wrote it.
+    pub(super) fn is_compiled(&self) -> bool {
+        matches!(self, Self::Default | Self::ProductionDefault)
+    }
+}
+
+/// What one place says.
+#[derive(Clone)]
+pub(super) struct Layer {
+    pub(super) origin: Origin,
+    pub(super) root: Value,
+}
+
+impl Layer {
+    /// A layer that sets one key.
+    pub(super) fn single(origin: Origin, key: &str, value: Value) -> Self {
+        let nest = |value, part: &str| Value::Object(Map::from_iter([(part.to_owned(), value)]));
+        Self { origin, root: key.rsplit('.').fold(value, nest) }
+    }
+
+    pub(super) fn find(&self, key: &str) -> Option<&Value> {
+        find(&self.root, key)
+    }
+
+    /// Takes out the value at `key`; of a list, all of it, because a list is one value. Returns the
+    /// key that was taken out.
+    pub(super) fn remove<'k>(&mut self, key: &'k str) -> Option<&'k str> {
+        let mut target = &mut self.root;
+        let mut start = 0;
+        for part in key.split('.') {
+            let end = start + part.len();
+            let entries = target.as_object_mut()?;
+            if end == key.len() || entries.get(part).is_some_and(Value::is_array) {
+                entries.remove(part)?;
+                return Some(&key[..end]);
+            }
+            target = entries.get_mut(part)?;
+            start = end + 1;
+        }
+        None
+    }
+
+    /// Every value that it sets; a list is one value.
+    pub(super) fn leaves(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        collect_leaves(&self.root, "", &mut keys);
+        keys
+    }
+}
+
+impl Places for Layer {
+    fn place(&self, key: &str) -> Option<Place> {
+        Some(self.origin.place(key))
+    }
+}
+
+/// The value at `key`.
+pub(super) fn find<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
+    key.split('.').try_fold(root, |value, part| match value {
+        Value::Object(entries) => entries.get(part),
+        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// `name` in the table `table`, which may be the root.
+pub(super) fn join(table: &str, name: &str) -> String {
+    if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
+}
+
+/// The key and the tables it is in, from the inside out.
+pub(super) fn lineage(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(table, _)| table))
+}
+
+/// Whether one of the two is the other, or in it.
+pub(super) fn overlap(one: &str, other: &str) -> bool {
+    let is_in = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    is_in(one, other) || is_in(other, one)
+}
+
+fn collect_leaves(value: &Value, key: &str, keys: &mut Vec<String>) {
+    match value.as_object() {
+        Some(entries) => {
+            for (name, inner) in entries {
+                collect_leaves(inner, &join(key, name), keys);
+            }
+        }
+        None => keys.push(key.to_owned()),
+    }
+}
+
+/// A path as an operator would write it: relative to where the program runs, if below it.
+pub(super) fn display_path(path: &Path) -> PathBuf {
+    let shorter = std::env::current_dir()
+        .ok()
+        .and_then(|here| path.strip_prefix(here).ok().map(Path::to_path_buf))
+        .unwrap_or_else(|| path.to_path_buf());
+    shorter.strip_prefix("./").map(Path::to_path_buf).unwrap_or(shorter)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_taken_out_as_a_whole() {
+        let root = json!({"auth": {"keys": [{"name": "a"}], "mode": "none"}});
+        let mut layer = Layer { origin: Origin::CommandLine, root };
+        assert_eq!(layer.leaves(), ["auth.keys", "auth.mode"]);
+        assert_eq!(layer.remove("auth.keys.0.name"), Some("auth.keys"));
+        assert_eq!(layer.remove("auth.other"), None);
+        assert_eq!(layer.leaves(), ["auth.mode"]);
+    }
+
+    #[test]
+    fn a_single_key_is_nested() {
+        let layer = Layer::single(Origin::CommandLine, "a.b.c", json!(1));
+        assert_eq!(layer.root, json!({"a": {"b": {"c": 1}}}));
+        assert_eq!(layer.find("a.b.c"), Some(&json!(1)));
+    }
+}

@@ -1,0 +1,212 @@
+//! From layers to one checked [`Config`], with one report of everything that is wrong.
+//!
+//! A problem must not hide another. So what cannot be used is reported and taken out of its layer,
+//! and the checks that follow see what is left of all layers; only a check that depends on what was
+//! taken out stays silent.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{
+    Config, ConfigError, Loaded, Sources,
+    backend::{self, BackendDescriptor, Section, Table},
+    layer::{Layer, overlap},
+    problem::{Problem, Problems, Unclear},
+    production,
+    schema::RootSchema,
+    secrets, show,
+    sources::{self, Layers},
+    tree::Tree,
+    validate::validate,
+};
+
+/// Loads and checks the configuration. A program that runs stays in the environment that it has
+/// `started` in.
+pub(super) fn load(
+    sources: &Sources,
+    started: Option<&str>,
+    backends: &[BackendDescriptor],
+) -> Result<Loaded, ConfigError> {
+    let schema = RootSchema::new(backends);
+    let Layers { mut list, environment, named_environment, mut problems, mut unclear, warnings } =
+        sources::layers(sources, started, &schema, backends);
+    for layer in list.iter_mut().filter(|layer| !layer.origin.is_compiled()) {
+        problems.extend(validate(layer, &schema, &mut unclear));
+    }
+
+    let reader = Reader { schema: &schema, sources, environment: &environment, backends };
+    let (effective, found) = reader.read(&list, &mut unclear);
+    problems.extend(found);
+    problems.extend(reader.problems(&effective, &effective.config, &unclear));
+    problems.extend(reader.problems_of_production(&effective, &unclear));
+    let overridden = reader.problems_of_overridden(&list, &effective, &unclear);
+    problems.extend(overridden);
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+
+    let Candidate { tree, config } = effective;
+    let settings = show::settings(&tree, &schema);
+    let sources = sources.clone();
+    Ok(Loaded { config, tree, warnings, sources, named_environment, settings })
+}
+
+/// Some layers on top of each other, read.
+struct Candidate {
+    tree: Tree,
+    config: Config,
+}
+
+struct Reader<'a> {
+    schema: &'a RootSchema,
+    sources: &'a Sources,
+    environment: &'a str,
+    backends: &'a [BackendDescriptor],
+}
+
+impl Reader<'_> {
+    /// Puts layers that fit the schema on top of each other.
+    fn read<'l>(
+        &self,
+        layers: impl IntoIterator<Item = &'l Layer>,
+        unclear: &mut Unclear,
+    ) -> (Candidate, Vec<Problem>) {
+        let mut tree = Tree::merge(layers);
+        let working_dir = &self.sources.working_dir;
+        let mut problems = secrets::resolve(&mut tree, self.schema.root(), working_dir, unclear);
+        let mut root = tree.root.clone();
+        let tables = self.take_tables(&mut root);
+        let mut unreadable = Vec::new();
+        let mut config = Config::read(root, &mut unreadable);
+        self.environment.clone_into(&mut config.environment);
+        for (family, connection) in config.connections_mut() {
+            connection.backends = tables.get(family).cloned().unwrap_or_default();
+        }
+        for section in unreadable {
+            // The check against the schema rules this out.
+            let place = tree.place(section);
+            let (key, message) = (section.to_owned(), backend::UNREADABLE.to_owned());
+            problems.push(Problem { key, place, message, suggestion: None });
+            unclear.add(section);
+        }
+        (Candidate { tree, config }, problems)
+    }
+
+    /// Takes the backends' tables out, for the backends to read.
+    fn take_tables(&self, root: &mut Value) -> BTreeMap<&str, BTreeMap<String, Section>> {
+        let mut tables: BTreeMap<&str, BTreeMap<String, Section>> = BTreeMap::new();
+        for BackendDescriptor { family, name, .. } in self.backends {
+            let connection = root.get_mut(*family).and_then(Value::as_object_mut);
+            if let Some(table) = connection.and_then(|connection| connection.remove(*name)) {
+                tables.entry(family).or_default().insert((*name).to_owned(), Section(table));
+            }
+        }
+        tables
+    }
+
+    /// What is wrong with the sections, and with the tables of the backends that are chosen, here
+    /// or in the `effective` configuration.
+    fn problems(
+        &self,
+        candidate: &Candidate,
+        effective: &Config,
+        unclear: &Unclear,
+    ) -> Vec<Problem> {
+        let mut problems = Problems::new(&candidate.tree, unclear);
+        candidate.config.validate(&mut problems);
+        for (family, connection) in candidate.config.connections() {
+            let chosen = effective.connections().into_iter().find(|(name, _)| *name == family);
+            let chosen = chosen.map(|(_, connection)| connection.backend.as_str());
+            let is_chosen = |name: &str| name == connection.backend || Some(name) == chosen;
+            for backend in self.backends.iter().filter(|b| b.family == family && is_chosen(b.name))
+            {
+                let table = connection.backends.get(backend.name).cloned().unwrap_or_default();
+                validate_table(backend, &table.0, &mut problems);
+            }
+        }
+        problems.list
+    }
+
+    /// What production demands, and what this build cannot do.
+    fn problems_of_production(&self, effective: &Candidate, unclear: &Unclear) -> Vec<Problem> {
+        let Candidate { config, tree } = effective;
+        let mut problems = Problems::new(tree, unclear);
+        for (family, connection) in config.connections() {
+            let chosen =
+                |b: &&BackendDescriptor| b.family == family && b.name == connection.backend;
+            let table = self.backends.iter().find(chosen).map(|backend| &backend.table);
+            if let Some(Table::CompiledOut { feature }) = table {
+                problems.add(
+                    &format!("{family}.backend"),
+                    format!(
+                        "{:?} is not part of this build; build with `--features {feature}`",
+                        connection.backend
+                    ),
+                );
+            }
+        }
+        production::validate(config, tree, self.backends, &mut problems);
+        problems.list
+    }
+
+    /// What is wrong with values that a later layer replaces. Such a value is wrong by itself if it
+    /// is wrong both where it stands and on top of everything: what it is incompatible with may be
+    /// replaced, too.
+    fn problems_of_overridden(
+        &self,
+        layers: &[Layer],
+        effective: &Candidate,
+        unclear: &Unclear,
+    ) -> Vec<Problem> {
+        let mut found = Vec::new();
+        for (index, layer) in layers.iter().enumerate() {
+            let (until, later) = layers.split_at(index + 1);
+            let mut replaced = layer.leaves();
+            replaced.retain(|key| later.iter().any(|layer| layer.find(key).is_some()));
+            if layer.origin.is_compiled() || replaced.is_empty() {
+                continue;
+            }
+            let mut ignored = Unclear::default();
+            let (there, _) = self.read(until, &mut ignored);
+            let (on_top, _) = self.read(layers.iter().chain([layer]), &mut ignored);
+            let on_top = self.problems(&on_top, &effective.config, unclear);
+            let there = self.problems(&there, &effective.config, unclear);
+            let wrong = there.into_iter().filter(|problem| {
+                replaced.iter().any(|key| overlap(key, &problem.key))
+                    && on_top.iter().any(|other| other.says_the_same_as(problem))
+            });
+            found.extend(wrong.map(|problem| {
+                let place = Some(layer.origin.place(&problem.key));
+                Problem { place, ..problem }
+            }));
+        }
+        found
+    }
+}
+
+/// A backend checks its own table. It does not tell which keys a problem depends on, so in a table
+/// with an unknown value a problem counts if the value has it alone, too.
+fn validate_table(backend: &BackendDescriptor, table: &Value, problems: &mut Problems<'_>) {
+    let Table::Known { check, defaults, .. } = &backend.table else { return };
+    let path = format!("{}.{}", backend.family, backend.name);
+    let is_unclear = problems.is_unclear(&path);
+    for (key, message) in check(table) {
+        let has_it_alone = || {
+            let mut alone = defaults.clone();
+            copy(key, table, &mut alone);
+            check(&alone).contains(&(key, message.clone()))
+        };
+        if !is_unclear || has_it_alone() {
+            problems.add(format!("{path}.{key}").trim_end_matches('.'), message);
+        }
+    }
+}
+
+/// Copies the value at `key` from one table to another.
+fn copy(key: &str, from: &Value, to: &mut Value) {
+    let pointer = format!("/{}", key.replace('.', "/"));
+    if let (Some(from), Some(to)) = (from.pointer(&pointer), to.pointer_mut(&pointer)) {
+        to.clone_from(from);
+    }
+}

@@ -1,0 +1,79 @@
+//! `[executions]`.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ConfigSection;
+use crate::config::{
+    problem::SectionProblems,
+    values::{duration, optional_duration},
+};
+
+/// Executions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Executions {
+    /// Time an execution may take in all, unless its request says otherwise. No bound if unset.
+    #[serde(with = "optional_duration")]
+    #[schemars(
+        schema_with = "optional_duration::schema",
+        extend("x-minimum" = "100ms", "x-maximum" = "365d")
+    )]
+    pub default_timeout: Option<Duration>,
+    /// How often one of the instances asks the backend for changes of running executions; callers
+    /// that wait for one hear of it at once. A Temporal namespace answers about ten such questions a
+    /// second.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "50ms", "x-maximum" = "10m"))]
+    pub follow_interval: Duration,
+    /// How often accepted executions are looked for that nobody hands over, as when an instance
+    /// died. Those this instance accepts are handed over at once.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "100ms", "x-maximum" = "1h"))]
+    pub sweep_interval: Duration,
+    /// How long a claim on an execution's hand-over lasts. After this time other instances hand
+    /// over what a dead one held, and one of them takes its place in following executions.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
+    pub lease: Duration,
+    /// How long ended executions stay in the database with their results.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1m", "x-maximum" = "3650d"))]
+    pub retention: Duration,
+    /// A status older than this is reported as `stale`.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "1d"))]
+    pub confirm_within: Duration,
+    /// The longest `?wait=` that is granted.
+    #[serde(with = "duration")]
+    #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "10m"))]
+    pub max_wait: Duration,
+}
+
+impl Default for Executions {
+    fn default() -> Self {
+        Self {
+            default_timeout: None,
+            follow_interval: Duration::from_secs(1),
+            sweep_interval: Duration::from_secs(2),
+            lease: Duration::from_secs(15),
+            retention: Duration::from_hours(24 * 30),
+            confirm_within: Duration::from_secs(30),
+            max_wait: Duration::from_mins(1),
+        }
+    }
+}
+
+impl ConfigSection for Executions {
+    fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
+        if self.confirm_within < self.follow_interval * 2 {
+            problems.add_conflict(
+                "confirm_within",
+                &["follow_interval"],
+                "must be at least twice follow_interval, or every running execution looks stale",
+            );
+        }
+    }
+}
