@@ -129,6 +129,7 @@ mod one_report {
         assert!(report.contains(&count), "{count:?} is missing in\n{report}");
     }
 
+    #[cfg(feature = "sqlite")]
     #[test]
     fn a_wrong_type_hides_neither_combinations_nor_what_production_demands() {
         let report = Place::new().problems(&[

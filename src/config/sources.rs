@@ -104,14 +104,9 @@ pub(super) fn layers(
         process.iter().chain(&dotenv_variables).find(|v| v.name == name && !v.value.is_empty())
     };
 
-    let named_environment = match lookup("ENVIRONMENT").map(Variable::environment_name) {
-        None => DEVELOPMENT.to_owned(),
-        Some(Ok(name)) => name,
-        Some(Err(problem)) => {
-            problems.push(problem);
-            DEVELOPMENT.to_owned()
-        }
-    };
+    let named_environment = lookup("ENVIRONMENT")
+        .and_then(|variable| variable.environment_name().map_err(|it| problems.push(it)).ok())
+        .unwrap_or_else(|| DEVELOPMENT.to_owned());
     let environment = started.map_or_else(|| named_environment.clone(), str::to_owned);
     let mut warnings: Vec<String> = misspelt_production(&environment).into_iter().collect();
 

@@ -104,3 +104,22 @@ impl ConfigSection for Auth {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn keys_are_needed_by_their_mode_and_have_a_hash() {
+        assert_eq!(problems_of("auth", &Auth::default()), [""; 0]);
+        let without = Auth { mode: AuthMode::ApiKey, ..Auth::default() };
+        let told = problems_of("auth", &without);
+        assert!(told[0].starts_with("auth.keys: mode = \"api_key\" needs"), "{told:?}");
+        let key = |sha256: String| ApiKey { name: "ci".to_owned(), sha256, scopes: Vec::new() };
+        let keys = vec![key("a".repeat(64)), key("a".repeat(63)), key("g".repeat(64))];
+        let told = problems_of("auth", &Auth { keys, ..without });
+        let keys: Vec<&str> = told.iter().filter_map(|told| told.split(": ").next()).collect();
+        assert_eq!(keys, ["auth.keys.1.sha256", "auth.keys.2.sha256"]);
+    }
+}

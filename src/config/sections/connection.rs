@@ -242,3 +242,22 @@ impl Default for Probe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn the_database_alone_is_never_lazy() {
+        for (name, usual) in [
+            ("database", Connection::database()),
+            ("event_broker", Connection::event_broker()),
+            ("execution_service", Connection::execution_service()),
+        ] {
+            assert_eq!(problems_of(name, &usual), [""; 0]);
+            let lazy = Connection { startup: Startup::Lazy, ..usual };
+            assert_eq!(problems_of(name, &lazy).len(), usize::from(name == "database"), "{name}");
+        }
+    }
+}

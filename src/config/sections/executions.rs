@@ -77,3 +77,17 @@ impl ConfigSection for Executions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn a_running_execution_is_not_stale_between_two_looks() {
+        assert_eq!(problems_of("executions", &Executions::default()), [""; 0]);
+        let slow = Executions { follow_interval: Duration::from_secs(20), ..Executions::default() };
+        let told = problems_of("executions", &slow);
+        assert!(told[0].starts_with("executions.confirm_within: must be at least"), "{told:?}");
+    }
+}

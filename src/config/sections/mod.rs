@@ -152,6 +152,15 @@ impl Config {
     }
 }
 
+/// What a section says of itself, for the tests of the sections.
+#[cfg(test)]
+fn problems_of(path: &str, section: &impl ConfigSection) -> Vec<String> {
+    let (tree, unclear) = (super::tree::Tree::merge([]), super::problem::Unclear::default());
+    let mut problems = Problems::new(&tree, &unclear);
+    section.validate(&mut problems.section(path));
+    problems.list.iter().map(ToString::to_string).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

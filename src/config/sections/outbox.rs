@@ -75,3 +75,17 @@ impl ConfigSection for Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn a_lease_outlasts_four_looks() {
+        assert_eq!(problems_of("outbox", &Outbox::default()), [""; 0]);
+        let hasty = Outbox { poll_interval: Duration::from_secs(3), ..Outbox::default() };
+        let told = problems_of("outbox", &hasty);
+        assert!(told[0].starts_with("outbox.lease: must be at least four times"), "{told:?}");
+    }
+}

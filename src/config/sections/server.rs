@@ -109,3 +109,19 @@ pub struct ServerTls {
     /// PEM file with the private key.
     pub key_file: Option<PathBuf>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn tls_needs_two_files_and_a_host_is_a_name() {
+        assert_eq!(problems_of("server", &Server::default()), [""; 0]);
+        let tls = ServerTls { cert_file: Some("cert.pem".into()), key_file: None };
+        let allowed_hosts = ["*.a.example", "a.example.", "http://b", ""].map(str::to_owned).into();
+        let told = problems_of("server", &Server { tls, allowed_hosts, ..Server::default() });
+        let keys: Vec<&str> = told.iter().filter_map(|told| told.split(": ").next()).collect();
+        assert_eq!(keys, ["server.tls", "server.allowed_hosts.2", "server.allowed_hosts.3"]);
+    }
+}

@@ -119,3 +119,22 @@ pub enum LogRotation {
     /// Never.
     Never,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn a_filter_is_made_of_levels() {
+        assert_eq!(problems_of("telemetry", &Telemetry::default()), [""; 0]);
+        let filter = |text: &str| {
+            let log_filter = text.to_owned();
+            problems_of("telemetry", &Telemetry { log_filter, ..Telemetry::default() })
+        };
+        assert_eq!(filter("WARN,agentarea_api::connection=debug"), [""; 0]);
+        let told = filter("info,dubug");
+        assert!(told[0].ends_with("did you mean `debug`?"), "{told:?}");
+        assert!(filter("agentarea_api=loud")[0].contains("cannot be read"));
+    }
+}

@@ -168,3 +168,23 @@ impl WorkflowConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::problems_of;
+
+    #[test]
+    fn a_workflow_has_what_its_kind_needs() {
+        assert_eq!(problems_of("workflows", &compiled()), [""; 0]);
+        let of_kind = |kind| WorkflowConfig { kind, ..WorkflowConfig::default() };
+        let workflows = BTreeMap::from([
+            ("a".to_owned(), of_kind(Kind::Http)),
+            ("b".to_owned(), of_kind(Kind::Temporal)),
+            ("c".to_owned(), of_kind(Kind::Echo)),
+        ]);
+        let told = problems_of("workflows", &workflows);
+        let keys: Vec<&str> = told.iter().filter_map(|told| told.split(": ").next()).collect();
+        assert_eq!(keys, ["workflows.a.url", "workflows.b.workflow_type"]);
+    }
+}
