@@ -204,6 +204,9 @@ mod one_report {
         ] {
             assert_report(&Place::new().problems(&variables), &[line]);
         }
+        let keys = "[[auth.keys]]\nname = \"a\"\nsha256 = \"x\nscopes = []\n";
+        let place = Place::new().with("config/default.toml", keys);
+        assert_report(&place.problems(&[]), &["config/default.toml:3: column 12: "]);
         // Any key may stand in a folder that cannot be read.
         let variables =
             [("ENVIRONMENT", "production"), ("AGENTAREA_CONFIG_DIR", "nowhere"), ("PORT", "many")];

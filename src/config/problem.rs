@@ -140,6 +140,11 @@ impl Unclear {
         self.unwritten = true;
     }
 
+    /// Whether the value at exactly this key is known to be unusable.
+    pub(super) fn contains(&self, key: &str) -> bool {
+        self.keys.iter().any(|unclear| unclear == key)
+    }
+
     /// Whether the value at `key`, or a part of it, is unknown.
     pub(super) fn affects(&self, key: &str, place: Option<&Place>) -> bool {
         let unwritten = self.unwritten && place.is_none_or(Place::is_compiled);

@@ -56,7 +56,10 @@ impl Walk<'_, '_> {
                     let name = name.as_str().unwrap_or_default();
                     if !entries.contains_key(name) {
                         let key = join(key, name);
-                        self.problems.add(&key, "is missing");
+                        // A value that cannot be read is not missing.
+                        if !self.unclear.contains(&key) {
+                            self.problems.add(&key, "is missing");
+                        }
                         self.unusable.push(key);
                     }
                 }
