@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(problems_of("server", &Server::default()), [""; 0]);
         let tls = ServerTls { cert_file: Some("cert.pem".into()), key_file: None };
         let allowed_hosts = ["*.a.example", "a.example.", "http://b", ""].map(str::to_owned).into();
-        let told = problems_of("server", &Server { tls, allowed_hosts, ..Server::default() });
+        let told = problems_of("server", &Server { allowed_hosts, tls, ..Server::default() });
         let keys: Vec<&str> = told.iter().filter_map(|told| told.split(": ").next()).collect();
         assert_eq!(keys, ["server.tls", "server.allowed_hosts.2", "server.allowed_hosts.3"]);
     }
