@@ -4,8 +4,14 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use crate::error::{Error, ErrorKind, RetryClass};
 
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        translate(error)
+    }
+}
+
 /// What a failed statement means.
-pub(super) fn query_error(error: DieselError) -> Error {
+fn translate(error: DieselError) -> Error {
     let failed = |kind| (kind, "the statement failed");
     let (kind, message) = match &error {
         DieselError::DatabaseError(kind, information) => match kind {
@@ -109,7 +115,7 @@ mod tests {
     use super::*;
 
     fn failed(kind: DatabaseErrorKind, text: &str) -> Error {
-        query_error(DieselError::DatabaseError(kind, Box::new(text.to_owned())))
+        translate(DieselError::DatabaseError(kind, Box::new(text.to_owned())))
     }
 
     #[test]

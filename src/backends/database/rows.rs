@@ -311,18 +311,21 @@ pub(super) const PENDING: &str = "pending";
 pub(super) const DELIVERED: &str = "delivered";
 pub(super) const DEAD: &str = "dead";
 
-/// A new row; the database numbers it.
-#[derive(Debug, Insertable)]
+/// An event of the outbox, with every column but its number, which the database gives.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = schema::outbox)]
 pub(super) struct OutboxRow {
     lane: i32,
-    source: String,
-    event_id: String,
-    content_hash: String,
+    pub(super) source: String,
+    pub(super) event_id: String,
+    pub(super) content_hash: String,
     event: String,
-    state: &'static str,
+    state: String,
     created_at: i64,
+    delivered_at: Option<i64>,
     refusals: i32,
+    error: Option<String>,
+    position: Option<String>,
 }
 
 impl OutboxRow {
@@ -333,26 +336,14 @@ impl OutboxRow {
             event_id: new.event.id.clone(),
             content_hash: new.content_hash.clone(),
             event: new.event.to_json(),
-            state: PENDING,
+            state: PENDING.to_owned(),
             created_at,
+            delivered_at: None,
             refusals: 0,
+            error: None,
+            position: None,
         }
     }
-}
-
-/// An event that moves to another database, which numbers it anew.
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = schema::outbox)]
-pub(super) struct MovedEventRow {
-    lane: i32,
-    pub(super) source: String,
-    pub(super) event_id: String,
-    pub(super) content_hash: String,
-    event: String,
-    state: String,
-    created_at: i64,
-    refusals: i32,
-    error: Option<String>,
 }
 
 #[derive(Debug, Queryable, Selectable)]

@@ -1,41 +1,40 @@
 //! The embedded database: one file, one process.
 
+mod config;
+mod dialect;
 mod file;
 
 use std::{
     fs::{self, OpenOptions},
-    ops::{Deref, DerefMut},
-    path::{Path, PathBuf},
-    sync::{Arc, LazyLock, OnceLock, Weak},
-    time::{Duration, Instant},
+    path::Path,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use diesel::QueryResult;
 use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection, pooled_connection::PoolableConnection,
-    sync_connection_wrapper::SyncConnectionWrapper,
 };
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use parking_lot::Mutex;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio::{sync::OwnedMutexGuard, time::timeout};
 
-use self::file::{FileLock, Identity, Keeps, unusable};
+use self::{
+    config::{Config, Synchronous},
+    dialect::Conn,
+    file::{FileLock, Identity, Keeps, unusable},
+};
 use super::{
-    Database, FAMILY, NewEvent, SQLITE_VARIABLES, Unfinished,
-    errors::{check_version, migration_error, query_error},
+    Database, FAMILY, SQLITE_VARIABLES, Unfinished,
+    dialect::Dialect as _,
+    errors::{check_version, migration_error},
     migrations,
-    rows::OutboxRow,
-    schema::outbox,
 };
 use crate::{
-    backends::pool::{Checkout, Connect, Pool},
-    config::{self, BackendConfig, BackendDescriptor, Section, Table, TableProblem},
+    backends::pool::{Connect, Pool},
+    config::{self as configuration, BackendDescriptor, Section, Table},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
-    error::{Error, ErrorKind, RetryClass},
-    model::time,
+    error::{Error, ErrorKind},
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -43,59 +42,6 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 /// What a check says beside a running service.
 const IN_USE: &str =
     "another process, probably the service, uses the file; a second service would be refused";
-
-type Conn = SyncConnectionWrapper<diesel::SqliteConnection>;
-
-/// The database in one file, for one process.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-pub(super) struct Config {
-    /// The file; it and its folder are made when missing. Beside it stand `-wal`, `-shm` and
-    /// `.lock`.
-    path: PathBuf,
-    /// What a commit waits for. `full`: what was accepted survives a power failure. `normal`: it
-    /// survives the death of the process, and the last moments before a power failure may be lost.
-    synchronous: Synchronous,
-}
-
-/// What a commit waits for.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-enum Synchronous {
-    /// Until the disk has it.
-    Full,
-    /// Until the operating system has it.
-    Normal,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { path: PathBuf::from("data/agentarea.db"), synchronous: Synchronous::Full }
-    }
-}
-
-impl BackendConfig for Config {
-    fn check(&self) -> Vec<TableProblem> {
-        // A URL is meant for another database, and would show in the address.
-        let is_url = self.path.to_string_lossy().contains("://");
-        let usable =
-            !is_url && self.path.file_name().is_some() && self.path != Path::new(":memory:");
-        if usable {
-            return Vec::new();
-        }
-        vec![("path", "must be the path of a file, such as \"data/agentarea.db\"".to_owned())]
-    }
-
-    fn address(&self) -> String {
-        self.path.display().to_string()
-    }
-
-    fn place_of_data(&self) -> Option<String> {
-        Some(self.path.display().to_string())
-    }
-}
 
 /// Builds the database; remembers the lock it holds, because a rebuild in the same process meets
 /// it again.
@@ -131,7 +77,7 @@ impl BackendFactory<dyn Database> for Factory {
         let mut conn = connector.connect().await?;
         refuse_remains(&lock, &mut conn).await?;
         migrate(&mut conn).await?;
-        check_version(&queries::oldest_program(&mut conn).await?)?;
+        check_version(&statements::oldest_program(&mut conn).await?)?;
         lock.trust()?;
         drop(turn);
         let pool = Pool::new(Arc::clone(&connector), context)?;
@@ -155,15 +101,13 @@ impl BackendFactory<dyn Database> for Factory {
         }
         let in_use = FileLock::is_held(&config.path);
         let mut conn = open(&config.path, false).await?;
-        conn.batch_execute("PRAGMA busy_timeout = 1000; BEGIN IMMEDIATE")
-            .await
-            .map_err(query_error)?;
+        conn.batch_execute("PRAGMA busy_timeout = 1000; BEGIN IMMEDIATE").await?;
         let found = try_tables(&mut conn, &context.instance).await;
-        conn.batch_execute("ROLLBACK").await.map_err(query_error)?;
+        conn.batch_execute("ROLLBACK").await?;
         Ok(found?.or(in_use.then_some(IN_USE)))
     }
 
-    fn build_timeout(&self, _pool: &config::Pool) -> Duration {
+    fn build_timeout(&self, _pool: &configuration::Pool) -> Duration {
         super::MIGRATION_TIMEOUT
     }
 }
@@ -172,10 +116,8 @@ const HAS_TABLES: &str = "EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'sche
 const IS_WHOLE: &str = "(SELECT quick_check = 'ok' FROM pragma_quick_check LIMIT 1)";
 
 async fn is_true(conn: &mut Conn, expression: &str) -> Result<bool, Error> {
-    diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(expression))
-        .get_result(conn)
-        .await
-        .map_err(query_error)
+    let expression = diesel::dsl::sql::<diesel::sql_types::Bool>(expression);
+    Ok(diesel::select(expression).get_result(conn).await?)
 }
 
 /// What this process has used before is not begun anew in an empty file, nor in what is left of it.
@@ -195,8 +137,8 @@ async fn try_tables(conn: &mut Conn, instance: &str) -> Result<Option<&'static s
     if !is_true(conn, HAS_TABLES).await? {
         return Ok(Some(super::NO_TABLES));
     }
-    check_version(&queries::oldest_program(conn).await?)?;
-    queries::touch_instance(conn, instance).await?;
+    check_version(&statements::oldest_program(conn).await?)?;
+    statements::touch_instance(conn, instance).await?;
     Ok(None)
 }
 
@@ -215,7 +157,7 @@ fn try_folder_of(database: &Path) -> Result<(), Error> {
         .map_err(|error| unusable("the file", database, error))
 }
 
-pub(super) fn default_path() -> PathBuf {
+pub(super) fn default_path() -> std::path::PathBuf {
     Config::default().path
 }
 
@@ -224,7 +166,7 @@ pub(super) async fn unfinished_in(path: &Path) -> Result<Unfinished, Error> {
     if !path.exists() {
         return Ok(Unfinished::default());
     }
-    queries::transfer::unfinished(&mut open(path, false).await?).await
+    statements::transfer::unfinished(&mut open(path, false).await?).await
 }
 
 /// Opens the file, which is only made if it may be.
@@ -308,7 +250,7 @@ impl Connect for Connector {
             "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
              PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;"
         );
-        conn.batch_execute(&settings).await.map_err(query_error)?;
+        conn.batch_execute(&settings).await?;
         self.lock.log_is_open();
         Ok(conn)
     }
@@ -337,28 +279,6 @@ impl std::fmt::Debug for Db {
 }
 
 impl Db {
-    async fn reader(&self) -> Result<Checkout<Connector>, Error> {
-        // Those who read go too, or it would never be let go of.
-        self.check_name()?;
-        self.pool.get().await
-    }
-
-    /// For work in the background: of all that waits, one at a time asks for its turn.
-    async fn writer(&self) -> Result<Writer, Error> {
-        let place = self.wait(&self.lock.background).await?;
-        Ok(Writer { _place: Some(place), ..self.first_writer().await? })
-    }
-
-    /// For clients that wait to have their work accepted: however much is to be done in the
-    /// background, they wait for one of it at most.
-    async fn first_writer(&self) -> Result<Writer, Error> {
-        let turn = self.wait(&self.lock.turn).await?;
-        let shrunk_to = self.check_name()?;
-        let mut conn = self.pool.get().await?;
-        self.check_size(&mut conn, shrunk_to).await?;
-        Ok(Writer { conn, _turn: turn, _place: None })
-    }
-
     /// Whether what the connections have open still is the database, and to what size it has shrunk.
     /// If it is not, they are closed.
     fn check_name(&self) -> Result<Option<u64>, Error> {
@@ -397,57 +317,6 @@ impl Db {
     }
 }
 
-/// A pooled connection whose turn it is to write.
-struct Writer {
-    // Fields are dropped in this order: a transaction that was left open ends before the next turn.
-    conn: Checkout<Connector>,
-    _turn: OwnedMutexGuard<()>,
-    _place: Option<OwnedMutexGuard<()>>,
-}
-
-impl Deref for Writer {
-    type Target = Conn;
-
-    fn deref(&self) -> &Conn {
-        &self.conn
-    }
-}
-
-impl DerefMut for Writer {
-    fn deref_mut(&mut self) -> &mut Conn {
-        &mut self.conn
-    }
-}
-
-/// Stores all events in one transaction if none of them is known, and nothing otherwise. False then.
-///
-/// A hop to a thread that may block costs more than the statement that is run there, so all of them
-/// share one.
-async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> QueryResult<bool> {
-    use diesel::{RunQueryDsl, result::Error::RollbackTransaction};
-
-    let now = micros();
-    let rows: Vec<OutboxRow> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
-    let stored = conn.spawn_blocking(move |conn| {
-        conn.immediate_transaction(|conn| {
-            for row in &rows {
-                let insert = diesel::insert_into(outbox::table).values(row);
-                if RunQueryDsl::execute(insert.on_conflict_do_nothing(), conn)? == 0 {
-                    return Err(RollbackTransaction);
-                }
-            }
-            Ok(true)
-        })
-    });
-    match stored.await {
-        Err(RollbackTransaction) => Ok(false),
-        stored => stored,
-    }
-}
-
-/// Whether whatever another process has claimed, it died holding.
-const SERVES_ONE_PROCESS: bool = true;
-
 #[async_trait]
 impl super::Wakeups for Db {
     async fn wake_others(&self) -> Result<(), Error> {
@@ -461,7 +330,7 @@ impl super::Wakeups for Db {
 
 impl Database for Db {
     fn serves_one_process(&self) -> bool {
-        SERVES_ONE_PROCESS
+        Self::SERVES_ONE_PROCESS
     }
 }
 
@@ -476,7 +345,7 @@ impl Backend for Db {
             None => kept.insert(self.connector.connect().await?),
         };
         self.check_size(conn, shrunk_to).await?;
-        queries::touch_instance(conn, &self.instance).await
+        statements::touch_instance(conn, &self.instance).await
     }
 
     async fn close(&self) {
@@ -488,53 +357,8 @@ impl Backend for Db {
     }
 }
 
-/// What was committed into a file that has gone meanwhile is lost, unless the file comes back.
-async fn committed(db: &Db, conn: &mut Conn) -> Result<(), Error> {
-    let shrunk_to = db.check_name();
-    let kept = match shrunk_to {
-        Ok(shrunk_to) => db.check_size(conn, shrunk_to).await,
-        Err(error) => Err(error),
-    };
-    kept.map_err(|error| error.with_retry(RetryClass::MaybeSent))
-}
-
-/// One process writes the file, so its clock is the database's.
-async fn now(_conn: &mut Conn) -> Result<i64, Error> {
-    Ok(micros())
-}
-
-/// Begins with the wall clock and goes on with the monotonic one: no claim and no pause may end
-/// sooner or later because somebody sets the clock.
-fn micros() -> i64 {
-    static BEGAN: LazyLock<(i64, Instant)> =
-        LazyLock::new(|| (time::now().as_microsecond(), Instant::now()));
-    let since = i64::try_from(BEGAN.1.elapsed().as_micros()).unwrap_or(i64::MAX);
-    BEGAN.0.saturating_add(since)
-}
-
-/// Writers take the write lock at once: upgrading a read lock later could deadlock.
-macro_rules! transaction {
-    ($conn:expr, $body:expr) => {
-        (*$conn).immediate_transaction($body).await
-    };
-}
-
-/// There are no row locks: the one writer at a time has the whole file.
-macro_rules! skip_locked {
-    ($query:expr) => {
-        $query
-    };
-}
-
-/// The writer has the whole file.
-macro_rules! locked {
-    ($query:expr) => {
-        $query
-    };
-}
-
-#[path = "queries/mod.rs"]
-mod queries;
+#[path = "statements/mod.rs"]
+mod statements;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::rows::{ExecutionRow, HandOverRow, KeyRow, MovedEventRow, RunRow, WishRow};
+use super::rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow, RunRow, WishRow};
 use crate::error::Error;
 
 /// Some rows on their way.
@@ -16,7 +16,7 @@ pub(super) enum Rows {
     Executions(Vec<(ExecutionRow, HandOverRow, WishRow)>),
     Keys(Vec<KeyRow>),
     /// Those that are not delivered.
-    Events(Vec<(i64, MovedEventRow)>),
+    Events(Vec<(i64, OutboxRow)>),
 }
 
 impl Parcel {
@@ -78,4 +78,40 @@ pub trait Transfer {
     /// # Errors
     /// When the database cannot be asked.
     async fn forget(&self, parcel: &Parcel) -> Result<(), Error>;
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use diesel::{debug_query, prelude::*, query_builder::QueryFragment, sqlite::Sqlite};
+
+    use super::*;
+    use crate::backends::database::schema::{executions, idempotency_keys, outbox, runs};
+
+    fn columns(query: &impl QueryFragment<Sqlite>) -> BTreeSet<String> {
+        let text = debug_query::<Sqlite, _>(query).to_string();
+        let (columns, _) = text.split_once(" FROM ").expect("a selection");
+        columns
+            .split('.')
+            .skip(1)
+            .filter_map(|column| Some(column.split('`').nth(1)?.into()))
+            .collect()
+    }
+
+    /// A column that is added to a table is read before a row moves, or this fails.
+    #[test]
+    fn a_row_moves_with_every_column() {
+        let row = (ExecutionRow::as_select(), HandOverRow::as_select(), WishRow::as_select());
+        let moved = columns(&executions::table.select(row));
+        assert_eq!(moved, columns(&executions::table.select(executions::all_columns)));
+        let moved = columns(&runs::table.select(RunRow::as_select()));
+        assert_eq!(moved, columns(&runs::table.select(runs::all_columns)));
+        let moved = columns(&idempotency_keys::table.select(KeyRow::as_select()));
+        assert_eq!(moved, columns(&idempotency_keys::table.select(idempotency_keys::all_columns)));
+        // The other database numbers events anew.
+        let moved = columns(&outbox::table.select((outbox::seq, OutboxRow::as_select())));
+        assert_eq!(moved, columns(&outbox::table.select(outbox::all_columns)));
+        assert!(moved.len() > 10, "{moved:?}");
+    }
 }

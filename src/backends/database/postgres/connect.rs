@@ -9,8 +9,9 @@ use diesel_async::{
 use tokio_postgres::{config::SslMode, error::SqlState};
 
 use super::{
-    super::{errors::query_error, tls},
-    Config, Conn, Tls,
+    super::tls,
+    config::{Config, Tls},
+    dialect::Conn,
 };
 use crate::{
     backends::{
@@ -113,7 +114,7 @@ impl Connector {
         let mut conn = established.map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the session cannot be set up").with_source(error)
         })?;
-        conn.batch_execute(SESSION).await.map_err(query_error)?;
+        conn.batch_execute(SESSION).await?;
         Ok(conn)
     }
 }
@@ -197,7 +198,7 @@ impl Connect for Connector {
     }
 
     async fn check(&self, conn: &mut Conn) -> Result<(), Error> {
-        conn.batch_execute("SELECT 1").await.map_err(query_error)
+        Ok(conn.batch_execute("SELECT 1").await?)
     }
 }
 

@@ -1,34 +1,16 @@
 //! One statement for the events of many requests.
 
+use super::super::{NewEvent, rows::PENDING};
 use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, QueryFragment, QueryId},
-    result::{DatabaseErrorKind, Error},
     sql_types::{Array, Integer, Text},
 };
-use diesel_async::RunQueryDsl;
-
-use super::{
-    super::{NewEvent, rows::PENDING},
-    Conn,
-};
-
-/// Stores all events if none of them is known, and nothing otherwise. False then.
-///
-/// The statement is a transaction by itself: one round trip in place of three, and nothing is open
-/// while this process is paused.
-pub(super) async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> QueryResult<bool> {
-    match InsertAll::new(events).execute(conn).await {
-        Ok(_) => Ok(true),
-        Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
 
 /// The columns come as arrays, so that the statement is the same for any number of events, and is
 /// prepared once for a connection.
-struct InsertAll<'a> {
+pub(super) struct InsertAll<'a> {
     lanes: Vec<i32>,
     sources: Vec<&'a str>,
     ids: Vec<&'a str>,
@@ -37,7 +19,7 @@ struct InsertAll<'a> {
 }
 
 impl<'a> InsertAll<'a> {
-    fn new(events: &[&'a NewEvent]) -> Self {
+    pub(super) fn new(events: &[&'a NewEvent]) -> Self {
         Self {
             lanes: events.iter().map(|new| new.event.lane()).collect(),
             sources: events.iter().map(|new| new.event.source.as_str()).collect(),

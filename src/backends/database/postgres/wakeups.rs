@@ -7,7 +7,7 @@ use diesel_async::SimpleAsyncConnection;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{Conn, Db, query_error};
+use super::dialect::{Conn, Db};
 use crate::{
     backends::{database::Wakeups, pool::Connect},
     error::{Error, ErrorKind},
@@ -26,12 +26,12 @@ async fn next(conn: &mut Conn) -> Result<Option<()>, Error> {
     };
     match heard {
         Ok(Some(Ok(_notification))) => return Ok(Some(())),
-        Ok(Some(Err(error))) => return Err(query_error(error)),
+        Ok(Some(Err(error))) => return Err(error.into()),
         Ok(None) => return Err(silent("the connection that listens has ended")),
         Err(_silent) => {}
     }
     match timeout(ANSWER_WITHIN, conn.batch_execute("SELECT 1")).await {
-        Ok(answered) => answered.map(|()| None).map_err(query_error),
+        Ok(answered) => Ok(answered.map(|()| None)?),
         Err(_silent) => Err(silent("the connection that listens is dead")),
     }
 }
@@ -45,14 +45,14 @@ impl Wakeups for Db {
     // Not in the transaction that accepts: `NOTIFY` there makes all commits wait for one lock.
     async fn wake_others(&self) -> Result<(), Error> {
         let mut conn = self.pool.get().await?;
-        conn.batch_execute("NOTIFY agentarea_outbox").await.map_err(query_error)
+        Ok(conn.batch_execute("NOTIFY agentarea_outbox").await?)
     }
 
     async fn woken(&self) -> Result<(), Error> {
         let mut ear = self.ear.lock().await;
         if ear.is_none() {
             let mut conn = self.connector.connect().await?;
-            conn.batch_execute("LISTEN agentarea_outbox").await.map_err(query_error)?;
+            conn.batch_execute("LISTEN agentarea_outbox").await?;
             *ear = Some(conn);
             // What was told before is not heard.
             return Ok(());

@@ -1,6 +1,8 @@
+use std::path::PathBuf;
+
 use super::*;
 use crate::{
-    backends::database::{Acceptance, Admission, Work, contract},
+    backends::database::{Acceptance, Admission, NewEvent, Work, contract, schema::outbox},
     model::{events::Event, ids},
 };
 

@@ -30,7 +30,7 @@ async fn connect(section: Value) -> Result<Conn, Error> {
     let context = BuildContext {
         connection: FAMILY,
         instance: "test".into(),
-        pool: config::Pool::default(),
+        pool: crate::config::Pool::default(),
         metrics: Metrics::new("0", "0").connection(FAMILY),
         tasks: crate::tasks::Tasks::default(),
         closing: tokio_util::sync::CancellationToken::new(),

@@ -1,5 +1,5 @@
-//! The statements, written once and compiled for both databases: `super` gives the connection
-//! type, the pool, the clock and the `transaction!` macro.
+//! The statements, written once and compiled for each database: against the [`Dialect`] that stands
+//! beside it, and nothing else of it.
 
 mod accept;
 mod dead_letters;
@@ -15,10 +15,10 @@ use diesel_async::RunQueryDsl;
 
 use super::{
     super::{
-        errors::query_error,
+        dialect::Dialect,
         schema::{instances, schema_info},
     },
-    Conn, now,
+    dialect::{Conn, Db},
 };
 use crate::{error::Error, model::executions::Status};
 
@@ -27,21 +27,20 @@ const RUNNING: &str = Status::Running.as_str();
 
 /// The oldest program version that may use the schema.
 pub(super) async fn oldest_program(conn: &mut Conn) -> Result<String, Error> {
-    schema_info::table.select(schema_info::oldest_program).first(conn).await.map_err(query_error)
+    Ok(schema_info::table.select(schema_info::oldest_program).first(conn).await?)
 }
 
 /// Writes this instance's row.
 pub(super) async fn touch_instance(conn: &mut Conn, instance: &str) -> Result<(), Error> {
-    let seen_at = now(conn).await?;
+    let seen_at = Db::now(conn).await?;
     diesel::insert_into(instances::table)
         .values((instances::id.eq(instance), instances::seen_at.eq(seen_at)))
         .on_conflict(instances::id)
         .do_update()
         .set(instances::seen_at.eq(seen_at))
         .execute(conn)
-        .await
-        .map(|_| ())
-        .map_err(query_error)
+        .await?;
+    Ok(())
 }
 
 /// `PostgreSQL` keeps no NUL in text, and what other services answer may have some.
@@ -61,28 +60,6 @@ async fn count_up_to(conn: &mut Conn, rows: &'static str, most: i64) -> Result<i
     let bound = most.saturating_add(1);
     let text =
         format!("SELECT count(*) AS rows FROM (SELECT 1 FROM {rows} LIMIT {bound}) AS bounded");
-    let count: Count = diesel::sql_query(text).get_result(conn).await.map_err(query_error)?;
+    let count: Count = diesel::sql_query(text).get_result(conn).await?;
     Ok(count.rows)
-}
-
-/// Why a transaction was rolled back: its own errors are ours already, those of its begin and end
-/// are the driver's.
-struct Stop(Error);
-
-impl Stop {
-    fn into_error(self) -> Error {
-        self.0
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self(error)
-    }
-}
-
-impl From<diesel::result::Error> for Stop {
-    fn from(error: diesel::result::Error) -> Self {
-        Self(query_error(error))
-    }
 }

@@ -10,13 +10,13 @@ use super::{
     super::{
         super::{
             ClaimedExecutions, Ended, ExecutionQueue, NewEvent,
-            errors::query_error,
+            dialect::Dialect,
             rows::{ExecutionRow, HandOverRow, json, micros, parse},
             schema::executions,
         },
-        Conn, Db, SERVES_ONE_PROCESS, now,
+        dialect::{Conn, Db, locked, skip_locked, transaction},
     },
-    ACCEPTED, RUNNING, Stop,
+    ACCEPTED, RUNNING,
     accept::announce,
     count_up_to,
     executions::change_status,
@@ -35,11 +35,12 @@ async fn claim(
     owner: &str,
     (now, lease): (i64, i64),
     limit: i64,
-) -> QueryResult<Vec<(ExecutionRow, HandOverRow)>> {
+) -> Result<Vec<(ExecutionRow, HandOverRow)>, Error> {
     let expired = executions::claimed_until.le(now);
     // Whatever another process claimed in a database of ours, it died holding.
-    let left =
-        executions::owner.ne(owner).and(SERVES_ONE_PROCESS.into_sql::<diesel::sql_types::Bool>());
+    let left = executions::owner
+        .ne(owner)
+        .and(Db::SERVES_ONE_PROCESS.into_sql::<diesel::sql_types::Bool>());
     let query = executions::table
         .filter(executions::status.eq(ACCEPTED).and(executions::backend.eq(backend)))
         .filter(expired.or(left))
@@ -63,12 +64,13 @@ async fn claim(
         .set(executions::tried_at.eq(now))
         .execute(conn)
         .await?;
-    executions::table
+    let claimed = executions::table
         .filter(executions::id.eq_any(&ids))
         .select((ExecutionRow::as_select(), HandOverRow::as_select()))
         .order(executions::created_at.asc())
         .load(conn)
-        .await
+        .await?;
+    Ok(claimed)
 }
 
 #[async_trait]
@@ -81,12 +83,12 @@ impl ExecutionQueue for Db {
         limit: i64,
     ) -> Result<ClaimedExecutions, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         let lease = micros(lease);
-        let claimed: QueryResult<Vec<(ExecutionRow, HandOverRow)>> =
+        let claimed: Result<Vec<(ExecutionRow, HandOverRow)>, Error> =
             transaction!(conn, async |conn| claim(conn, backend, owner, (now, lease), limit).await);
         let mut executions = ClaimedExecutions::default();
-        for (row, hand_over) in claimed.map_err(query_error)? {
+        for (row, hand_over) in claimed? {
             match hand_over.claimed(row, now) {
                 Ok(claimed) => executions.readable.push(claimed),
                 Err(unreadable) => executions.unreadable.push(*unreadable),
@@ -102,9 +104,8 @@ impl ExecutionQueue for Db {
         diesel::update(executions::table.find(id).filter(claimed))
             .set((executions::claimed_until.eq(0), forget_try))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 
     async fn count_refusal(
@@ -114,9 +115,9 @@ impl ExecutionQueue for Db {
         pause: Duration,
     ) -> Result<Option<i32>, Error> {
         let mut conn = self.writer().await?;
-        let until = now(&mut conn).await?.saturating_add(micros(pause));
+        let until = Db::now(&mut conn).await?.saturating_add(micros(pause));
         let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
-        diesel::update(executions::table.find(id).filter(claimed))
+        Ok(diesel::update(executions::table.find(id).filter(claimed))
             .set((
                 executions::refusals.eq(executions::refusals + 1),
                 executions::claimed_until.eq(until),
@@ -124,8 +125,7 @@ impl ExecutionQueue for Db {
             .returning(executions::refusals)
             .get_result(&mut conn)
             .await
-            .optional()
-            .map_err(query_error)
+            .optional()?)
     }
 
     async fn reject_execution(
@@ -136,8 +136,8 @@ impl ExecutionQueue for Db {
         announcement: &NewEvent,
     ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
-        let rejected: Result<bool, Stop> = transaction!(conn, async |conn| {
+        let now = Db::now(&mut conn).await?;
+        let rejected: Result<bool, Error> = transaction!(conn, async |conn| {
             let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
             let marked = diesel::update(executions::table.find(id).filter(claimed))
                 .set(executions::rejected_at.eq(now))
@@ -149,7 +149,7 @@ impl ExecutionQueue for Db {
             }
             Ok(marked == 1)
         });
-        rejected.map_err(Stop::into_error)
+        rejected
     }
 
     async fn end_accepted(
@@ -160,9 +160,9 @@ impl ExecutionQueue for Db {
         announcement: &NewEvent,
     ) -> Result<Ended, Error> {
         let mut conn = self.first_writer().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         let wish = json(ending)?;
-        let ended: Result<Ended, Stop> = transaction!(conn, async |conn| {
+        let ended: Result<Ended, Error> = transaction!(conn, async |conn| {
             let accepted = executions::table.find(id).filter(executions::status.eq(ACCEPTED));
             // Keeps claims away until it is decided.
             let query = accepted.select(executions::tried_at);
@@ -183,7 +183,7 @@ impl ExecutionQueue for Db {
                 }
             }
         });
-        ended.map_err(Stop::into_error)
+        ended
     }
 
     async fn wished_endings(
@@ -199,8 +199,7 @@ impl ExecutionQueue for Db {
             .order(executions::id.asc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         let read =
             |(id, ending): (String, Option<String>)| (id, parse(&ending.unwrap_or_default()));
         Ok(rows.into_iter().map(read).collect())
@@ -211,22 +210,20 @@ impl ExecutionQueue for Db {
         diesel::update(executions::table.find(id))
             .set(executions::ending.eq(None::<String>))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 
     async fn waiting_executions(&self, most: i64) -> Result<Backlog, Error> {
         let mut conn = self.reader().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         let oldest: Option<i64> = executions::table
             .filter(executions::status.eq(ACCEPTED))
             .select(executions::created_at)
             .order(executions::created_at.asc())
             .first(&mut conn)
             .await
-            .optional()
-            .map_err(query_error)?;
+            .optional()?;
         Ok(Backlog {
             rows: count_up_to(&mut conn, "executions WHERE status = 'accepted'", most).await?,
             oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),

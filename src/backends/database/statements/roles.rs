@@ -9,40 +9,38 @@ use diesel_async::RunQueryDsl;
 use super::super::{
     super::{
         Roles,
-        errors::query_error,
+        dialect::Dialect,
         rows::micros,
         schema::{instances, relays, roles},
     },
-    Db, SERVES_ONE_PROCESS, now,
+    dialect::Db,
 };
 use crate::error::Error;
 
 #[async_trait]
 impl Roles for Db {
     async fn take_role(&self, role: &str, owner: &str, lease: Duration) -> Result<bool, Error> {
-        if SERVES_ONE_PROCESS {
+        if Db::SERVES_ONE_PROCESS {
             return Ok(true);
         }
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         let until = now.saturating_add(micros(lease));
         let free = roles::claimed_until.le(now).or(roles::owner.eq(owner));
         let taken = diesel::update(roles::table.find(role).filter(free))
             .set((roles::owner.eq(owner), roles::claimed_until.eq(until)))
             .execute(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         if taken == 1 {
             return Ok(true);
         }
         let new = (roles::name.eq(role), roles::owner.eq(owner), roles::claimed_until.eq(until));
-        diesel::insert_into(roles::table)
+        let inserted = diesel::insert_into(roles::table)
             .values(new)
             .on_conflict_do_nothing()
             .execute(&mut conn)
-            .await
-            .map(|inserted| inserted == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(inserted == 1)
     }
 
     async fn give_role_back(&self, role: &str, owner: &str) -> Result<(), Error> {
@@ -50,22 +48,19 @@ impl Roles for Db {
         diesel::update(roles::table.find(role).filter(roles::owner.eq(owner)))
             .set(roles::claimed_until.eq(0))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 
     async fn forget_processes(&self, silent_for: Duration) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        let long_ago = now(&mut conn).await?.saturating_sub(micros(silent_for));
+        let long_ago = Db::now(&mut conn).await?.saturating_sub(micros(silent_for));
         diesel::delete(relays::table.filter(relays::seen_at.lt(long_ago)))
             .execute(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         diesel::delete(instances::table.filter(instances::seen_at.lt(long_ago)))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 }

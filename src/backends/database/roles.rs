@@ -1,13 +1,36 @@
-//! A role as one process sees it.
+//! Work that one process does for all that share the database.
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::Database;
 use crate::{connection::Client, error::Error};
 
-/// Work that one process at a time does for all that share the database.
+/// Work that one process does for all that share the database.
+#[async_trait]
+pub trait Roles {
+    /// Takes a role, or keeps it for another `lease`. False while another process holds it.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn take_role(&self, role: &str, owner: &str, lease: Duration) -> Result<bool, Error>;
+
+    /// Gives a role back, if `owner` still has it.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn give_role_back(&self, role: &str, owner: &str) -> Result<(), Error>;
+
+    /// Removes what is left of processes that were not seen for so long.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn forget_processes(&self, silent_for: Duration) -> Result<(), Error>;
+}
+
+/// A role as one process sees it: work that one process at a time does for all.
 #[derive(Debug)]
 pub struct Role {
     database: Client<dyn Database>,

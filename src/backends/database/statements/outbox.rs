@@ -10,11 +10,11 @@ use super::{
     super::{
         super::{
             DeliveredEvent, Lane, Outbox, PendingEvents,
-            errors::query_error,
+            dialect::Dialect,
             rows::{DEAD, DELIVERED, PENDING, PendingRow, micros},
             schema::{lanes, outbox, relays},
         },
-        Conn, Db, SERVES_ONE_PROCESS, now,
+        dialect::{Conn, Db, locked, skip_locked, transaction},
     },
     count_up_to, without_nul,
 };
@@ -66,7 +66,7 @@ fn claimed(rows: Vec<(i32, i64)>) -> Vec<Lane> {
 
 /// The lanes of `owner` that still are what it believes, kept from others until the transaction
 /// ends.
-async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> QueryResult<Vec<i32>> {
+async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> Result<Vec<i32>, Error> {
     let query = lanes::table
         .filter(lanes::owner.eq(owner).and(lanes::lane.eq_any(numbers(held))))
         .select((lanes::lane, lanes::fence))
@@ -77,7 +77,7 @@ async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> QueryResult<
 }
 
 /// How many lanes each of the processes that were seen lately should hold.
-async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResult<i64> {
+async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Result<i64, Error> {
     diesel::insert_into(relays::table)
         .values((relays::owner.eq(owner), relays::seen_at.eq(now)))
         .on_conflict(relays::owner)
@@ -85,7 +85,7 @@ async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Query
         .set(relays::seen_at.eq(now))
         .execute(conn)
         .await?;
-    if SERVES_ONE_PROCESS {
+    if Db::SERVES_ONE_PROCESS {
         return Ok(i64::from(LANES));
     }
     let alive = relays::seen_at.gt(now.saturating_sub(lease));
@@ -95,7 +95,7 @@ async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Query
     Ok((i64::from(LANES) + alive - 1) / alive)
 }
 
-async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResult<Vec<Lane>> {
+async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Result<Vec<Lane>, Error> {
     let until = now.saturating_add(lease);
     let share = fair_share(conn, owner, now, lease).await?;
     let share = usize::try_from(share).unwrap_or(usize::MAX);
@@ -116,7 +116,7 @@ async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResul
             .await?;
     } else if held.len() < share {
         // Whatever another process claimed in a database of ours, it died holding.
-        let free_before = if SERVES_ONE_PROCESS { i64::MAX } else { now };
+        let free_before = if Db::SERVES_ONE_PROCESS { i64::MAX } else { now };
         let query = lanes::table
             .filter(lanes::claimed_until.le(free_before).and(lanes::lane.ne_all(numbers(&held))))
             .select(lanes::lane)
@@ -141,10 +141,10 @@ async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> QueryResul
 impl Outbox for Db {
     async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error> {
         let mut conn = self.writer().await?;
-        let (now, lease) = (now(&mut conn).await?, micros(lease));
-        let claimed: QueryResult<Vec<Lane>> =
+        let (now, lease) = (Db::now(&mut conn).await?, micros(lease));
+        let claimed: Result<Vec<Lane>, Error> =
             transaction!(conn, async |conn| claim(conn, owner, now, lease).await);
-        claimed.map_err(query_error)
+        claimed
     }
 
     async fn release_lanes(&self, owner: &str) -> Result<(), Error> {
@@ -152,13 +152,9 @@ impl Outbox for Db {
         diesel::update(lanes::table.filter(lanes::owner.eq(owner)))
             .set(lanes::claimed_until.eq(0))
             .execute(&mut conn)
-            .await
-            .map_err(query_error)?;
-        diesel::delete(relays::table.find(owner))
-            .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        diesel::delete(relays::table.find(owner)).execute(&mut conn).await?;
+        Ok(())
     }
 
     async fn pending_events(
@@ -172,8 +168,7 @@ impl Outbox for Db {
         }
         let mut conn = self.reader().await?;
         let statement = first_that_fit(&numbers(held), limit, max_bytes);
-        let rows: Vec<PendingRow> =
-            diesel::sql_query(statement).load(&mut conn).await.map_err(query_error)?;
+        let rows: Vec<PendingRow> = diesel::sql_query(statement).load(&mut conn).await?;
         let mut pending = PendingEvents::default();
         for row in rows {
             match row.read() {
@@ -191,8 +186,8 @@ impl Outbox for Db {
         events: &[(i64, Position)],
     ) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
-        let delivered_at = now(&mut conn).await?;
-        let marked: QueryResult<usize> = transaction!(conn, async |conn| {
+        let delivered_at = Db::now(&mut conn).await?;
+        let marked: Result<usize, Error> = transaction!(conn, async |conn| {
             let still = still_held(conn, owner, held).await?;
             if still.is_empty() || events.is_empty() {
                 return Ok(0);
@@ -201,9 +196,9 @@ impl Outbox for Db {
                 "state = '{DELIVERED}', delivered_at = {delivered_at}, position = given.column2"
             );
             let only = format!("lane IN ({}) AND state = '{PENDING}'", list(&still));
-            diesel::sql_query(update_each(events, &set, &only)).execute(conn).await
+            Ok(diesel::sql_query(update_each(events, &set, &only)).execute(conn).await?)
         });
-        marked.map_err(query_error)
+        marked
     }
 
     async fn delivered_events(
@@ -218,8 +213,7 @@ impl Outbox for Db {
             .order(outbox::seq.desc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         let read = |(seq, position, json): (i64, Option<String>, String)| {
             let position = position.and_then(|text| text.parse().ok());
             DeliveredEvent { seq, position, json }
@@ -237,8 +231,7 @@ impl Outbox for Db {
                 .order(outbox::seq.desc())
                 .first(&mut conn)
                 .await
-                .optional()
-                .map_err(query_error)?;
+                .optional()?;
             places.extend(newest.flatten().and_then(|text| text.parse::<Position>().ok()));
         }
         Ok(places)
@@ -258,8 +251,7 @@ impl Outbox for Db {
             .order(outbox::seq.asc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         let read = |(seq, place): (i64, Option<String>)| Some((seq, place?.parse().ok()?));
         Ok(rows.into_iter().filter_map(read).collect())
     }
@@ -271,7 +263,7 @@ impl Outbox for Db {
         events: &[(i64, Position)],
     ) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
-        let sent: QueryResult<usize> = transaction!(conn, async |conn| {
+        let sent: Result<usize, Error> = transaction!(conn, async |conn| {
             let still = still_held(conn, owner, held).await?;
             if still.is_empty() || events.is_empty() {
                 return Ok(0);
@@ -281,9 +273,9 @@ impl Outbox for Db {
                 list(&still)
             );
             let set = format!("state = '{PENDING}', delivered_at = NULL, position = NULL");
-            diesel::sql_query(update_each(events, &set, &only)).execute(conn).await
+            Ok(diesel::sql_query(update_each(events, &set, &only)).execute(conn).await?)
         });
-        sent.map_err(query_error)
+        sent
     }
 
     async fn note_refusal(
@@ -295,7 +287,7 @@ impl Outbox for Db {
         most: i32,
     ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let noted: QueryResult<bool> = transaction!(conn, async |conn| {
+        let noted: Result<bool, Error> = transaction!(conn, async |conn| {
             if still_held(conn, owner, &[lane]).await?.is_empty() {
                 return Ok(false);
             }
@@ -318,20 +310,19 @@ impl Outbox for Db {
             }
             Ok(dead)
         });
-        noted.map_err(query_error)
+        noted
     }
 
     async fn backlog(&self, most: i64) -> Result<Backlog, Error> {
         let mut conn = self.reader().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         let oldest: Option<i64> = outbox::table
             .filter(outbox::state.eq(PENDING))
             .select(outbox::created_at)
             .order(outbox::seq.asc())
             .first(&mut conn)
             .await
-            .optional()
-            .map_err(query_error)?;
+            .optional()?;
         Ok(Backlog {
             rows: count_up_to(&mut conn, "outbox WHERE state = 'pending'", most).await?,
             oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),
@@ -341,15 +332,14 @@ impl Outbox for Db {
 
     async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {
         let mut conn = self.reader().await?;
-        let before = now(&mut conn).await?.saturating_sub(micros(older_than));
+        let before = Db::now(&mut conn).await?.saturating_sub(micros(older_than));
         let old: Vec<i64> = outbox::table
             .filter(outbox::state.eq(DELIVERED).and(outbox::delivered_at.le(before)))
             .select(outbox::seq)
             .order((outbox::delivered_at.asc(), outbox::seq.asc()))
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         drop(conn);
         if old.is_empty() {
             return Ok(0);
@@ -357,9 +347,6 @@ impl Outbox for Db {
         let mut conn = self.writer().await?;
         // One that is to be handed over again since then stays.
         let delivered = outbox::seq.eq_any(old).and(outbox::state.eq(DELIVERED));
-        diesel::delete(outbox::table.filter(delivered))
-            .execute(&mut conn)
-            .await
-            .map_err(query_error)
+        Ok(diesel::delete(outbox::table.filter(delivered)).execute(&mut conn).await?)
     }
 }

@@ -7,11 +7,11 @@ use diesel_async::RunQueryDsl;
 use super::super::{
     super::{
         DeadLetter, DeadLetters, RejectedExecution,
-        errors::query_error,
+        dialect::Dialect,
         rows::{DEAD, DeadRow, ExecutionRow, HandOverRow, PENDING},
         schema::{executions, outbox},
     },
-    Db,
+    dialect::Db,
 };
 use crate::{error::Error, model::executions::Status};
 
@@ -30,28 +30,25 @@ impl DeadLetters for Db {
             .order(outbox::seq.desc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         Ok(rows.into_iter().map(DeadRow::read).collect())
     }
 
     async fn redrive(&self, seq: i64) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        diesel::update(outbox::table.find(seq).filter(outbox::state.eq(DEAD)))
+        let changed = diesel::update(outbox::table.find(seq).filter(outbox::state.eq(DEAD)))
             .set((outbox::state.eq(PENDING), outbox::refusals.eq(0)))
             .execute(&mut conn)
-            .await
-            .map(|changed| changed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(changed == 1)
     }
 
     async fn discard(&self, seq: i64) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        diesel::delete(outbox::table.find(seq).filter(outbox::state.eq(DEAD)))
+        let removed = diesel::delete(outbox::table.find(seq).filter(outbox::state.eq(DEAD)))
             .execute(&mut conn)
-            .await
-            .map(|removed| removed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(removed == 1)
     }
 
     async fn rejected_executions(
@@ -67,15 +64,14 @@ impl DeadLetters for Db {
             .order(executions::id.asc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         Ok(rows.into_iter().map(|(row, hand_over)| hand_over.rejected(row)).collect())
     }
 
     async fn redrive_execution(&self, id: &str) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
         let rejected = executions::rejected_at.is_not_null();
-        diesel::update(executions::table.find(id).filter(rejected))
+        let changed = diesel::update(executions::table.find(id).filter(rejected))
             .set((
                 executions::status.eq(Status::Accepted.as_str()),
                 executions::error.eq(None::<String>),
@@ -86,19 +82,17 @@ impl DeadLetters for Db {
                 executions::refusals.eq(0),
             ))
             .execute(&mut conn)
-            .await
-            .map(|changed| changed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(changed == 1)
     }
 
     async fn discard_execution(&self, id: &str) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
         let rejected = executions::rejected_at.is_not_null();
-        diesel::update(executions::table.find(id).filter(rejected))
+        let changed = diesel::update(executions::table.find(id).filter(rejected))
             .set(executions::rejected_at.eq(None::<i64>))
             .execute(&mut conn)
-            .await
-            .map(|changed| changed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(changed == 1)
     }
 }

@@ -10,13 +10,13 @@ use super::{
     super::{
         super::{
             ExecutionStore, NewEvent,
-            errors::query_error,
+            dialect::Dialect,
             rows::{ExecutionRow, OpenRow, json, micros},
             schema::{executions, runs},
         },
-        Conn, Db, now,
+        dialect::{Conn, Db, transaction},
     },
-    ACCEPTED, RUNNING, Stop,
+    ACCEPTED, RUNNING,
     accept::announce,
     without_nul,
 };
@@ -39,7 +39,7 @@ pub(super) async fn change_status(
     let result = outcome.result.as_ref().map(json).transpose()?;
     let started_at = outcome.started_at.map(Timestamp::as_microsecond);
     let row = executions::table.find(id).filter(executions::status.eq_any(before));
-    diesel::update(row)
+    let changed = diesel::update(row)
         .set((
             executions::status.eq(outcome.status.as_str()),
             executions::result.eq(result),
@@ -49,9 +49,8 @@ pub(super) async fn change_status(
             executions::confirmed_at.eq(now),
         ))
         .execute(conn)
-        .await
-        .map(|changed| changed == 1)
-        .map_err(query_error)
+        .await?;
+    Ok(changed == 1)
 }
 
 #[async_trait]
@@ -63,8 +62,7 @@ impl ExecutionStore for Db {
             .select(ExecutionRow::as_select())
             .first(&mut conn)
             .await
-            .optional()
-            .map_err(query_error)?;
+            .optional()?;
         Ok(row.map(ExecutionRow::show))
     }
 
@@ -89,7 +87,7 @@ impl ExecutionStore for Db {
                     .or(executions::created_at.eq(at).and(executions::id.lt(&place.id))),
             );
         }
-        let rows: Vec<ExecutionRow> = query.load(&mut conn).await.map_err(query_error)?;
+        let rows: Vec<ExecutionRow> = query.load(&mut conn).await?;
         Ok(rows.into_iter().map(ExecutionRow::show).collect())
     }
 
@@ -100,28 +98,27 @@ impl ExecutionStore for Db {
         announcements: &[NewEvent],
     ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         let before: &[&str] =
             if outcome.status == Status::Running { &[ACCEPTED] } else { &[ACCEPTED, RUNNING] };
-        let changed: Result<bool, Stop> = transaction!(conn, async |conn| {
+        let changed: Result<bool, Error> = transaction!(conn, async |conn| {
             let changed = change_status(conn, id, before, outcome, now).await?;
             if changed {
                 announce(conn, announcements, now).await?;
             }
             Ok(changed)
         });
-        changed.map_err(Stop::into_error)
+        changed
     }
 
     async fn confirm(&self, ids: &[String]) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        let confirmed_at = now(&mut conn).await?;
+        let confirmed_at = Db::now(&mut conn).await?;
         diesel::update(executions::table.filter(executions::id.eq_any(ids)))
             .set(executions::confirmed_at.eq(confirmed_at))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 
     async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<OpenExecution>, Error> {
@@ -132,8 +129,7 @@ impl ExecutionStore for Db {
             .order(executions::confirmed_at.asc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         Ok(rows.into_iter().map(OpenRow::read).collect())
     }
 
@@ -144,28 +140,26 @@ impl ExecutionStore for Db {
             .filter(executions::id.eq_any(ids).and(open))
             .select(OpenRow::as_select())
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         Ok(rows.into_iter().map(OpenRow::read).collect())
     }
 
     async fn remove_ended(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {
         let mut conn = self.reader().await?;
-        let before = now(&mut conn).await?.saturating_sub(micros(older_than));
+        let before = Db::now(&mut conn).await?.saturating_sub(micros(older_than));
         let old: Vec<String> = executions::table
             .filter(executions::finished_at.le(before).and(executions::rejected_at.is_null()))
             .select(executions::id)
             .order(executions::finished_at.asc())
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         drop(conn);
         if old.is_empty() {
             return Ok(0);
         }
         let mut conn = self.writer().await?;
-        let removed: QueryResult<usize> = transaction!(conn, async |conn| {
+        let removed: Result<usize, Error> = transaction!(conn, async |conn| {
             // After a pause of this process the id of one that others have removed may be a new
             // one's.
             let still = executions::id
@@ -178,6 +172,6 @@ impl ExecutionStore for Db {
             diesel::delete(runs::table.filter(runs::id.eq_any(&removed))).execute(conn).await?;
             Ok(removed.len())
         });
-        removed.map_err(query_error)
+        removed
     }
 }

@@ -8,14 +8,14 @@ use super::{
     super::{
         super::{
             Parcel, Transfer, Unfinished,
-            errors::query_error,
-            rows::{ExecutionRow, HandOverRow, KeyRow, MovedEventRow, RunRow, WishRow},
+            dialect::Dialect,
+            rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow, RunRow, WishRow},
             schema::{executions, idempotency_keys, outbox, runs},
             transfer::Rows,
         },
-        Conn, Db,
+        dialect::{Conn, Db, transaction},
     },
-    ACCEPTED, RUNNING, Stop, count_up_to,
+    ACCEPTED, RUNNING, count_up_to,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -42,7 +42,7 @@ fn taken(what: &str) -> Error {
 }
 
 /// `PostgreSQL` numbers the places itself; in order of arrival, so the order stays.
-async fn take_in(conn: &mut Conn, rows: &Rows) -> Result<(), Stop> {
+async fn take_in(conn: &mut Conn, rows: &Rows) -> Result<(), Error> {
     match rows {
         Rows::Runs(rows) => {
             for row in rows {
@@ -79,7 +79,7 @@ async fn take_in(conn: &mut Conn, rows: &Rows) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn forget(conn: &mut Conn, rows: &Rows) -> QueryResult<()> {
+async fn forget(conn: &mut Conn, rows: &Rows) -> Result<(), Error> {
     match rows {
         Rows::Runs(rows) => {
             let ids = rows.iter().map(|row| &row.id);
@@ -104,7 +104,7 @@ async fn forget(conn: &mut Conn, rows: &Rows) -> QueryResult<()> {
     Ok(())
 }
 
-async fn next_rows(conn: &mut Conn, limit: i64) -> QueryResult<Option<Parcel>> {
+async fn next_rows(conn: &mut Conn, limit: i64) -> Result<Option<Parcel>, Error> {
     let rows = runs::table.select(RunRow::as_select()).limit(limit).load(conn).await?;
     if let Some(parcel) = Parcel::filled(Rows::Runs(rows)) {
         return Ok(Some(parcel));
@@ -120,7 +120,7 @@ async fn next_rows(conn: &mut Conn, limit: i64) -> QueryResult<Option<Parcel>> {
     }
     let rows = outbox::table
         .filter(outbox::delivered_at.is_null())
-        .select((outbox::seq, MovedEventRow::as_select()))
+        .select((outbox::seq, OutboxRow::as_select()))
         .order(outbox::seq.asc())
         .limit(limit)
         .load(conn)
@@ -137,31 +137,30 @@ impl Transfer for Db {
     async fn open_elsewhere(&self, backend: &str) -> Result<i64, Error> {
         let mut conn = self.reader().await?;
         let open = executions::status.eq_any([ACCEPTED, RUNNING]);
-        executions::table
+        Ok(executions::table
             .filter(open.and(executions::backend.ne(backend)))
             .select(count_star())
             .first(&mut conn)
-            .await
-            .map_err(query_error)
+            .await?)
     }
 
     async fn next_parcel(&self, limit: i64) -> Result<Option<Parcel>, Error> {
         let mut conn = self.reader().await?;
-        next_rows(&mut conn, limit).await.map_err(query_error)
+        next_rows(&mut conn, limit).await
     }
 
     async fn take_in(&self, parcel: &Parcel) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        let taken: Result<(), Stop> =
+        let taken: Result<(), Error> =
             transaction!(conn, async |conn| take_in(conn, &parcel.0).await);
-        taken.map_err(Stop::into_error)
+        taken
     }
 
     async fn forget(&self, parcel: &Parcel) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        let forgotten: QueryResult<()> =
+        let forgotten: Result<(), Error> =
             transaction!(conn, async |conn| forget(conn, &parcel.0).await);
-        forgotten.map_err(query_error)
+        forgotten
     }
 }
 

@@ -10,11 +10,11 @@ use super::{
     super::{
         super::{
             ClaimedRun, Run, RunStore,
-            errors::query_error,
+            dialect::Dialect,
             rows::{RunRow, json, micros},
             schema::runs,
         },
-        Conn, Db, SERVES_ONE_PROCESS, now,
+        dialect::{Conn, Db, skip_locked, transaction},
     },
     RUNNING, without_nul,
 };
@@ -41,34 +41,27 @@ async fn end_unreadable(
             runs::finished_at.eq(now),
         ))
         .execute(conn)
-        .await
-        .map(|_| ())
-        .map_err(query_error)
+        .await?;
+    Ok(())
 }
 
 #[async_trait]
 impl RunStore for Db {
     async fn insert_run(&self, request: &StartRequest) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
-        diesel::insert_into(runs::table)
+        let now = Db::now(&mut conn).await?;
+        let inserted = diesel::insert_into(runs::table)
             .values(RunRow::new(request, now)?)
             .on_conflict_do_nothing()
             .execute(&mut conn)
-            .await
-            .map(|inserted| inserted == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(inserted == 1)
     }
 
     async fn run(&self, id: &str) -> Result<Option<Run>, Error> {
         let mut conn = self.reader().await?;
-        let row: Option<RunRow> = runs::table
-            .find(id)
-            .select(RunRow::as_select())
-            .first(&mut conn)
-            .await
-            .optional()
-            .map_err(query_error)?;
+        let row: Option<RunRow> =
+            runs::table.find(id).select(RunRow::as_select()).first(&mut conn).await.optional()?;
         Ok(row.map(RunRow::read))
     }
 
@@ -80,8 +73,7 @@ impl RunStore for Db {
             .order((runs::finished_at.asc(), runs::id.asc()))
             .limit(limit)
             .load(&mut conn)
-            .await
-            .map_err(query_error)?;
+            .await?;
         Ok(rows.into_iter().map(RunRow::read).collect())
     }
 
@@ -92,8 +84,8 @@ impl RunStore for Db {
         limit: i64,
     ) -> Result<Vec<ClaimedRun>, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
-        let rows: Result<Vec<RunRow>, diesel::result::Error> = transaction!(conn, async |conn| {
+        let now = Db::now(&mut conn).await?;
+        let rows: Result<Vec<RunRow>, Error> = transaction!(conn, async |conn| {
             let free = runs::status.eq(RUNNING).and(runs::claimed_until.le(now));
             let query = runs::table
                 .filter(free)
@@ -102,7 +94,7 @@ impl RunStore for Db {
                 .limit(limit);
             let ids: Vec<String> = skip_locked!(query).load(conn).await?;
             // Each claim has a number of its own, so that a holder who lost it is recognised.
-            diesel::update(runs::table.filter(runs::id.eq_any(ids)))
+            let claimed = diesel::update(runs::table.filter(runs::id.eq_any(ids)))
                 .set((
                     runs::owner.eq(owner),
                     runs::claimed_until.eq(now.saturating_add(micros(lease))),
@@ -110,10 +102,11 @@ impl RunStore for Db {
                 ))
                 .returning(RunRow::as_returning())
                 .get_results(conn)
-                .await
+                .await?;
+            Ok(claimed)
         });
         let mut claimed = Vec::new();
-        for row in rows.map_err(query_error)? {
+        for row in rows? {
             let (id, fence) = (row.id.clone(), row.fence);
             match row.claimed(now) {
                 Ok(run) => claimed.push(run),
@@ -130,14 +123,13 @@ impl RunStore for Db {
         lease: Duration,
     ) -> Result<Vec<(String, bool)>, Error> {
         let mut conn = self.writer().await?;
-        let until = now(&mut conn).await?.saturating_add(micros(lease));
+        let until = Db::now(&mut conn).await?.saturating_add(micros(lease));
         let mine = runs::status.eq(RUNNING).and(runs::owner.eq(owner)).and(runs::id.eq_any(ids));
-        diesel::update(runs::table.filter(mine))
+        Ok(diesel::update(runs::table.filter(mine))
             .set(runs::claimed_until.eq(until))
             .returning((runs::id, runs::cancel_requested))
             .get_results(&mut conn)
-            .await
-            .map_err(query_error)
+            .await?)
     }
 
     async fn note_try(
@@ -148,25 +140,24 @@ impl RunStore for Db {
         pause: Duration,
     ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let next_try_at = now(&mut conn).await?.saturating_add(micros(pause));
+        let next_try_at = Db::now(&mut conn).await?.saturating_add(micros(pause));
         let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
-        diesel::update(runs::table.find(id).filter(claimed))
+        let changed = diesel::update(runs::table.find(id).filter(claimed))
             .set((
                 runs::tries.eq(i32::try_from(tries).unwrap_or(i32::MAX)),
                 runs::next_try_at.eq(next_try_at),
             ))
             .execute(&mut conn)
-            .await
-            .map(|changed| changed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(changed == 1)
     }
 
     async fn finish_run(&self, id: &str, fence: i64, outcome: &Outcome) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
         let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
         let result = outcome.result.as_ref().map(json).transpose()?;
-        let finished_at = now(&mut conn).await?;
-        diesel::update(runs::table.find(id).filter(claimed))
+        let finished_at = Db::now(&mut conn).await?;
+        let changed = diesel::update(runs::table.find(id).filter(claimed))
             .set((
                 runs::status.eq(outcome.status.as_str()),
                 runs::result.eq(result),
@@ -174,15 +165,14 @@ impl RunStore for Db {
                 runs::finished_at.eq(finished_at),
             ))
             .execute(&mut conn)
-            .await
-            .map(|changed| changed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(changed == 1)
     }
 
     async fn cancel_run(&self, id: &str) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
-        let changed: Result<usize, diesel::result::Error> = transaction!(conn, async |conn| {
+        let now = Db::now(&mut conn).await?;
+        let changed: Result<usize, Error> = transaction!(conn, async |conn| {
             let running = runs::table.find(id).filter(runs::status.eq(RUNNING));
             let unclaimed = running.filter(runs::claimed_until.le(now));
             let cancelled = diesel::update(unclaimed)
@@ -197,24 +187,23 @@ impl RunStore for Db {
                 return Ok(1);
             }
             let running = runs::table.find(id).filter(runs::status.eq(RUNNING));
-            diesel::update(running).set(runs::cancel_requested.eq(true)).execute(conn).await
+            Ok(diesel::update(running).set(runs::cancel_requested.eq(true)).execute(conn).await?)
         });
-        changed.map(|changed| changed == 1).map_err(query_error)
+        Ok(changed? == 1)
     }
 
     async fn terminate_run(&self, id: &str, reason: &str) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let finished_at = now(&mut conn).await?;
-        diesel::update(runs::table.find(id).filter(runs::status.eq(RUNNING)))
+        let finished_at = Db::now(&mut conn).await?;
+        let changed = diesel::update(runs::table.find(id).filter(runs::status.eq(RUNNING)))
             .set((
                 runs::status.eq(Status::Terminated.as_str()),
                 runs::error.eq(without_nul(reason)),
                 runs::finished_at.eq(finished_at),
             ))
             .execute(&mut conn)
-            .await
-            .map(|changed| changed == 1)
-            .map_err(query_error)
+            .await?;
+        Ok(changed == 1)
     }
 
     async fn release_runs(&self, owner: &str) -> Result<(), Error> {
@@ -223,13 +212,12 @@ impl RunStore for Db {
         diesel::update(runs::table.filter(mine))
             .set(runs::claimed_until.eq(0))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 
     async fn release_runs_of_others(&self, instance: &str) -> Result<(), Error> {
-        if !SERVES_ONE_PROCESS {
+        if !Db::SERVES_ONE_PROCESS {
             return Ok(());
         }
         let mut conn = self.writer().await?;
@@ -237,8 +225,7 @@ impl RunStore for Db {
         diesel::update(runs::table.filter(others))
             .set(runs::claimed_until.eq(0))
             .execute(&mut conn)
-            .await
-            .map(|_| ())
-            .map_err(query_error)
+            .await?;
+        Ok(())
     }
 }

@@ -4,17 +4,15 @@ use async_trait::async_trait;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::{
+use super::super::{
     super::{
-        super::{
-            Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work,
-            errors::{is_lock_timeout, query_error},
-            rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
-            schema::{executions, idempotency_keys, outbox},
-        },
-        Conn, Db, committed, insert_all, now,
+        Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work,
+        dialect::Dialect,
+        errors::is_lock_timeout,
+        rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow},
+        schema::{executions, idempotency_keys, outbox},
     },
-    Stop,
+    dialect::{Conn, Db, transaction},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -31,23 +29,19 @@ pub(super) async fn announce(conn: &mut Conn, events: &[NewEvent], now: i64) -> 
 
 /// The new row's place in the sequence, unless its source and id are taken.
 async fn insert_event(conn: &mut Conn, new: &NewEvent, now: i64) -> Result<Option<i64>, Error> {
-    diesel::insert_into(outbox::table)
+    Ok(diesel::insert_into(outbox::table)
         .values(OutboxRow::new(new, now))
         .on_conflict_do_nothing()
         .returning(outbox::seq)
         .get_result(conn)
         .await
-        .optional()
-        .map_err(query_error)
+        .optional()?)
 }
 
 /// Stores the key, or says what became of it earlier.
 async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Acceptance>, Error> {
     let row = idempotency_keys::table.find((&key.scope, &key.key));
-    diesel::delete(row.filter(idempotency_keys::expires_at.le(now)))
-        .execute(conn)
-        .await
-        .map_err(query_error)?;
+    diesel::delete(row.filter(idempotency_keys::expires_at.le(now))).execute(conn).await?;
     // Waits for a transaction that uses the key just now.
     let inserted = diesel::insert_into(idempotency_keys::table)
         .values(KeyRow::new(key, now))
@@ -63,8 +57,7 @@ async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Accep
         .select(KeyRow::as_select())
         .first(conn)
         .await
-        .optional()
-        .map_err(query_error)?;
+        .optional()?;
     Ok(Some(match first {
         Some(first) if first.body_hash != key.body_hash => Acceptance::KeyReused,
         Some(KeyRow { answer: Some(answer), .. }) => Acceptance::Answered(answer),
@@ -79,7 +72,7 @@ fn key_error(error: diesel::result::Error) -> Error {
         let message = "the first request with this Idempotency-Key is not answered yet";
         return Error::new(ErrorKind::Conflict, message).with_source(error);
     }
-    query_error(error)
+    error.into()
 }
 
 /// False when another execution has the id. One that was stored by an earlier try stays.
@@ -93,8 +86,7 @@ async fn insert_execution(
         .values((ExecutionRow::new(execution)?, HandOverRow::new(claim, now)))
         .on_conflict_do_nothing()
         .execute(conn)
-        .await
-        .map_err(query_error)?;
+        .await?;
     if inserted == 1 {
         return Ok(true);
     }
@@ -103,8 +95,7 @@ async fn insert_execution(
         .select(executions::request_id)
         .first(conn)
         .await
-        .optional()
-        .map_err(query_error)?;
+        .optional()?;
     Ok(holder.as_ref() == Some(&execution.request_id))
 }
 
@@ -126,13 +117,11 @@ async fn insert_events(
             .select(outbox::content_hash)
             .first(conn)
             .await
-            .optional()
-            .map_err(query_error)?;
+            .optional()?;
         if earlier.is_some_and(|earlier| earlier != new.content_hash) {
             diesel::delete(outbox::table.filter(outbox::seq.eq_any(inserted)))
                 .execute(conn)
-                .await
-                .map_err(query_error)?;
+                .await?;
             return Ok(Acceptance::EventTaken(place));
         }
     }
@@ -159,10 +148,7 @@ async fn admit(conn: &mut Conn, admission: &Admission, now: i64) -> Result<Accep
     };
     // A request that was refused may be repeated with another id.
     if let (Some(key), false) = (&admission.key, acceptance == Acceptance::Stored) {
-        diesel::delete(idempotency_keys::table.find((&key.scope, &key.key)))
-            .execute(conn)
-            .await
-            .map_err(query_error)?;
+        diesel::delete(idempotency_keys::table.find((&key.scope, &key.key))).execute(conn).await?;
     }
     Ok(acceptance)
 }
@@ -184,29 +170,29 @@ impl Accept for Db {
     async fn accept(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
         let mut conn = self.first_writer().await?;
         if let Some(events) = only_events(batch)
-            && insert_all(&mut conn, &events).await.map_err(query_error)?
+            && Db::insert_all(&mut conn, &events).await?
         {
-            committed(self, &mut conn).await?;
+            self.committed(&mut conn).await?;
             return Ok(vec![Acceptance::Stored; batch.len()]);
         }
-        let now = now(&mut conn).await?;
-        let accepted: Result<Vec<Acceptance>, Stop> = transaction!(conn, async |conn| {
+        let now = Db::now(&mut conn).await?;
+        let accepted: Result<Vec<Acceptance>, Error> = transaction!(conn, async |conn| {
             let mut accepted = Vec::with_capacity(batch.len());
             for admission in batch {
                 accepted.push(admit(conn, admission, now).await?);
             }
             Ok(accepted)
         });
-        let accepted = accepted.map_err(Stop::into_error)?;
-        committed(self, &mut conn).await?;
+        let accepted = accepted?;
+        self.committed(&mut conn).await?;
         Ok(accepted)
     }
 
     async fn forget_keys(&self, limit: i64) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
-        let now = now(&mut conn).await?;
+        let now = Db::now(&mut conn).await?;
         // One transaction, because each commit waits for the disk.
-        let forgotten: QueryResult<usize> = transaction!(conn, async |conn| {
+        let forgotten: Result<usize, Error> = transaction!(conn, async |conn| {
             let expired: Vec<(String, String)> = idempotency_keys::table
                 .filter(idempotency_keys::expires_at.le(now))
                 .select((idempotency_keys::scope, idempotency_keys::idempotency_key))
@@ -223,6 +209,6 @@ impl Accept for Db {
             }
             Ok(forgotten)
         });
-        forgotten.map_err(query_error)
+        forgotten
     }
 }

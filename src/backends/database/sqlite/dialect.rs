@@ -1,0 +1,153 @@
+//! What `SQLite` provides to the statements.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::LazyLock,
+    time::Instant,
+};
+
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use tokio::sync::OwnedMutexGuard;
+
+pub(super) use super::Db;
+use super::{
+    super::{NewEvent, dialect::Dialect, rows::OutboxRow, schema::outbox},
+    Connector,
+};
+use crate::{
+    backends::pool::Checkout,
+    error::{Error, RetryClass},
+    model::time,
+};
+
+pub(super) type Conn = SyncConnectionWrapper<diesel::SqliteConnection>;
+
+impl Dialect for Db {
+    type Conn = Conn;
+
+    const SERVES_ONE_PROCESS: bool = true;
+
+    async fn reader(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
+        // Those who read go too, or it would never be let go of.
+        self.check_name()?;
+        self.pool.get().await
+    }
+
+    /// For work in the background: of all that waits, one at a time asks for its turn.
+    async fn writer(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
+        let place = self.wait(&self.lock.background).await?;
+        Ok(Writer { _place: Some(place), ..self.take_turn().await? })
+    }
+
+    /// For clients that wait to have their work accepted: however much is to be done in the
+    /// background, they wait for one of it at most.
+    async fn first_writer(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
+        self.take_turn().await
+    }
+
+    /// One process writes the file, so its clock is the database's.
+    async fn now(_conn: &mut Conn) -> Result<i64, Error> {
+        Ok(micros())
+    }
+
+    async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
+        insert_all(conn, events).await
+    }
+
+    /// What was committed into a file that has gone meanwhile is lost, unless the file comes back.
+    async fn committed(&self, conn: &mut Conn) -> Result<(), Error> {
+        let kept = match self.check_name() {
+            Ok(shrunk_to) => self.check_size(conn, shrunk_to).await,
+            Err(error) => Err(error),
+        };
+        kept.map_err(|error| error.with_retry(RetryClass::MaybeSent))
+    }
+}
+
+impl Db {
+    async fn take_turn(&self) -> Result<Writer, Error> {
+        let turn = self.wait(&self.lock.turn).await?;
+        let shrunk_to = self.check_name()?;
+        let mut conn = self.pool.get().await?;
+        self.check_size(&mut conn, shrunk_to).await?;
+        Ok(Writer { conn, _turn: turn, _place: None })
+    }
+}
+
+/// A hop to a thread that may block costs more than the statement that is run there, so all of them
+/// share one.
+async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
+    use diesel::{RunQueryDsl, result::Error::RollbackTransaction};
+
+    let now = micros();
+    let rows: Vec<OutboxRow> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
+    let stored = conn.spawn_blocking(move |conn| {
+        conn.immediate_transaction(|conn| {
+            for row in &rows {
+                let insert = diesel::insert_into(outbox::table).values(row);
+                if RunQueryDsl::execute(insert.on_conflict_do_nothing(), conn)? == 0 {
+                    return Err(RollbackTransaction);
+                }
+            }
+            Ok(true)
+        })
+    });
+    match stored.await {
+        Err(RollbackTransaction) => Ok(false),
+        stored => Ok(stored?),
+    }
+}
+
+/// Begins with the wall clock and goes on with the monotonic one: no claim and no pause may end
+/// sooner or later because somebody sets the clock.
+fn micros() -> i64 {
+    static BEGAN: LazyLock<(i64, Instant)> =
+        LazyLock::new(|| (time::now().as_microsecond(), Instant::now()));
+    let since = i64::try_from(BEGAN.1.elapsed().as_micros()).unwrap_or(i64::MAX);
+    BEGAN.0.saturating_add(since)
+}
+
+/// A pooled connection whose turn it is to write.
+struct Writer {
+    // Fields are dropped in this order: a transaction that was left open ends before the next turn.
+    conn: Checkout<Connector>,
+    _turn: OwnedMutexGuard<()>,
+    _place: Option<OwnedMutexGuard<()>>,
+}
+
+impl Deref for Writer {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl DerefMut for Writer {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+}
+
+/// Writers take the write lock at once: upgrading a read lock later could deadlock.
+macro_rules! transaction {
+    ($conn:expr, $body:expr) => {
+        (*$conn).immediate_transaction($body).await
+    };
+}
+
+/// There are no row locks: the one writer at a time has the whole file.
+macro_rules! skip_locked {
+    ($query:expr) => {
+        $query
+    };
+}
+
+/// The writer has the whole file.
+macro_rules! locked {
+    ($query:expr) => {
+        $query
+    };
+}
+
+pub(super) use {locked, skip_locked, transaction};
