@@ -10,7 +10,7 @@ impl Loaded {
     #[must_use]
     pub fn changed_keys(&self, new: &Self) -> Vec<String> {
         let mut keys = Vec::new();
-        compare(&self.tree.root, &new.tree.root, "", &mut keys);
+        compare(&self.tree.to_json(), &new.tree.to_json(), "", &mut keys);
         if self.named_environment != new.named_environment {
             keys.push("ENVIRONMENT".to_owned());
         }

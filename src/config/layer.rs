@@ -1,11 +1,17 @@
-//! One layer of the configuration: what one file, one variable or the program itself says.
+//! One layer of the configuration: what one file, one variable or the program itself says. To
+//! figment each layer is a [`Provider`] with its own [`Metadata`].
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value};
+use figment::{
+    Error, Metadata, Profile, Provider,
+    providers::Serialized,
+    value::{Dict, Map},
+};
+use serde_json::Value;
 
 use super::problem::{Place, Places};
 
@@ -45,6 +51,15 @@ impl Origin {
     pub(super) fn is_compiled(&self) -> bool {
         matches!(self, Self::Default | Self::ProductionDefault)
     }
+
+    /// The name under which figment knows it: that of its place.
+    pub(super) fn metadata(&self) -> Metadata {
+        let metadata = Metadata::named(self.place("").to_string());
+        match self {
+            Self::File { path, .. } => metadata.source(path.as_path()),
+            _ => metadata,
+        }
+    }
 }
 
 /// What one place says.
@@ -55,14 +70,16 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// A layer that sets one key.
+    /// A layer that sets one key. An empty part is kept, to be reported as unknown, while
+    /// `figment::util::nest` would end the key there.
     pub(super) fn single(origin: Origin, key: &str, value: Value) -> Self {
-        let nest = |value, part: &str| Value::Object(Map::from_iter([(part.to_owned(), value)]));
+        let nest = |value, part: &str| Value::from_iter([(part, value)]);
         Self { origin, root: key.rsplit('.').fold(value, nest) }
     }
 
+    /// The value at `key`; a list is one value.
     pub(super) fn find(&self, key: &str) -> Option<&Value> {
-        find(&self.root, key)
+        key.split('.').try_fold(&self.root, |value, part| value.get(part))
     }
 
     /// Takes out the value at `key`; of a list, all of it, because a list is one value. Returns the
@@ -91,19 +108,20 @@ impl Layer {
     }
 }
 
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        self.origin.metadata()
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        Serialized::defaults(&self.root).data()
+    }
+}
+
 impl Places for Layer {
     fn place(&self, key: &str) -> Option<Place> {
         Some(self.origin.place(key))
     }
-}
-
-/// The value at `key`.
-pub(super) fn find<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
-    key.split('.').try_fold(root, |value, part| match value {
-        Value::Object(entries) => entries.get(part),
-        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
-        _ => None,
-    })
 }
 
 /// `name` in the table `table`, which may be the root.
@@ -158,6 +176,12 @@ mod tests {
         assert_eq!(layer.remove("auth.keys.0.name"), Some("auth.keys"));
         assert_eq!(layer.remove("auth.other"), None);
         assert_eq!(layer.leaves(), ["auth.mode"]);
+    }
+
+    #[test]
+    fn an_empty_part_of_a_key_stays() {
+        let layer = Layer::single(Origin::CommandLine, "a..b", json!(1));
+        assert_eq!(layer.root, json!({"a": {"": {"b": 1}}}));
     }
 
     #[test]

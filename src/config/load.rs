@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use figment::value::Value;
 
 use super::{
     Config, ConfigError, Loaded, Sources,
@@ -17,7 +17,7 @@ use super::{
     schema::RootSchema,
     secrets, show,
     sources::{self, Layers},
-    tree::Tree,
+    tree::{Tree, entries_mut, to_json},
     validate::validate,
 };
 
@@ -75,10 +75,10 @@ impl Reader<'_> {
         let mut tree = Tree::merge(layers);
         let working_dir = &self.sources.working_dir;
         let mut problems = secrets::resolve(&mut tree, self.schema.root(), working_dir, unclear);
-        let mut root = tree.root.clone();
+        let mut root = tree.root().clone();
         let tables = self.take_tables(&mut root);
         let mut unreadable = Vec::new();
-        let mut config = Config::read(root, &mut unreadable);
+        let mut config = Config::read(&root, &mut unreadable);
         self.environment.clone_into(&mut config.environment);
         for (family, connection) in config.connections_mut() {
             connection.backends = tables.get(family).cloned().unwrap_or_default();
@@ -97,9 +97,11 @@ impl Reader<'_> {
     fn take_tables(&self, root: &mut Value) -> BTreeMap<&str, BTreeMap<String, Section>> {
         let mut tables: BTreeMap<&str, BTreeMap<String, Section>> = BTreeMap::new();
         for BackendDescriptor { family, name, .. } in self.backends {
-            let connection = root.get_mut(*family).and_then(Value::as_object_mut);
-            if let Some(table) = connection.and_then(|connection| connection.remove(*name)) {
-                tables.entry(family).or_default().insert((*name).to_owned(), Section(table));
+            let connection = entries_mut(root).and_then(|root| root.get_mut(*family));
+            let table = connection.and_then(entries_mut).and_then(|entries| entries.remove(*name));
+            if let Some(table) = table {
+                let table = Section(to_json(&table));
+                tables.entry(family).or_default().insert((*name).to_owned(), table);
             }
         }
         tables
@@ -187,7 +189,11 @@ impl Reader<'_> {
 
 /// A backend checks its own table. It does not tell which keys a problem depends on, so in a table
 /// with an unknown value a problem counts if the value has it alone, too.
-fn validate_table(backend: &BackendDescriptor, table: &Value, problems: &mut Problems<'_>) {
+fn validate_table(
+    backend: &BackendDescriptor,
+    table: &serde_json::Value,
+    problems: &mut Problems<'_>,
+) {
     let Table::Known { check, defaults, .. } = &backend.table else { return };
     let path = format!("{}.{}", backend.family, backend.name);
     let is_unclear = problems.is_unclear(&path);
@@ -204,7 +210,7 @@ fn validate_table(backend: &BackendDescriptor, table: &Value, problems: &mut Pro
 }
 
 /// Copies the value at `key` from one table to another.
-fn copy(key: &str, from: &Value, to: &mut Value) {
+fn copy(key: &str, from: &serde_json::Value, to: &mut serde_json::Value) {
     let pointer = format!("/{}", key.replace('.', "/"));
     if let (Some(from), Some(to)) = (from.pointer(&pointer), to.pointer_mut(&pointer)) {
         to.clone_from(from);

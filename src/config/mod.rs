@@ -4,6 +4,11 @@
 //! documentation), merges the layers, checks the sections and reports every problem at once. Nothing
 //! reads the environment after it. [`Config`] and everything that must know every section are made
 //! from one list, in `sections`.
+//!
+//! figment merges the layers: compiled defaults, each file, each variable and each `--set` is a
+//! [`figment::Provider`] with its own metadata, and the tags of the merged values tell which of them
+//! wrote a value. The crate reads files and variables itself, because figment reports the first
+//! problem only, keeps no lines, and reads a password of digits as a number.
 
 mod backend;
 mod changes;

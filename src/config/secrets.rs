@@ -27,7 +27,7 @@ pub(super) fn resolve(
     let mut problems = Vec::new();
     for key in keys {
         let file_key = format!("{key}_file");
-        let Some(path) = tree.find(&file_key).and_then(Value::as_str) else { continue };
+        let Some(path) = tree.find(&file_key).and_then(|path| path.as_str()) else { continue };
         match read(tree, &key, path, working_dir) {
             Ok(secret) => tree.put_secret(&key, &file_key, secret),
             Err(message) => {

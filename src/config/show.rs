@@ -26,7 +26,7 @@ pub struct Setting {
 /// Every effective value in the order of the keys.
 pub(super) fn settings(tree: &Tree, schema: &RootSchema) -> Vec<Setting> {
     let mut list = Vec::new();
-    collect(tree, schema.root(), &tree.root, "", &mut list);
+    collect(tree, schema.root(), &tree.to_json(), "", &mut list);
     list
 }
 

@@ -1,11 +1,14 @@
-//! The merged values, each with the place it was written.
+//! The layers merged by figment, whose tags tell where each value was written.
 
 use std::{collections::BTreeMap, fmt};
 
-use serde_json::{Map, Value};
+use figment::{
+    Figment,
+    value::{Dict, Tag, Value},
+};
 
 use super::{
-    layer::{Layer, Origin, find, join, lineage},
+    layer::{Layer, Origin, lineage},
     problem::{Place, Places},
     values::SecretFromFile,
 };
@@ -13,10 +16,11 @@ use super::{
 /// The effective configuration as a tree of values that know their origin.
 #[derive(Clone)]
 pub struct Tree {
-    pub(super) root: Value,
+    /// What figment merged, with the secrets that files hold.
+    root: Value,
+    /// Knows the metadata of each tag.
+    figment: Figment,
     origins: Vec<Origin>,
-    /// Which of the origins wrote a value; a list is one value.
-    writers: BTreeMap<String, usize>,
     /// The key that names the file of a secret, by the key of the secret.
     secret_files: BTreeMap<String, String>,
 }
@@ -31,70 +35,81 @@ impl fmt::Debug for Tree {
 impl Tree {
     /// Puts the layers on top of each other; later wins.
     pub(super) fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Self {
-        let mut tree = Self {
-            root: Value::Object(Map::new()),
-            origins: Vec::new(),
-            writers: BTreeMap::new(),
-            secret_files: BTreeMap::new(),
-        };
-        for (writer, layer) in layers.into_iter().enumerate() {
-            tree.origins.push(layer.origin.clone());
-            put(&mut tree.root, &layer.root, "", writer, &mut tree.writers);
+        let (mut figment, mut origins) = (Figment::new(), Vec::new());
+        for layer in layers {
+            figment = figment.merge(layer);
+            origins.push(layer.origin.clone());
         }
-        tree
+        let root = figment.find_value("").expect("every layer is a table");
+        Self { root, figment, origins, secret_files: BTreeMap::new() }
     }
 
+    /// The whole tree.
+    pub(super) fn root(&self) -> &Value {
+        &self.root
+    }
+
+    /// The whole tree, without origins.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        to_json(&self.root)
+    }
+
+    /// The value at `key`, which may be in a list.
     pub(super) fn find(&self, key: &str) -> Option<&Value> {
-        find(&self.root, key)
+        key.split('.').try_fold(&self.root, |value, part| match value {
+            Value::Dict(_, entries) => entries.get(part),
+            Value::Array(_, items) => items.get(part.parse::<usize>().ok()?),
+            _ => None,
+        })
     }
 
     /// Puts what was read from the file that `file_key` names in the place of `key`. Its origin is
     /// that of the file's name.
     pub(super) fn put_secret(&mut self, key: &str, file_key: &str, secret: SecretFromFile) {
-        let Some(writer) = self.take(file_key) else { return };
+        let Some(tag) = self.take(file_key).map(|path| path.tag()) else { return };
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
         let Some(entries) = self.table_mut(table) else { return };
-        entries.insert(name.to_owned(), secret.into_value());
-        self.writers.insert(key.to_owned(), writer);
+        entries.insert(name.to_owned(), secret.into_value(tag));
         self.secret_files.insert(key.to_owned(), file_key.to_owned());
     }
 
-    /// Takes out the value at `key`. Returns who wrote it.
-    pub(super) fn take(&mut self, key: &str) -> Option<usize> {
+    /// Takes out the value at `key`.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
-        self.table_mut(table)?.remove(name)?;
-        self.writers.remove(key)
+        self.table_mut(table)?.remove(name)
     }
 
-    fn table_mut(&mut self, table: &str) -> Option<&mut Map<String, Value>> {
+    fn table_mut(&mut self, table: &str) -> Option<&mut Dict> {
         let mut parts = table.split('.').filter(|part| !part.is_empty());
-        parts.try_fold(&mut self.root, |value, part| value.get_mut(part))?.as_object_mut()
+        parts.try_fold(entries_mut(&mut self.root)?, |entries, part| {
+            entries_mut(entries.get_mut(part)?)
+        })
     }
 
     /// Where the value at `key` was written; for a missing one, where its table was.
     #[must_use]
     pub fn place(&self, key: &str) -> Option<Place> {
-        let found = lineage(key).find(|key| self.find(key).is_some())?;
-        let writer = self.writer(found)?;
+        let (found, value) = lineage(key).find_map(|key| Some((key, self.find(key)?)))?;
         let written = self.secret_files.get(found).map_or(found, String::as_str);
-        Some(self.origins[writer].place(written))
+        Some(self.origin(value)?.place(written))
     }
 
-    /// Who wrote the value at `key`. A table has no writer of its own: the first who wrote a value
-    /// in it stands in, and the program only if nobody else did.
-    fn writer(&self, key: &str) -> Option<usize> {
-        if let Some(writer) = lineage(key).find_map(|key| self.writers.get(key)) {
-            return Some(*writer);
-        }
-        let below = format!("{key}.");
-        let mut inside = self
-            .writers
-            .range(below.clone()..)
-            .take_while(|(key, _)| key.starts_with(&below))
-            .map(|(_, writer)| *writer);
+    /// Who wrote a value. The tag of a table is that of the last layer that has the table, whichever
+    /// values it sets. So the first who wrote a value in it stands in, and the program only if nobody
+    /// else did.
+    fn origin(&self, value: &Value) -> Option<&Origin> {
+        let entries = value.as_dict().filter(|entries| !entries.is_empty());
+        let Some(entries) = entries else { return self.origin_of(value.tag()) };
+        let mut inside = entries.values().filter_map(|value| self.origin(value));
         let first = inside.next()?;
         let mut all = std::iter::once(first).chain(inside);
-        Some(all.find(|writer| !self.origins[*writer].is_compiled()).unwrap_or(first))
+        Some(all.find(|origin| !origin.is_compiled()).unwrap_or(first))
+    }
+
+    /// figment keeps no lines, so the origin is found by its metadata.
+    fn origin_of(&self, tag: Tag) -> Option<&Origin> {
+        let metadata = self.figment.get_metadata(tag)?;
+        self.origins.iter().find(|origin| origin.metadata() == *metadata)
     }
 }
 
@@ -104,32 +119,17 @@ impl Places for Tree {
     }
 }
 
-/// Puts `new` over `old`: tables are merged, all else replaces what was there.
-fn put(
-    old: &mut Value,
-    new: &Value,
-    key: &str,
-    writer: usize,
-    writers: &mut BTreeMap<String, usize>,
-) {
-    if let Value::Object(entries) = new {
-        if !old.is_object() {
-            writers.remove(key);
-            *old = Value::Object(Map::new());
-        }
-        let Some(into) = old.as_object_mut() else { return };
-        for (name, inner) in entries {
-            let target = into.entry(name.as_str()).or_insert(Value::Null);
-            put(target, inner, &join(key, name), writer, writers);
-        }
-        return;
+/// The entries of a table.
+pub(super) fn entries_mut(value: &mut Value) -> Option<&mut Dict> {
+    match value {
+        Value::Dict(_, entries) => Some(entries),
+        _ => None,
     }
-    if old.is_object() {
-        let below = format!("{key}.");
-        writers.retain(|key, _| !key.starts_with(&below));
-    }
-    writers.insert(key.to_owned(), writer);
-    old.clone_from(new);
+}
+
+/// A value without its origin.
+pub(super) fn to_json(value: &Value) -> serde_json::Value {
+    serde_json::to_value(value).expect("a value of the configuration has a JSON form")
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
         let file = Layer { origin, root: json!({"a": {"y": 5, "list": [2]}}) };
         let set = Layer::single(Origin::CommandLine, "a.x", json!(7));
         let tree = Tree::merge([&default, &file]);
-        assert_eq!(tree.root, json!({"a": {"x": 1, "y": 5, "list": [2]}}));
+        assert_eq!(tree.to_json(), json!({"a": {"x": 1, "y": 5, "list": [2]}}));
         let line = |line| Some(Place::File { path: "/etc/f.toml".into(), line: Some(line) });
         assert_eq!(tree.place("a.x"), Some(Place::Default));
         assert_eq!(tree.place("a.y"), line(3));
@@ -155,5 +155,46 @@ mod tests {
         assert_eq!(tree.place("a"), line(1), "the program does not stand in for a file");
         assert_eq!(Tree::merge([&default, &file, &set]).place("a.x"), Some(Place::CommandLine));
         assert_eq!(tree.place("b"), None);
+    }
+
+    #[test]
+    fn figment_names_each_layer_by_its_place() {
+        let file = |path: &str| Origin::File { path: path.into(), lines: BTreeMap::new() };
+        let variable = |file: Option<&str>| Origin::Variable {
+            name: "AGENTAREA_A__X".to_owned(),
+            file: file.map(Into::into),
+        };
+        let layers = [
+            (Origin::Default, "compiled default"),
+            (Origin::ProductionDefault, "compiled default for production"),
+            (file("/etc/default.toml"), "/etc/default.toml"),
+            (file("/etc/production.toml"), "/etc/production.toml"),
+            (variable(Some(".env")), "AGENTAREA_A__X (.env)"),
+            (variable(None), "AGENTAREA_A__X"),
+            (Origin::CommandLine, "command line"),
+        ]
+        .map(|(origin, name)| (Layer::single(origin, "a.x", json!(name)), name));
+        for last in 1..=layers.len() {
+            let tree = Tree::merge(layers[..last].iter().map(|(layer, _)| layer));
+            let (layer, name) = &layers[last - 1];
+            assert_eq!(tree.find("a.x").and_then(Value::as_str), Some(*name));
+            assert_eq!(tree.figment.find_metadata("a.x").unwrap().name, *name);
+            assert_eq!(tree.place("a.x"), Some(layer.origin.place("a.x")));
+        }
+    }
+
+    #[test]
+    fn a_secret_of_a_file_has_the_place_of_the_file_s_name() {
+        let lines = BTreeMap::from([("a.key_file".to_owned(), 4)]);
+        let origin = Origin::File { path: "/etc/f.toml".into(), lines };
+        let default = Layer { origin: Origin::Default, root: json!({"a": {"key": "x"}}) };
+        let file = Layer { origin, root: json!({"a": {"key_file": "key"}}) };
+        let mut tree = Tree::merge([&default, &file]);
+        let secret = SecretFromFile { value: "hunter2".to_owned(), file: "/run/key".into() };
+        tree.put_secret("a.key", "a.key_file", secret);
+        let expected = json!({"a": {"key": {"value": "hunter2", "file": "/run/key"}}});
+        assert_eq!(tree.to_json(), expected);
+        let line = Some(Place::File { path: "/etc/f.toml".into(), line: Some(4) });
+        assert_eq!(tree.place("a.key"), line);
     }
 }

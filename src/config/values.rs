@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
+use figment::value::{Tag, Value};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -183,9 +184,12 @@ pub(in crate::config) struct SecretFromFile {
 }
 
 impl SecretFromFile {
-    /// The form in which a [`Secret`] reads it.
-    pub(in crate::config) fn into_value(self) -> serde_json::Value {
-        serde_json::json!({"value": self.value, "file": self.file.to_string_lossy()})
+    /// The form in which a [`Secret`] reads it, with the tag of its origin.
+    pub(in crate::config) fn into_value(self, tag: Tag) -> Value {
+        let file = self.file.to_string_lossy().into_owned();
+        let parts = [("value", self.value), ("file", file)];
+        let tagged = parts.map(|(name, text)| (name.to_owned(), Value::String(tag, text)));
+        Value::Dict(tag, tagged.into())
     }
 }
 

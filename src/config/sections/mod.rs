@@ -20,9 +20,9 @@ mod workflows;
 
 use std::collections::BTreeMap;
 
+use figment::value::Value;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 
 pub use self::{
     auth::{ApiKey, Auth, AuthMode, Scope},
@@ -71,9 +71,9 @@ macro_rules! sections {
         impl Config {
             /// Reads every section. One that its type refuses is named in `unreadable`, and has its
             /// defaults.
-            pub(super) fn read(mut root: Value, unreadable: &mut Vec<&'static str>) -> Self {
+            pub(super) fn read(root: &Value, unreadable: &mut Vec<&'static str>) -> Self {
                 let mut config = Self::default();
-                $(match read_section(&mut root, stringify!($name)) {
+                $(match read_section(root, stringify!($name)) {
                     Some(Ok(section)) => config.$name = section,
                     Some(Err(())) => unreadable.push(stringify!($name)),
                     None => {}
@@ -118,11 +118,11 @@ sections! {
     telemetry: Telemetry = Telemetry::default();
 }
 
-/// Takes one section out of the tree, as its type. The reader's message can repeat values, so it is
+/// Reads one section of the tree as its type. The reader's message can repeat values, so it is
 /// dropped.
-fn read_section<T: ConfigSection>(root: &mut Value, name: &str) -> Option<Result<T, ()>> {
-    let section = root.as_object_mut()?.remove(name)?;
-    Some(serde_json::from_value(section).map_err(|_| ()))
+fn read_section<T: ConfigSection>(root: &Value, name: &str) -> Option<Result<T, ()>> {
+    let section = root.find_ref(name)?;
+    Some(section.deserialize().map_err(|_| ()))
 }
 
 impl Config {
@@ -184,7 +184,7 @@ mod tests {
             "telemetry": {"log_format": "json"},
         });
         let mut unreadable = Vec::new();
-        let read = Config::read(written.clone(), &mut unreadable);
+        let read = Config::read(&Value::serialize(&written).unwrap(), &mut unreadable);
         assert_eq!(unreadable, [""; 0]);
         let (read, usual) =
             (serde_json::to_value(read).unwrap(), serde_json::to_value(Config::default()).unwrap());
@@ -199,7 +199,7 @@ mod tests {
     fn a_section_that_cannot_be_read_is_named_and_stops_no_other() {
         let written = serde_json::json!({"server": {"port": "x"}, "outbox": {"batch": 7}});
         let mut unreadable = Vec::new();
-        let config = Config::read(written, &mut unreadable);
+        let config = Config::read(&Value::serialize(written).unwrap(), &mut unreadable);
         assert_eq!((unreadable, config.outbox.batch), (vec!["server"], 7));
     }
 }
