@@ -1,6 +1,6 @@
 //! Configuration: from files and environment to one checked [`Config`].
 //!
-//! [`load`] checks each layer against one JSON schema (which also carries limits, defaults and
+//! [`load()`] checks each layer against one JSON schema (which also carries limits, defaults and
 //! documentation), merges the layers, checks the sections and reports every problem at once. Nothing
 //! reads the environment after it. [`Config`] and everything that must know every section are made
 //! from one list, in `sections`.
