@@ -1,7 +1,7 @@
 //! The composition root: the only file that sees everything. It reads in the order of start, then
 //! in the order of stopping.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -271,8 +271,11 @@ impl App {
             return Exit::ConnectionUnavailable;
         }
         warn_of_left_behind(config).await;
-        self.lifecycle.tasks.spawn(log_ready(self.manager.clone(), begin));
-        let error = self.manager.database.refused().await;
+        // Not by a task of its own: a start that is given up becomes never ready.
+        let error = tokio::select! {
+            error = self.manager.database.refused() => error,
+            never = log_ready(&self.manager, begin) => match never {},
+        };
         tracing::error!(%error, "the database refuses this program");
         Exit::ConnectionUnavailable
     }
@@ -364,10 +367,11 @@ impl Reload {
 }
 
 /// Says once that every connection which is needed works.
-async fn log_ready(manager: ConnectionManager, begin: Instant) {
+async fn log_ready(manager: &ConnectionManager, begin: Instant) -> Infallible {
     manager.ready().await;
     let start_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(start_ms, "ready");
+    std::future::pending().await
 }
 
 /// The move from the embedded database is easily forgotten.

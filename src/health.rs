@@ -95,10 +95,10 @@ pub fn connections_status(reports: &[ConnectionReport]) -> Option<Status> {
     }
 }
 
-/// Whether no backend was built for a single call: each build was the first or a replacement.
+/// Whether no backend was built for a single call: each that was used was the first or a replacement.
 #[must_use]
 pub fn connection_reuse(reports: &[ConnectionReport]) -> bool {
-    reports.iter().all(|report| report.builds <= 1 + report.rebuilds)
+    reports.iter().all(|report| report.builds <= 1 + report.rebuilds + report.discarded)
 }
 
 /// Whether at most one backend of each connection lives, outside a swap.
@@ -126,6 +126,7 @@ mod tests {
             down: service == Service::Unavailable,
             builds: 1,
             rebuilds: 0,
+            discarded: 0,
             build_failures: 0,
             live: 1,
             swapping: false,
@@ -161,6 +162,7 @@ mod tests {
             (vec![hung, report(true, Unavailable)], true, Status::Stalled),
         ] {
             assert_eq!(status(&reports, false, draining, false), expected, "{reports:?}");
+            assert_eq!(status(&reports, true, draining, false), Status::Stalled, "{reports:?}");
         }
     }
 

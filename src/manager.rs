@@ -101,6 +101,13 @@ impl ConnectionManager {
         self.execution_service.initialized_if_required().await;
     }
 
+    /// Brings the gauges of all connections up to date, for a scrape.
+    pub fn collect(&self) {
+        self.event_broker.collect();
+        self.execution_service.collect();
+        self.database.collect();
+    }
+
     /// What is known of each connection now. Does no I/O.
     #[must_use]
     pub fn reports(&self) -> Vec<ConnectionReport> {

@@ -311,8 +311,7 @@ impl Api {
     /// Every series exists from the start.
     #[oai(path = "/metrics", method = "get", operation_id = "getMetrics")]
     async fn metrics(&self) -> MetricsResponse {
-        // Reporting brings the gauges of pools and probes up to date.
-        let _reports = self.state.manager.reports();
+        self.state.manager.collect();
         MetricsResponse::Text(PlainText(self.state.metrics.text()))
     }
 }

@@ -78,7 +78,7 @@ impl<B: ?Sized + Backend> Slot<B> {
                 Settled::InUse(result) => return result,
                 Settled::Outdated { built, newest } => {
                     if let Some(live) = built {
-                        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+                        self.discarded.fetch_add(1, Ordering::Relaxed);
                         live.retire().await;
                     }
                     settings = newest;
@@ -116,6 +116,11 @@ impl<B: ?Sized + Backend> Slot<B> {
         *self.flight.lock() = None;
         // A successor that cannot be made says nothing of the backend that serves: its probes do.
         if built.is_ok() || self.live.load().is_none() {
+            // A health check that finds nothing to probe has failed.
+            if built.is_err() {
+                self.metrics.probe_failures.inc();
+            }
+            let took = built.as_ref().map_or(took, |live| live.probe_took);
             self.record(took, built.as_ref().map(|_| ()), settings);
         }
         Settled::InUse(built)
@@ -124,7 +129,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     /// Closes what was built after settings that are no longer those in use.
     fn discard(self: &Arc<Self>, built: Result<Arc<Live<B>>, Error>) {
         if let Ok(live) = built {
-            self.rebuilds.fetch_add(1, Ordering::Relaxed);
+            self.discarded.fetch_add(1, Ordering::Relaxed);
             self.replaced(live);
         }
     }
@@ -140,7 +145,10 @@ impl<B: ?Sized + Backend> Slot<B> {
         let old = current.replace(Arc::clone(settings));
         let outdated = old.as_ref().is_none_or(|old| settings.need_another_backend_than(old));
         match made {
-            Some(live) => self.swap_in(live),
+            Some(live) => {
+                self.rebuilds.fetch_add(1, Ordering::Relaxed);
+                self.swap_in(live);
+            }
             None if outdated => {
                 if let Some(first_used_meanwhile) = self.live.swap(None) {
                     self.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -172,7 +180,7 @@ impl<B: ?Sized + Backend> Slot<B> {
                 })
             }
         };
-        self.metrics.acquire_connect.observe(begin.elapsed().as_secs_f64());
+        self.metrics.build_seconds.observe(begin.elapsed().as_secs_f64());
         match &result {
             Ok(_) => self.metrics.builds.inc(),
             Err(_) => self.metrics.build_failures.inc(),
@@ -187,14 +195,19 @@ impl<B: ?Sized + Backend> Slot<B> {
         let abandoned = closing.clone().drop_guard();
         let limit = factory.build_timeout(&settings.pool);
         let backend = bounded(limit, factory.build(&settings.section, &context)).await?;
-        if let Err(error) = bounded(settings.probe.timeout, backend.probe()).await {
+        let begin = Instant::now();
+        let probed = bounded(settings.probe.timeout, backend.probe()).await;
+        let probe_took = begin.elapsed();
+        if let Err(error) = probed {
             backend.close().await;
             return Err(error);
         }
+        self.count_probe(probe_took, true);
         abandoned.disarm();
         self.live_backends.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Live {
             backend,
+            probe_took,
             in_use: AtomicUsize::new(0),
             idle: Notify::new(),
             awaited: AtomicBool::new(false),

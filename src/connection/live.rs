@@ -21,6 +21,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// A built backend and the number of calls it is serving.
 pub(super) struct Live<B: ?Sized + Backend> {
     pub(super) backend: Arc<B>,
+    /// How long the probe took that proved it.
+    pub(super) probe_took: Duration,
     pub(super) in_use: AtomicUsize,
     pub(super) idle: Notify,
     /// The last caller has to tell that it is gone.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -120,8 +120,9 @@ impl<B: ?Sized + Backend> Managed<B> {
             state: Mutex::new(ProbeState::new(now)),
             changed: watch::Sender::new(Service::NotInitialized),
             needed: AtomicBool::new(false),
-            swaps: AtomicUsize::new(0),
+            swaps: Arc::default(),
             rebuilds: AtomicU64::new(0),
+            discarded: AtomicU64::new(0),
             live_backends: Arc::default(),
             created: now,
             stalled_at_millis: AtomicU64::new(0),
@@ -249,6 +250,11 @@ impl<B: ?Sized + Backend> Managed<B> {
     #[must_use]
     pub fn timeline(&self) -> Vec<Transition> {
         self.slot.timeline.last()
+    }
+
+    /// Brings its gauges up to date, for a scrape.
+    pub fn collect(&self) {
+        self.slot.collect();
     }
 
     /// Everything known of the connection now. Does no I/O.

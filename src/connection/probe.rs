@@ -30,6 +30,8 @@ pub(super) struct ProbeState {
     last: Option<Finished>,
     failures_in_row: u32,
     successes_in_row: u32,
+    /// It was initialized at least once.
+    has_worked: bool,
     outage_began: Option<Instant>,
     recoveries: u64,
     last_error: Option<(ErrorKind, Timestamp)>,
@@ -54,6 +56,7 @@ impl ProbeState {
             last: None,
             failures_in_row: 0,
             successes_in_row: 0,
+            has_worked: false,
             outage_began: None,
             recoveries: 0,
             last_error: None,
@@ -130,11 +133,13 @@ impl ProbeState {
             return Verdict::default();
         }
         // The threshold guards against flapping, so it does not delay the very first success.
-        let came_back = self.outage_began.is_some();
+        let came_back = self.has_worked && self.outage_began.is_some();
         if came_back && self.successes_in_row < policy.healthy_after {
             return Verdict::default();
         }
-        let outage = self.outage_began.take().map(|began| now.saturating_duration_since(began));
+        let began = self.outage_began.take().filter(|_| came_back);
+        let outage = began.map(|began| now.saturating_duration_since(began));
+        self.has_worked = true;
         if came_back {
             self.recoveries += 1;
         }
@@ -243,13 +248,28 @@ mod tests {
         assert_eq!(state.recoveries(), 1);
     }
 
+    #[test]
+    fn a_first_connect_after_failures_is_no_recovery() {
+        let mut state = ProbeState::new(Instant::now());
+        let verdict = run(&mut state, &policy(1, 3), &[REFUSED, REFUSED, OK]);
+        assert_eq!(state.service(), Service::Initialized);
+        assert_eq!(verdict.transition.map(|change| change.cause), Some("connected".into()));
+        assert_eq!((verdict.recovered_after, state.recoveries()), (None, 0));
+    }
+
     /// The rules in the fewest words: what a connection is after a result.
-    fn expected(was: Service, good: u32, bad: u32, policy: &Probe) -> Service {
+    fn expected(
+        was: Service,
+        has_worked: bool,
+        (good, bad): (u32, u32),
+        policy: &Probe,
+    ) -> Service {
         use Service::{Initialized, NotInitialized, Unavailable};
         match was {
             NotInitialized if good > 0 => Initialized,
             NotInitialized => Unavailable,
             Initialized if bad >= policy.unhealthy_after => Unavailable,
+            Unavailable if good > 0 && !has_worked => Initialized,
             Unavailable if good >= policy.healthy_after => Initialized,
             unchanged => unchanged,
         }
@@ -268,7 +288,7 @@ mod tests {
             for (ok, seconds) in results {
                 now += Duration::from_secs(seconds);
                 (good, bad) = if ok { (good + 1, 0) } else { (0, bad + 1) };
-                let was = state.service();
+                let (was, has_worked) = (state.service(), state.has_worked);
                 if !ok {
                     outage.get_or_insert(now);
                 } else if was == Service::Initialized {
@@ -277,15 +297,17 @@ mod tests {
                 let result = if ok { OK } else { REFUSED };
                 let verdict = state.record(now, Duration::ZERO, result, &policy);
                 let is = state.service();
-                prop_assert_eq!(is, expected(was, good, bad, &policy));
+                prop_assert_eq!(is, expected(was, has_worked, (good, bad), &policy));
                 prop_assert_eq!(verdict.rebuild, !ok && bad >= unhealthy_after);
                 prop_assert_eq!(verdict.transition.is_some(), is != was);
                 told += verdict.transition.map_or(Duration::ZERO, |change| change.lasted);
-                let back = is == Service::Initialized && was == Service::Unavailable;
+                let up = is == Service::Initialized && was == Service::Unavailable;
+                let back = up && has_worked;
                 let lasted = outage.filter(|_| back).map(|began| now - began);
                 prop_assert_eq!(verdict.recovered_after, lasted);
-                if back {
-                    (recoveries, outage) = (recoveries + 1, None);
+                recoveries += u64::from(back);
+                if up {
+                    outage = None;
                 }
                 prop_assert_eq!(state.recoveries(), recoveries);
             }

@@ -4,15 +4,24 @@
 //! [`Managed::prepare`] builds and probes what they need while the old backend serves,
 //! [`Managed::commit`] puts it in use at once. The old backend is closed after its last caller.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
-use super::{Backend, Managed, Settings, live::Live, slot::Slot};
+use super::{
+    Backend, Managed, Settings,
+    live::Live,
+    slot::{Slot, Swap},
+};
 use crate::error::Error;
 
 /// New settings and the backend they need, not in use yet. Dropped, it is as if nothing had been.
 pub struct Prepared<B: ?Sized + Backend> {
     settings: Arc<Settings>,
-    live: Option<Arc<Live<B>>>,
+    /// While it is held, two backends live.
+    live: Option<(Arc<Live<B>>, Swap)>,
+    slot: Arc<Slot<B>>,
 }
 
 impl<B: ?Sized + Backend> Prepared<B> {
@@ -24,7 +33,8 @@ impl<B: ?Sized + Backend> Prepared<B> {
 
     /// Closes what was built, because another connection cannot change.
     pub async fn discard(self) {
-        if let Some(live) = self.live {
+        if let Some((live, _swap)) = self.live {
+            self.slot.discarded.fetch_add(1, Ordering::Relaxed);
             live.retire().await;
         }
     }
@@ -46,25 +56,25 @@ impl<B: ?Sized + Backend> Managed<B> {
         let current = slot.settings()?;
         let settings = Arc::new(settings);
         let live = if slot.is_needed() && settings.need_another_backend_than(&current) {
-            let live = slot.build_unless_closed(&settings).await?;
-            slot.rebuilds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Some(live)
+            let swap = slot.begin_swap();
+            Some((slot.build_unless_closed(&settings).await?, swap))
         } else {
             None
         };
-        Ok(Prepared { settings, live })
+        Ok(Prepared { settings, live, slot: Arc::clone(slot) })
     }
 
     /// Puts prepared settings in use.
     pub fn commit(&self, prepared: Prepared<B>) {
         let slot = &self.slot;
-        let Prepared { settings, live } = prepared;
+        let Prepared { settings, live, .. } = prepared;
         slot.guard.configure(&settings.policies);
-        let made = live.is_some();
+        let (live, _swap) = live.unzip();
+        let probe_took = live.as_ref().map(|live| live.probe_took);
         slot.replace_settings(&settings, live);
-        if made {
+        if let Some(probe_took) = probe_took {
             *slot.build_error.lock() = None;
-            slot.record(std::time::Duration::ZERO, Ok(()), &settings);
+            slot.record(probe_took, Ok(()), &settings);
         }
     }
 
@@ -86,10 +96,10 @@ impl Settings {
 
 impl<B: ?Sized + Backend> Slot<B> {
     fn is_needed(&self) -> bool {
-        self.needed.load(std::sync::atomic::Ordering::Relaxed)
+        self.needed.load(Ordering::Relaxed)
     }
 
     fn make_needed(&self) {
-        self.needed.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.needed.store(true, Ordering::Relaxed);
     }
 }

@@ -59,8 +59,10 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) changed: watch::Sender<Service>,
     pub(super) needed: AtomicBool,
     /// Replaced backends that still serve their last callers.
-    pub(super) swaps: AtomicUsize,
+    pub(super) swaps: Arc<AtomicUsize>,
     pub(super) rebuilds: AtomicU64,
+    /// Backends that were built and never used.
+    pub(super) discarded: AtomicU64,
     pub(super) live_backends: Arc<AtomicUsize>,
     pub(super) created: Instant,
     /// When it is to be believed, in milliseconds after `created`, that the probes do not run: three
@@ -146,13 +148,18 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     /// Lets the callers of a replaced backend finish, then closes it.
     pub(super) fn replaced(self: &Arc<Self>, old: Arc<Live<B>>) {
-        self.swaps.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::clone(self);
+        let swap = self.begin_swap();
         self.tasks.spawn(async move {
             old.retire().await;
             drop(old);
-            slot.swaps.fetch_sub(1, Ordering::Relaxed);
+            drop(swap);
         });
+    }
+
+    /// While this lives, more than one backend may.
+    pub(super) fn begin_swap(&self) -> Swap {
+        self.swaps.fetch_add(1, Ordering::Relaxed);
+        Swap(Arc::clone(&self.swaps))
     }
 
     /// Probes for as long as the program runs. Nothing ends it: recovery is for ever.
@@ -190,23 +197,27 @@ impl<B: ?Sized + Backend> Slot<B> {
             .await
             .unwrap_or_else(|_panic| Err(Error::new(ErrorKind::Internal, "the probe panicked")));
         let took = begin.elapsed();
-        self.metrics.probe_seconds.observe(took.as_secs_f64());
+        self.count_probe(took, result.is_ok());
         let verdict = self.record(took, result.as_ref().copied(), settings);
         if verdict.rebuild {
             let _shared = self.fly(true);
         }
     }
 
+    /// Counts a probe, in the background or at the end of a build.
+    pub(super) fn count_probe(&self, took: Duration, good: bool) {
+        self.metrics.probe_seconds.observe(took.as_secs_f64());
+        let probes = if good { &self.metrics.probes } else { &self.metrics.probe_failures };
+        probes.inc();
+    }
+
+    /// Takes in the result of a probe, or of an attempt to build the backend.
     pub(super) fn record(
         &self,
         took: Duration,
         result: Result<(), &Error>,
         settings: &Settings,
     ) -> Verdict {
-        match &result {
-            Ok(()) => self.metrics.probes.inc(),
-            Err(_) => self.metrics.probe_failures.inc(),
-        };
         let (verdict, service) = {
             let mut state = self.state.lock();
             let outcome = result.map_err(Error::kind);
@@ -261,6 +272,18 @@ impl<B: ?Sized + Backend> Slot<B> {
         self.state.lock().service() == Service::Unavailable
     }
 
+    /// Brings the gauges up to date that nothing else sets: those that a scrape finds as they are.
+    pub(super) fn collect(&self) {
+        let pool = self.live.load().as_ref().and_then(|live| live.backend.pool());
+        let PoolStatus { max, in_use, idle, waiting } = pool.unwrap_or_default();
+        self.metrics.show_pool(max, in_use, idle, waiting);
+        if let Some(probe) = self.state.lock().report(Instant::now()) {
+            self.metrics.probe_age.set(probe.age.as_secs_f64());
+        }
+        self.metrics.show_breaker(self.guard.circuit().as_str());
+        self.metrics.retry_budget.set(self.guard.budget_available());
+    }
+
     pub(super) fn report(&self) -> ConnectionReport {
         let settings = self.settings.read().clone();
         let live = self.live.load_full();
@@ -268,25 +291,18 @@ impl<B: ?Sized + Backend> Slot<B> {
         let state = self.state.lock();
         let service = state.service();
         let probe = state.report(Instant::now());
-        let PoolStatus { max, in_use, idle, waiting } = pool.unwrap_or_default();
-        self.metrics.show_pool(max, in_use, idle, waiting);
-        if let Some(probe) = &probe {
-            self.metrics.probe_age.set(probe.age.as_secs_f64());
-        }
-        let (circuit, retry_budget) = (self.guard.circuit(), self.guard.budget_available());
-        self.metrics.show_breaker(circuit.as_str());
-        self.metrics.retry_budget.set(retry_budget);
         ConnectionReport {
             name: self.name,
             backend: settings.as_ref().map(|s| s.backend.clone()).unwrap_or_default(),
             required: settings.as_ref().is_some_and(|s| s.required),
             service,
-            circuit,
-            retry_budget,
+            circuit: self.guard.circuit(),
+            retry_budget: self.guard.budget_available(),
             decided: state.decided(),
             down: service == Service::Unavailable,
             builds: self.metrics.builds.get(),
             rebuilds: self.rebuilds.load(Ordering::Relaxed),
+            discarded: self.discarded.load(Ordering::Relaxed),
             build_failures: self.metrics.build_failures.get(),
             live: self.live_backends.load(Ordering::Relaxed),
             swapping: self.swaps.load(Ordering::Relaxed) > 0,
@@ -300,6 +316,15 @@ impl<B: ?Sized + Backend> Slot<B> {
             recoveries: state.recoveries(),
             stalled: self.stalled(),
         }
+    }
+}
+
+/// A backend takes the place of another.
+pub(super) struct Swap(Arc<AtomicUsize>);
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

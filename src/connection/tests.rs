@@ -210,7 +210,7 @@ async fn during_an_outage_calls_fail_at_once_and_recovery_is_for_ever() {
     assert!(back.elapsed() <= limit, "it took {:?}", back.elapsed());
     assert_eq!(slot.report().circuit, Circuit::Closed);
     assert!(number(&slot).await.is_ok());
-    assert_eq!(slot.report().recoveries, 1);
+    assert_eq!(slot.report().recoveries, 0, "it has never worked before");
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,6 +285,7 @@ async fn new_settings_are_built_and_probed_before_they_are_used() {
     let new = number(&slot).await.unwrap();
     assert!(new > 1);
     assert_eq!(slot.report().live, 2, "the old one still has a caller");
+    assert_eq!(slot.report().rebuilds, 1);
     drop(old);
     until(&slot, |report| report.live == 1).await;
     assert_eq!(number(&slot).await.unwrap(), new);
@@ -319,10 +320,13 @@ async fn what_was_prepared_and_not_used_is_closed() {
     let world = Arc::new(World::default());
     let slot = managed(Startup::Background, &world);
     until(&slot, |report| report.service == Service::Initialized).await;
-    slot.prepare(with_pool_of(20)).await.unwrap().discard().await;
-    assert_eq!((world.closed(), slot.report().live), (1, 1));
+    let prepared = slot.prepare(with_pool_of(20)).await.unwrap();
     let report = slot.report();
-    assert!(report.builds <= 1 + report.rebuilds, "it was built for no single call");
+    assert!(report.live == 2 && report.swapping, "it is a singleton outside of a swap: {report:?}");
+    prepared.discard().await;
+    let report = slot.report();
+    assert_eq!((world.closed(), report.live, report.swapping), (1, 1, false));
+    assert_eq!((report.rebuilds, report.discarded), (0, 1), "it has replaced nothing");
     assert_eq!(number(&slot).await.unwrap(), 1);
 }
 
@@ -361,7 +365,8 @@ async fn a_connection_first_used_during_a_reload_is_made_after_the_new_settings(
     until(&slot, |report| report.live == 1).await;
     assert_eq!((world.builds(), world.closed()), (2, 1));
     let report = slot.report();
-    assert!(report.builds <= 1 + report.rebuilds, "no build was for a single call");
+    let used = report.builds - report.discarded;
+    assert!(used <= 1 + report.rebuilds, "no build was for a single call");
 
     let slot = managed(Startup::Lazy, &world);
     world.build_takes_ms.store(1000, Ordering::SeqCst);
@@ -424,4 +429,31 @@ async fn a_good_call_through_the_guard_allocates_nothing() {
     assert_eq!(box_of_one.count_total, 1, "the counter does not count");
     let hundred_calls = allocation_counter::measure(|| (0..100).for_each(|_| one()));
     assert_eq!(hundred_calls.count_total, 0, "{hundred_calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_count_what_their_names_say() {
+    let world = Arc::new(World::default());
+    world.refuses.store(true, Ordering::SeqCst);
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Unavailable).await;
+    let metrics = &slot.slot.metrics;
+    let probes = || (metrics.probes.get(), metrics.probe_failures.get());
+    let failed = slot.report().build_failures;
+    assert_eq!(probes(), (0, failed), "a check that finds nothing to probe has failed");
+    world.refuses.store(false, Ordering::SeqCst);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    let report = slot.report();
+    assert_eq!(probes(), (1, report.build_failures), "the build ended with a probe");
+    assert_eq!((report.recoveries, report.rebuilds), (0, 0), "it has never worked before");
+    assert_eq!(report.build_failures + report.builds, world.builds() as u64);
+
+    let prepared = slot.prepare(with_pool_of(20)).await.unwrap();
+    slot.commit(prepared);
+    let report = slot.report();
+    assert_eq!((report.builds, report.rebuilds), (2, 1));
+    assert_eq!(metrics.probes.get(), 2, "one for each build");
+    world.refuses.store(true, Ordering::SeqCst);
+    assert!(slot.prepare(with_pool_of(30)).await.is_err());
+    assert_eq!(metrics.probe_failures.get(), failed, "the one in use was not probed by that");
 }

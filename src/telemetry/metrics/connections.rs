@@ -126,6 +126,7 @@ struct ByCall {
 pub(super) struct ConnectionFamilies {
     up: Family<ByConnection, Gauge>,
     builds: Family<ByOutcome, Counter>,
+    build_seconds: HistogramFamily<ByConnection>,
     uses: Family<ByConnection, Counter>,
     pool_max: Family<ByConnection, Gauge>,
     pool_in_use: Family<ByConnection, Gauge>,
@@ -157,6 +158,7 @@ impl ConnectionFamilies {
         let families = Self {
             up: Family::default(),
             builds: Family::default(),
+            build_seconds: HistogramFamily::new_with_constructor(seconds as fn() -> _),
             uses: Family::default(),
             pool_max: Family::default(),
             pool_in_use: Family::default(),
@@ -181,6 +183,12 @@ impl ConnectionFamilies {
         let all = families.clone();
         registry.register("connection_up", "Whether the connection works", all.up);
         registry.register("connection_builds", "Backends built", all.builds);
+        registry.register_with_unit(
+            "connection_build",
+            "Time to build a backend",
+            Unit::Seconds,
+            all.build_seconds,
+        );
         registry.register("connection_uses", "Calls served by a built backend", all.uses);
         registry.register("connection_pool_max", "Bound of pooled connections", all.pool_max);
         registry.register("connection_pool_in_use", "Checked-out connections", all.pool_in_use);
@@ -256,6 +264,7 @@ impl ConnectionFamilies {
             up: self.up.get_or_create_owned(&by),
             builds: self.builds.get_or_create_owned(&outcome(Outcome::Success)),
             build_failures: self.builds.get_or_create_owned(&outcome(Outcome::Failure)),
+            build_seconds: self.build_seconds.get_or_create_owned(&by),
             uses: self.uses.get_or_create_owned(&by),
             pool_max: self.pool_max.get_or_create_owned(&by),
             pool_in_use: self.pool_in_use.get_or_create_owned(&by),
@@ -305,6 +314,8 @@ pub struct ConnectionMetrics {
     pub builds: Counter,
     /// Builds that failed.
     pub build_failures: Counter,
+    /// Time to build a backend.
+    pub build_seconds: Histogram,
     /// Calls served by a built backend.
     pub uses: Counter,
     /// Bound of pooled connections.
