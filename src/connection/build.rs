@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Backend, BuildContext, Service, Settings,
+    Backend, BuildContext, Settings,
     guard::bounded,
     live::Live,
     slot::{Flight, Slot},
@@ -67,10 +67,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     ) -> Result<Arc<Live<B>>, Error> {
         let lazy = settings.startup == Startup::Lazy;
         let cause = if lazy { "first use" } else { "start" };
-        let building = self.state.lock().building(Instant::now(), cause);
-        if let Some(transition) = building {
-            self.announce(transition, Service::Initializing, None);
-        }
+        self.standing.building(cause);
         loop {
             let begin = Instant::now();
             let built = self.build_unless_closed(&settings).await;
@@ -78,7 +75,7 @@ impl<B: ?Sized + Backend> Slot<B> {
                 Settled::InUse(result) => return result,
                 Settled::Outdated { built, newest } => {
                     if let Some(live) = built {
-                        self.discarded.fetch_add(1, Ordering::Relaxed);
+                        self.census.discarded();
                         live.retire().await;
                     }
                     settings = newest;
@@ -107,11 +104,9 @@ impl<B: ?Sized + Backend> Slot<B> {
             return Settled::Outdated { built: built.ok(), newest: Arc::clone(newest) };
         }
         if let Ok(live) = &built {
-            let replaces = self.live.load().is_some();
-            self.rebuilds.fetch_add(u64::from(replaces), Ordering::Relaxed);
             self.swap_in(Arc::clone(live));
         }
-        *self.build_error.lock() = built.as_ref().err().cloned();
+        self.set_build_error(built.as_ref().err().cloned());
         // Cleared before the result is seen, so that whoever comes later begins anew.
         *self.flight.lock() = None;
         // A successor that cannot be made says nothing of the backend that serves: its probes do.
@@ -129,7 +124,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     /// Closes what was built after settings that are no longer those in use.
     fn discard(self: &Arc<Self>, built: Result<Arc<Live<B>>, Error>) {
         if let Ok(live) = built {
-            self.discarded.fetch_add(1, Ordering::Relaxed);
+            self.census.discarded();
             self.replaced(live);
         }
     }
@@ -145,13 +140,10 @@ impl<B: ?Sized + Backend> Slot<B> {
         let old = current.replace(Arc::clone(settings));
         let outdated = old.as_ref().is_none_or(|old| settings.need_another_backend_than(old));
         match made {
-            Some(live) => {
-                self.rebuilds.fetch_add(1, Ordering::Relaxed);
-                self.swap_in(live);
-            }
+            Some(live) => self.swap_in(live),
             None if outdated => {
                 if let Some(first_used_meanwhile) = self.live.swap(None) {
-                    self.rebuilds.fetch_add(1, Ordering::Relaxed);
+                    self.census.replaced();
                     self.replaced(first_used_meanwhile);
                 }
             }
@@ -159,7 +151,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         }
         drop(current);
         if old.is_none_or(|old| old.probe.interval != settings.probe.interval) {
-            self.new_pace.notify_one();
+            self.pulse.new_pace();
         }
     }
 
@@ -204,7 +196,6 @@ impl<B: ?Sized + Backend> Slot<B> {
         }
         self.count_probe(probe_took, true);
         abandoned.disarm();
-        self.live_backends.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Live {
             backend,
             probe_took,
@@ -213,7 +204,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             awaited: AtomicBool::new(false),
             retiring: CancellationToken::new(),
             closing,
-            count: Arc::clone(&self.live_backends),
+            _alive: self.census.built(),
         }))
     }
 

@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Backend;
+use super::{Backend, census::Alive};
 
 /// How long the last callers of a replaced or closed backend may take.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -30,14 +30,13 @@ pub(super) struct Live<B: ?Sized + Backend> {
     /// It is to be replaced or closed: streams over it should end.
     pub(super) retiring: CancellationToken,
     pub(super) closing: CancellationToken,
-    /// Counts the backends of the slot that exist.
-    pub(super) count: Arc<AtomicUsize>,
+    /// It is counted while it lives.
+    pub(super) _alive: Alive,
 }
 
 impl<B: ?Sized + Backend> Drop for Live<B> {
     fn drop(&mut self) {
         self.closing.cancel();
-        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,25 +1,12 @@
 //! The managed connection as its owner sees it: configured, started, reported on, closed.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
-use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::{Notify, OnceCell, watch},
-    time::{Instant, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use super::{
     Backend, Client, ConnectionReport, Family, Force, Policies, Registry, Service, Transition,
-    guard::Guard, probe::ProbeState, slot::Slot, timeline::Timeline,
+    slot::Slot,
 };
 use crate::{
     config::{self, BackendDescriptor, Pool, Probe, Section, Startup},
@@ -101,36 +88,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         for operation in B::OPERATIONS {
             metrics.declare_call(operation.name);
         }
-        let now = Instant::now();
-        let name = registry.family();
-        let timeline = Arc::<Timeline>::default();
-        let slot = Slot {
-            name,
-            instance,
-            registry,
-            guard: Guard::new(name, metrics.clone(), Arc::clone(&timeline)),
-            timeline,
-            metrics,
-            tasks,
-            stop: CancellationToken::new(),
-            settings: RwLock::default(),
-            live: ArcSwapOption::empty(),
-            flight: Mutex::default(),
-            build_error: Mutex::default(),
-            state: Mutex::new(ProbeState::new(now)),
-            changed: watch::Sender::new(Service::NotInitialized),
-            needed: AtomicBool::new(false),
-            swaps: Arc::default(),
-            rebuilds: AtomicU64::new(0),
-            discarded: AtomicU64::new(0),
-            live_backends: Arc::default(),
-            created: now,
-            stalled_at_millis: AtomicU64::new(0),
-            new_pace: Notify::new(),
-            supervised: AtomicBool::new(false),
-            checked: OnceCell::new(),
-        };
-        Self { slot: Arc::new(slot) }
+        Self { slot: Arc::new(Slot::new(registry, instance, metrics, tasks)) }
     }
 
     /// The connection as its callers see it.
@@ -159,11 +117,11 @@ impl<B: ?Sized + Backend> Managed<B> {
 
     /// Takes the settings and begins to watch the connection.
     pub fn start(&self, settings: Settings) {
-        let lazy = settings.startup == Startup::Lazy;
-        self.slot.needed.store(!lazy, Ordering::Relaxed);
-        self.slot.beat(settings.probe.interval);
+        if settings.startup != Startup::Lazy {
+            self.slot.need();
+        }
+        self.slot.pulse.begin(settings.probe.interval);
         self.configure(settings);
-        self.slot.supervised.store(true, Ordering::Relaxed);
         let Slot { name, tasks, stop, .. } = &*self.slot;
         tasks.keep_until(format!("{name}_probes"), stop, &self.slot, Slot::supervise);
     }
@@ -177,7 +135,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         if !matches!(settings.startup, Startup::Wait | Startup::Fail) {
             return Ok(());
         }
-        let mut changed = self.slot.changed.subscribe();
+        let mut changed = self.slot.standing.subscribe();
         let initialized = changed.wait_for(|service| *service == Service::Initialized);
         let in_time = timeout(settings.startup_timeout, initialized).await.is_ok();
         if in_time || settings.startup == Startup::Wait {
@@ -185,7 +143,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         }
         let (name, backend) = (self.slot.name, &settings.backend);
         let failed = format!("{name} cannot be made with the backend {backend:?}");
-        let error = self.slot.build_error.lock().clone();
+        let error = self.slot.build_error();
         Err(error.map_or_else(
             || Error::new(ErrorKind::Timeout, failed.clone()),
             |error| Error::new(error.kind(), failed.clone()).with_source(error),
@@ -195,7 +153,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// Waits until the connection works, if it is required.
     pub async fn initialized_if_required(&self) {
         let required = self.slot.settings.read().as_ref().is_some_and(|settings| settings.required);
-        let mut changed = self.slot.changed.subscribe();
+        let mut changed = self.slot.standing.subscribe();
         if required {
             tokio::select! {
                 initialized = changed.wait_for(|service| *service == Service::Initialized) => {
@@ -209,9 +167,9 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// Completes when the backend turns out not to be usable by this version of the program, which
     /// no waiting changes.
     pub async fn refused(&self) -> Error {
-        let mut changed = self.slot.changed.subscribe();
+        let mut changed = self.slot.standing.subscribe();
         loop {
-            let error = self.slot.build_error.lock().clone();
+            let error = self.slot.build_error();
             if let Some(error) = error.filter(|error| error.kind() == ErrorKind::Incompatible) {
                 return error;
             }
@@ -229,10 +187,7 @@ impl<B: ?Sized + Backend> Managed<B> {
             live.retire().await;
         }
         self.slot.metrics.up.set(0);
-        let closed = self.slot.state.lock().closed(Instant::now());
-        if let Some(transition) = closed {
-            self.slot.announce(transition, Service::Closed, None);
-        }
+        self.slot.standing.closed();
     }
 
     /// Takes the circuit breaker into an operator's hand, or gives it back.
@@ -243,13 +198,13 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// How often the state, or the breaker's, has changed.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.slot.timeline.count()
+        self.slot.standing.timeline().count()
     }
 
     /// The last changes of state, oldest first.
     #[must_use]
     pub fn timeline(&self) -> Vec<Transition> {
-        self.slot.timeline.last()
+        self.slot.standing.timeline().last()
     }
 
     /// Brings its gauges up to date, for a scrape.

@@ -7,6 +7,7 @@
 mod breaker;
 mod budget;
 mod build;
+mod census;
 mod check;
 mod client;
 mod context;
@@ -15,10 +16,12 @@ mod limit;
 mod live;
 mod managed;
 mod probe;
+mod pulse;
 mod registry;
 mod reload;
 mod report;
 mod slot;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod timeline;

@@ -4,16 +4,9 @@
 //! [`Managed::prepare`] builds and probes what they need while the old backend serves,
 //! [`Managed::commit`] puts it in use at once. The old backend is closed after its last caller.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{fmt, sync::Arc};
 
-use super::{
-    Backend, Managed, Settings,
-    live::Live,
-    slot::{Slot, Swap},
-};
+use super::{Backend, Managed, Settings, census::Swap, live::Live, slot::Slot};
 use crate::error::Error;
 
 /// New settings and the backend they need, not in use yet. Dropped, it is as if nothing had been.
@@ -34,7 +27,7 @@ impl<B: ?Sized + Backend> Prepared<B> {
     /// Closes what was built, because another connection cannot change.
     pub async fn discard(self) {
         if let Some((live, _swap)) = self.live {
-            self.slot.discarded.fetch_add(1, Ordering::Relaxed);
+            self.slot.census.discarded();
             live.retire().await;
         }
     }
@@ -56,7 +49,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         let current = slot.settings()?;
         let settings = Arc::new(settings);
         let live = if slot.is_needed() && settings.need_another_backend_than(&current) {
-            let swap = slot.begin_swap();
+            let swap = slot.census.swap();
             Some((slot.build_unless_closed(&settings).await?, swap))
         } else {
             None
@@ -73,7 +66,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         let probe_took = live.as_ref().map(|live| live.probe_took);
         slot.replace_settings(&settings, live);
         if let Some(probe_took) = probe_took {
-            *slot.build_error.lock() = None;
+            slot.set_build_error(None);
             slot.record(probe_took, Ok(()), &settings);
         }
     }
@@ -83,7 +76,7 @@ impl<B: ?Sized + Backend> Managed<B> {
     /// # Errors
     /// Why the new backend cannot be made. The old one, if there is one, serves on.
     pub async fn reconnect(&self) -> Result<(), Error> {
-        self.slot.make_needed();
+        self.slot.need();
         self.slot.fly(true)?.await.map(|_live| ())
     }
 }
@@ -91,15 +84,5 @@ impl<B: ?Sized + Backend> Managed<B> {
 impl Settings {
     pub(super) fn need_another_backend_than(&self, old: &Self) -> bool {
         self.backend != old.backend || self.section != old.section || self.pool != old.pool
-    }
-}
-
-impl<B: ?Sized + Backend> Slot<B> {
-    fn is_needed(&self) -> bool {
-        self.needed.load(Ordering::Relaxed)
-    }
-
-    fn make_needed(&self) {
-        self.needed.store(true, Ordering::Relaxed);
     }
 }

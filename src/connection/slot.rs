@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -17,17 +17,17 @@ use futures_util::{
 };
 use parking_lot::{Mutex, RwLock};
 use rand::Rng;
-use tokio::{
-    sync::{Notify, OnceCell, watch},
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::OnceCell, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Backend, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings, Transition,
+    Backend, Checked, ConnectionReport, PoolStatus, Registry, Service, Settings,
+    census::Census,
     guard::{Guard, bounded},
     live::{Lease, Live},
-    probe::{ProbeState, Verdict},
+    probe::Verdict,
+    pulse::Pulse,
+    standing::Standing,
     timeline::Timeline,
 };
 use crate::{
@@ -45,36 +45,53 @@ pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) registry: Registry<B>,
     pub(super) metrics: ConnectionMetrics,
     pub(super) guard: Guard,
-    pub(super) timeline: Arc<Timeline>,
     pub(super) tasks: Tasks,
     pub(super) stop: CancellationToken,
+    pub(super) checked: OnceCell<Checked>,
     /// Unset until the configuration is known: a slot exists before it, because the factory of
     /// the embedded execution service is constructed with the database's slot.
     pub(super) settings: RwLock<Option<Arc<Settings>>>,
+    pub(super) standing: Standing,
+    pub(super) pulse: Pulse,
+    pub(super) census: Census,
+    /// The backend in use.
     pub(super) live: ArcSwapOption<Live<B>>,
+    /// The build under way.
     pub(super) flight: Mutex<Option<Flight<B>>>,
     /// Why the last build failed; callers get it at once while the prober tries again.
-    pub(super) build_error: Mutex<Option<Error>>,
-    pub(super) state: Mutex<ProbeState>,
-    pub(super) changed: watch::Sender<Service>,
-    pub(super) needed: AtomicBool,
-    /// Replaced backends that still serve their last callers.
-    pub(super) swaps: Arc<AtomicUsize>,
-    pub(super) rebuilds: AtomicU64,
-    /// Backends that were built and never used.
-    pub(super) discarded: AtomicU64,
-    pub(super) live_backends: Arc<AtomicUsize>,
-    pub(super) created: Instant,
-    /// When it is to be believed, in milliseconds after `created`, that the probes do not run: three
-    /// of the intervals at which they ran when the heart last beat.
-    pub(super) stalled_at_millis: AtomicU64,
-    /// The interval of the probes has changed.
-    pub(super) new_pace: Notify,
-    pub(super) supervised: AtomicBool,
-    pub(super) checked: OnceCell<Checked>,
+    build_error: Mutex<Option<Error>>,
+    needed: AtomicBool,
 }
 
 impl<B: ?Sized + Backend> Slot<B> {
+    pub(super) fn new(
+        registry: Registry<B>,
+        instance: Arc<str>,
+        metrics: ConnectionMetrics,
+        tasks: Tasks,
+    ) -> Self {
+        let (name, now) = (registry.family(), Instant::now());
+        let timeline = Arc::<Timeline>::default();
+        Self {
+            name,
+            instance,
+            registry,
+            guard: Guard::new(name, metrics.clone(), Arc::clone(&timeline)),
+            metrics,
+            tasks,
+            stop: CancellationToken::new(),
+            checked: OnceCell::new(),
+            settings: RwLock::default(),
+            standing: Standing::new(name, timeline, now),
+            pulse: Pulse::new(now),
+            census: Census::default(),
+            live: ArcSwapOption::empty(),
+            flight: Mutex::default(),
+            build_error: Mutex::default(),
+            needed: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn settings(&self) -> Result<Arc<Settings>, Error> {
         self.settings.read().clone().ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, format!("{} is not configured yet", self.name))
@@ -116,7 +133,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Err(error) = result
             && error.kind().blames_backend()
         {
-            self.state.lock().note_error(error.kind());
+            self.standing.note_error(error.kind());
         }
     }
 
@@ -125,8 +142,8 @@ impl<B: ?Sized + Backend> Slot<B> {
         if self.stop.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, format!("{} is closed", self.name)));
         }
-        self.needed.store(true, Ordering::Relaxed);
-        if let Some(error) = self.build_error.lock().clone() {
+        self.need();
+        if let Some(error) = self.build_error() {
             // The prober tries again; this call cannot do better.
             return Err(error.with_retry(RetryClass::Never));
         }
@@ -136,6 +153,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     /// Callers get `live` from now on; the backend it replaces is closed after its last caller.
     pub(super) fn swap_in(self: &Arc<Self>, live: Arc<Live<B>>) {
         if let Some(old) = self.live.swap(Some(live)) {
+            self.census.replaced();
             self.replaced(old);
         }
         // Closing takes what is there once, after `stop`: it may have been before this one.
@@ -148,7 +166,7 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     /// Lets the callers of a replaced backend finish, then closes it.
     pub(super) fn replaced(self: &Arc<Self>, old: Arc<Live<B>>) {
-        let swap = self.begin_swap();
+        let swap = self.census.swap();
         self.tasks.spawn(async move {
             old.retire().await;
             drop(old);
@@ -156,10 +174,22 @@ impl<B: ?Sized + Backend> Slot<B> {
         });
     }
 
-    /// While this lives, more than one backend may.
-    pub(super) fn begin_swap(&self) -> Swap {
-        self.swaps.fetch_add(1, Ordering::Relaxed);
-        Swap(Arc::clone(&self.swaps))
+    /// Somebody needs the connection: from now on it is built and probed.
+    pub(super) fn need(&self) {
+        self.needed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_needed(&self) -> bool {
+        self.needed.load(Ordering::Relaxed)
+    }
+
+    /// Why the last build failed.
+    pub(super) fn build_error(&self) -> Option<Error> {
+        self.build_error.lock().clone()
+    }
+
+    pub(super) fn set_build_error(&self, error: Option<Error>) {
+        *self.build_error.lock() = error;
     }
 
     /// Probes for as long as the program runs. Nothing ends it: recovery is for ever.
@@ -167,18 +197,15 @@ impl<B: ?Sized + Backend> Slot<B> {
         loop {
             let Ok(settings) = self.settings() else { return };
             let interval = settings.probe.interval;
-            self.beat(interval);
+            self.pulse.beat(interval);
             // A probe that takes as long as it may is no reason to look less often.
             let next = Instant::now() + jittered(interval);
             self.metrics.probe_interval.set(interval.as_secs_f64());
-            if self.needed.load(Ordering::Relaxed) {
+            if self.is_needed() {
                 self.probe_once(&settings).await;
             }
-            self.beat(interval);
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.new_pace.notified() => {}
-            }
+            self.pulse.beat(interval);
+            self.pulse.pause_until(next).await;
         }
     }
 
@@ -218,58 +245,21 @@ impl<B: ?Sized + Backend> Slot<B> {
         result: Result<(), &Error>,
         settings: &Settings,
     ) -> Verdict {
-        let (verdict, service) = {
-            let mut state = self.state.lock();
-            let outcome = result.map_err(Error::kind);
-            (state.record(Instant::now(), took, outcome, &settings.probe), state.service())
-        };
+        let (verdict, service) = self.standing.record(took, result, &settings.probe);
         self.metrics.up.set(i64::from(service == Service::Initialized));
         if result.is_ok() {
-            *self.build_error.lock() = None;
+            self.set_build_error(None);
         }
         if let Some(outage) = verdict.recovered_after {
             self.metrics.recovery_seconds.observe(outage.as_secs_f64());
-        }
-        if let Some(transition) = verdict.transition.clone() {
-            self.announce(transition, service, result.err());
         }
         let down = service == Service::Unavailable;
         self.guard.probed(result.is_ok(), down, settings.probe.healthy_after);
         verdict
     }
 
-    /// A state is logged when it changes, not each time it is found again.
-    pub(super) fn announce(&self, transition: Transition, service: Service, error: Option<&Error>) {
-        let (connection, to, cause) = (self.name, transition.to, &*transition.cause);
-        let lasted_ms = u64::try_from(transition.lasted.as_millis()).unwrap_or(u64::MAX);
-        if let Some(error) = error {
-            let (class, remedy) = (error.kind().as_str(), error.remedy());
-            tracing::warn!(
-                connection, to, cause, lasted_ms, error = %error, error.class = class, remedy,
-                "{connection} is {to}"
-            );
-        } else {
-            tracing::info!(connection, to, cause, lasted_ms, "{connection} is {to}");
-        }
-        self.timeline.push(transition);
-        self.changed.send_replace(service);
-    }
-
-    pub(super) fn beat(&self, interval: Duration) {
-        let stalled_at = self.created.elapsed().saturating_add(interval * 3);
-        let millis = u64::try_from(stalled_at.as_millis()).unwrap_or(u64::MAX);
-        self.stalled_at_millis.store(millis, Ordering::Relaxed);
-    }
-
-    fn stalled(&self) -> bool {
-        let stalled_at = Duration::from_millis(self.stalled_at_millis.load(Ordering::Relaxed));
-        self.supervised.load(Ordering::Relaxed)
-            && !self.stop.is_cancelled()
-            && self.created.elapsed() > stalled_at
-    }
-
     pub(super) fn is_out(&self) -> bool {
-        self.state.lock().service() == Service::Unavailable
+        self.standing.service() == Service::Unavailable
     }
 
     /// Brings the gauges up to date that nothing else sets: those that a scrape finds as they are.
@@ -277,7 +267,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         let pool = self.live.load().as_ref().and_then(|live| live.backend.pool());
         let PoolStatus { max, in_use, idle, waiting } = pool.unwrap_or_default();
         self.metrics.show_pool(max, in_use, idle, waiting);
-        if let Some(probe) = self.state.lock().report(Instant::now()) {
+        if let Some(probe) = self.standing.look(|state| state.report(Instant::now())) {
             self.metrics.probe_age.set(probe.age.as_secs_f64());
         }
         self.metrics.show_breaker(self.guard.circuit().as_str());
@@ -288,43 +278,35 @@ impl<B: ?Sized + Backend> Slot<B> {
         let settings = self.settings.read().clone();
         let live = self.live.load_full();
         let pool = live.as_ref().and_then(|live| live.backend.pool());
-        let state = self.state.lock();
-        let service = state.service();
-        let probe = state.report(Instant::now());
-        ConnectionReport {
-            name: self.name,
-            backend: settings.as_ref().map(|s| s.backend.clone()).unwrap_or_default(),
-            required: settings.as_ref().is_some_and(|s| s.required),
-            service,
-            circuit: self.guard.circuit(),
-            retry_budget: self.guard.budget_available(),
-            decided: state.decided(),
-            down: service == Service::Unavailable,
-            builds: self.metrics.builds.get(),
-            rebuilds: self.rebuilds.load(Ordering::Relaxed),
-            discarded: self.discarded.load(Ordering::Relaxed),
-            build_failures: self.metrics.build_failures.get(),
-            live: self.live_backends.load(Ordering::Relaxed),
-            swapping: self.swaps.load(Ordering::Relaxed) > 0,
-            uses: self.metrics.uses.get(),
-            in_use: live.map_or(0, |live| live.in_use.load(Ordering::Relaxed)),
-            acquire_mean: self.metrics.acquisition.mean(self.metrics.uses.get()),
-            acquire_max: self.metrics.acquisition.max(),
-            pool,
-            probe,
-            last_error: state.last_error(),
-            recoveries: state.recoveries(),
-            stalled: self.stalled(),
-        }
-    }
-}
-
-/// A backend takes the place of another.
-pub(super) struct Swap(Arc<AtomicUsize>);
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let is_closing = self.stop.is_cancelled();
+        self.standing.look(|state| {
+            let service = state.service();
+            ConnectionReport {
+                name: self.name,
+                backend: settings.as_ref().map(|s| s.backend.clone()).unwrap_or_default(),
+                required: settings.as_ref().is_some_and(|s| s.required),
+                service,
+                circuit: self.guard.circuit(),
+                retry_budget: self.guard.budget_available(),
+                decided: state.decided(),
+                down: service == Service::Unavailable,
+                builds: self.metrics.builds.get(),
+                rebuilds: self.census.rebuilds(),
+                discarded: self.census.discards(),
+                build_failures: self.metrics.build_failures.get(),
+                live: self.census.live(),
+                swapping: self.census.is_swapping(),
+                uses: self.metrics.uses.get(),
+                in_use: live.map_or(0, |live| live.in_use.load(Ordering::Relaxed)),
+                acquire_mean: self.metrics.acquisition.mean(self.metrics.uses.get()),
+                acquire_max: self.metrics.acquisition.max(),
+                pool,
+                probe: state.report(Instant::now()),
+                last_error: state.last_error(),
+                recoveries: state.recoveries(),
+                stalled: !is_closing && self.pulse.has_stalled(),
+            }
+        })
     }
 }
 
