@@ -8,6 +8,7 @@ check:
     cargo fmt --check
     cargo clippy --all-targets --locked -- -D warnings
     cargo deny check bans licenses sources
+    cargo machete
 
 # the files that are generated from the code
 generate:
