@@ -41,7 +41,7 @@ fn the_page_of_the_configuration_is_current() {
 
 #[test]
 fn every_reference_of_the_specification_leads_somewhere() {
-    let document: serde_json::Value = serde_yaml::from_str(&generated(&["openapi"])).unwrap();
+    let document: serde_json::Value = serde_saphyr::from_str(&generated(&["openapi"])).unwrap();
     let mut references = 0;
     let mut rest = vec![&document];
     while let Some(value) = rest.pop() {
@@ -58,7 +58,7 @@ fn every_reference_of_the_specification_leads_somewhere() {
 
 #[test]
 fn everything_of_the_specification_has_an_example() {
-    let document: serde_json::Value = serde_yaml::from_str(&generated(&["openapi"])).unwrap();
+    let document: serde_json::Value = serde_saphyr::from_str(&generated(&["openapi"])).unwrap();
     let members = |value: &serde_json::Value| value.as_object().cloned().unwrap_or_default();
     let mut missing = Vec::new();
     for (path, methods) in members(&document["paths"]) {

@@ -240,6 +240,6 @@ fn problem_schemas() -> impl Iterator<Item = (String, Value)> {
 
 /// The specification as it is checked in.
 pub(super) fn yaml(document: &Value) -> String {
-    let text = serde_yaml::to_string(document).expect("JSON has a YAML form");
+    let text = serde_saphyr::to_string(document).expect("JSON has a YAML form");
     format!("{HEADER}{text}")
 }

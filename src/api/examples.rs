@@ -13,7 +13,7 @@ pub(super) struct Examples(Value);
 impl Examples {
     pub(super) fn read() -> Self {
         let text = include_str!("examples.yaml").replace("VERSION", env!("CARGO_PKG_VERSION"));
-        Self(serde_yaml::from_str(&text).expect("the examples are YAML"))
+        Self(serde_saphyr::from_str(&text).expect("the examples are YAML"))
     }
 
     /// Puts each example where it belongs.

@@ -15,7 +15,7 @@ use super::{Process, Service, free_port, http_client};
 pub(crate) fn shipped(file: &str, targets: &Value) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
     let mut config: Value =
-        serde_yaml::from_str(&fs::read_to_string(folder.join(file)).unwrap()).unwrap();
+        serde_saphyr::from_str(&fs::read_to_string(folder.join(file)).unwrap()).unwrap();
     for rules in config["rule_files"].as_array_mut().unwrap() {
         *rules = json!(folder.join(rules.as_str().unwrap()));
     }

@@ -250,7 +250,7 @@ fn assert_within(part: &Value, whole: &Value, path: &str) {
 
 #[test]
 fn the_guides_manifest_is_the_guides_own_and_more() {
-    let read = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
+    let read = |text: &str| serde_saphyr::from_str::<Value>(text).unwrap();
     assert_within(&read(GUIDES_OWN), &read(GUIDE), "");
 }
 
@@ -260,14 +260,11 @@ fn every_grace_is_longer_than_a_drain() {
     let server = config::Server::default();
     let drain = (server.drain_delay + server.shutdown_grace).as_secs();
     for (name, manifest) in [("api", OURS), ("worker", WORKER), ("guide", GUIDE)] {
-        let manifest: Value = serde_yaml::from_str(manifest).unwrap();
+        let manifest: Value = serde_saphyr::from_str(manifest).unwrap();
         let grace = &manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
         assert!(grace.as_u64().unwrap() > drain, "{name}: {grace} s for {drain} s");
     }
-    let mut compose: serde_yaml::Value = serde_yaml::from_str(COMPOSE).unwrap();
-    // Twice, because a service merges a template that merges another.
-    compose.apply_merge().unwrap();
-    compose.apply_merge().unwrap();
+    let compose: Value = serde_saphyr::from_str(COMPOSE).unwrap();
     for service in ["api1", "api2", "worker"] {
         let grace = compose["services"][service]["stop_grace_period"].as_str().unwrap();
         let grace: u64 = grace.trim_end_matches('s').parse().unwrap();
@@ -302,7 +299,7 @@ async fn the_secret_has_all_that_the_manifests_refer_to_and_its_key_opens_the_do
         .output()
         .unwrap();
     let key = printed_key(&output);
-    let secret: Value = serde_yaml::from_slice(&output.stdout).unwrap();
+    let secret: Value = serde_saphyr::from_slice(&output.stdout).unwrap();
     let secret = &secret["stringData"];
     assert_eq!(secret["database_url"], url);
     let production = include_str!("../../../deploy/kubernetes/overlays/production/production.yaml");

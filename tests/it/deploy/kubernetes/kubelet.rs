@@ -73,7 +73,7 @@ pub(super) struct ContainerPort {
 
 impl Container {
     pub(super) fn of(deployment: &str) -> Self {
-        let deployment: Value = serde_yaml::from_str(deployment).unwrap();
+        let deployment: Value = serde_saphyr::from_str(deployment).unwrap();
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         serde_json::from_value(container.clone()).unwrap()
     }
