@@ -65,18 +65,8 @@ fn principal(key: &ApiKey) -> Principal {
 
 fn digest(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
+    hex::decode_to_slice(text, &mut bytes).ok()?;
     Some(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// A new key and its hash.
@@ -91,8 +81,8 @@ pub struct NewKey {
 /// Makes a key of 256 random bits.
 #[must_use]
 pub fn new_key() -> NewKey {
-    let key = format!("{KEY_PREFIX}{}", hex(&rand::random::<[u8; 32]>()));
-    let sha256 = hex(&Sha256::digest(&key));
+    let key = format!("{KEY_PREFIX}{}", hex::encode(rand::random::<[u8; 32]>()));
+    let sha256 = hex::encode(Sha256::digest(&key));
     NewKey { key, sha256 }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn request_key(
     Ok(Some(RequestKey {
         scope: format!("{} {route}", caller.name()),
         key: key.to_owned(),
-        body_hash: format!("{:x}", Sha256::digest(body)),
+        body_hash: hex::encode(Sha256::digest(body)),
     }))
 }
 

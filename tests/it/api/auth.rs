@@ -6,7 +6,7 @@ use crate::support::{Setup, answer, http_client};
 
 fn sha256(key: &str) -> String {
     use sha2::{Digest, Sha256};
-    format!("{:x}", Sha256::digest(key))
+    hex::encode(Sha256::digest(key))
 }
 
 fn guarded() -> Setup {

@@ -62,7 +62,7 @@ impl Collector {
         let found = async {
             loop {
                 let span = self.spans.recv().await.unwrap();
-                if hex(&span.trace_id) == trace && span.name == name {
+                if hex::encode(&span.trace_id) == trace && span.name == name {
                     return span;
                 }
             }
@@ -70,10 +70,6 @@ impl Collector {
         let found = timeout(Duration::from_secs(30), found).await;
         found.unwrap_or_else(|_| panic!("no span {name} of {trace} came"))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn attributes(span: &Span) -> HashMap<&str, String> {
@@ -110,14 +106,14 @@ async fn a_request_and_what_it_causes_are_one_trace() {
     // Children end first.
     let attempt = collector.span(TRACE, "attempt").await;
     let request = collector.span(TRACE, "POST /v1/events").await;
-    assert_eq!(hex(&request.parent_span_id), PARENT);
+    assert_eq!(hex::encode(&request.parent_span_id), PARENT);
     assert_eq!(request.kind(), SpanKind::Server);
     assert_eq!(attributes(&request)["http.response.status_code"], "200");
     assert_eq!(attempt.parent_span_id, request.span_id);
     let attributes = attributes(&attempt);
     assert_eq!(attributes["connection"], "event_broker");
     assert_eq!(attributes["operation"], "publish");
-    assert_eq!(carried, format!("00-{TRACE}-{}-01", hex(&request.span_id)));
+    assert_eq!(carried, format!("00-{TRACE}-{}-01", hex::encode(&request.span_id)));
 }
 
 #[tokio::test]
@@ -154,7 +150,7 @@ async fn a_failed_request_is_marked_and_an_unsampled_one_is_not_sent() {
     let request = loop {
         let span = timeout(Duration::from_secs(30), collector.spans.recv()).await;
         let span = span.expect("a span comes").unwrap();
-        assert_ne!(hex(&span.trace_id), unsampled);
+        assert_ne!(hex::encode(&span.trace_id), unsampled);
         if span.name == "POST /v1/events" {
             break span;
         }
