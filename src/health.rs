@@ -1,12 +1,15 @@
 //! The status of the whole, from the probes' last results. Does no I/O.
 
+use strum::IntoStaticStr;
+
 use crate::{
     config::HealthHttpStatus,
     connection::{Circuit, ConnectionReport},
 };
 
 /// The status of the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Status {
     /// The probes do not run, or a task cannot be restarted: the process hangs.
     Stalled,
@@ -25,15 +28,8 @@ pub enum Status {
 impl Status {
     /// Stable name, as it appears in the report.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stalled => "stalled",
-            Self::Draining => "draining",
-            Self::Unhealthy => "unhealthy",
-            Self::Starting => "starting",
-            Self::Degraded => "degraded",
-            Self::Healthy => "healthy",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Whether the process works: what a liveness probe asks.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use strum::VariantArray;
 use subtle::ConstantTimeEq;
 
 use crate::config::{ApiKey, Auth, AuthMode, Scope};
@@ -40,8 +41,7 @@ impl Keys {
     /// Who sends the value of an `Authorization` header. None when the key is missing or unknown.
     pub(super) fn identify(&self, authorization: Option<&str>) -> Option<Principal> {
         if self.open {
-            let scopes = [Scope::Read, Scope::Write, Scope::Operate];
-            return Some(Principal { name: "anonymous".into(), scopes: scopes.into() });
+            return Some(Principal { name: "anonymous".into(), scopes: Scope::VARIANTS.into() });
         }
         let (scheme, key) = authorization?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use strum::IntoStaticStr;
 
 use crate::{error::ErrorKind, model::time::Timestamp};
 
@@ -15,7 +16,8 @@ use crate::{error::ErrorKind, model::time::Timestamp};
 const REMEMBERED: usize = 100;
 
 /// What changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Subject {
     /// The connection, as its probes find it.
     Connection,
@@ -26,11 +28,8 @@ pub enum Subject {
 impl Subject {
     /// Stable name, as it appears in reports.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::CircuitBreaker => "circuit_breaker",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

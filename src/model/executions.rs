@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::VariantArray;
 
 use super::{
     backoff::Backoff,
@@ -11,7 +12,9 @@ use super::{
 };
 
 /// Where an execution stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Stored, not yet acknowledged by the backend.
@@ -32,15 +35,7 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 7] = [
-        Self::Accepted,
-        Self::Running,
-        Self::Completed,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Terminated,
-        Self::TimedOut,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// Stable name, as it appears in the API, the database and metrics.
     #[must_use]
@@ -88,7 +83,8 @@ impl FromStr for Status {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|status| status.as_str() == text)
             .ok_or_else(|| format!("{text:?} is not a status"))
     }
@@ -356,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_status_survives_its_name() {
-        for status in Status::ALL {
+        for &status in Status::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
         }
     }
