@@ -91,7 +91,7 @@ impl Events {
 }
 
 pub(super) fn new_event(event: &Event) -> NewEvent {
-    let content_hash = format!("{:x}", Sha256::digest(event.to_json()));
+    let content_hash = hex::encode(Sha256::digest(event.to_json()));
     NewEvent { event: within_trace(event.clone()), content_hash }
 }
 
