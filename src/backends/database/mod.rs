@@ -5,7 +5,7 @@
 //! from the database's own clock.
 //!
 //! The statements are written once, in `statements/`, and compiled for each database against what
-//! its dialect provides, which [`dialect`] says.
+//! its dialect provides: see `dialect.rs`.
 
 mod accept;
 mod client;
