@@ -28,7 +28,7 @@ use self::{
 use crate::{
     connection::{BuildContext, PoolStatus, current_operation, was_cut_off},
     error::{Error, ErrorKind, RetryClass},
-    telemetry::metrics::ConnectionMetrics,
+    telemetry::metrics::{ConnectionMetrics, Phase},
 };
 
 /// The operation of a checkout that no guarded call has made.
@@ -73,7 +73,7 @@ struct Manager<C> {
 impl<C: Connect> Manager<C> {
     /// Makes a connection prove that it works.
     async fn check(&self, pooled: &mut Pooled<C::Conn>) -> Result<(), Error> {
-        let _phase = Phase::begin(&self.metrics.acquire_validate);
+        let _phase = Timing::begin(self.metrics.acquire_seconds.of(Phase::Validate));
         self.connect.check(&mut pooled.conn).await?;
         pooled.life.answered(Instant::now());
         Ok(())
@@ -85,7 +85,7 @@ impl<C: Connect> managed::Manager for Manager<C> {
     type Error = Error;
 
     async fn create(&self) -> Result<Shared<C>, Error> {
-        let _phase = Phase::begin(&self.metrics.acquire_connect);
+        let _phase = Timing::begin(self.metrics.acquire_seconds.of(Phase::Connect));
         let conn = self.connect.connect().await?;
         let life = self.policy.begin(Instant::now());
         Ok(Arc::new(Mutex::new(Pooled { conn, life, lost: false })))
@@ -111,7 +111,7 @@ impl<C: Connect> managed::Manager for Manager<C> {
 }
 
 /// Observes a phase of acquiring a connection, however it ends.
-struct Phase<'a> {
+struct Timing<'a> {
     histogram: &'a Histogram,
     begin: Instant,
 }
@@ -121,13 +121,13 @@ tokio::task_local! {
     static SPENT: Cell<Duration>;
 }
 
-impl<'a> Phase<'a> {
+impl<'a> Timing<'a> {
     fn begin(histogram: &'a Histogram) -> Self {
         Self { histogram, begin: Instant::now() }
     }
 }
 
-impl Drop for Phase<'_> {
+impl Drop for Timing<'_> {
     fn drop(&mut self) {
         let took = self.begin.elapsed();
         self.histogram.observe(took.as_secs_f64());
@@ -248,7 +248,11 @@ impl<C: Connect> Pool<C> {
         let manager = self.pool.manager();
         let took = begin.elapsed();
         manager.metrics.acquisition.add(took);
-        manager.metrics.acquire_wait.observe(took.saturating_sub(spent).as_secs_f64());
+        manager
+            .metrics
+            .acquire_seconds
+            .of(Phase::Wait)
+            .observe(took.saturating_sub(spent).as_secs_f64());
         let object = taken.map_err(pool_error)?;
         let pooled = Arc::clone(&object).lock_owned().await;
         let now = Instant::now();

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     config::Startup,
     error::{Error, ErrorKind},
+    telemetry::metrics::Outcome,
 };
 
 /// What has become of a build.
@@ -113,7 +114,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         if built.is_ok() || self.live.load().is_none() {
             // A health check that finds nothing to probe has failed.
             if built.is_err() {
-                self.metrics.probe_failures.inc();
+                self.metrics.probes.of(Outcome::Failure).inc();
             }
             let took = built.as_ref().map_or(took, |live| live.probe_took);
             self.record(took, built.as_ref().map(|_| ()), settings);
@@ -173,10 +174,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             }
         };
         self.metrics.build_seconds.observe(begin.elapsed().as_secs_f64());
-        match &result {
-            Ok(_) => self.metrics.builds.inc(),
-            Err(_) => self.metrics.build_failures.inc(),
-        };
+        self.metrics.builds.of(Outcome::of(&result)).inc();
         result
     }
 

@@ -235,7 +235,7 @@ impl Guard {
         let (pass, change) = self.breaker.admit(now);
         self.announce(change, None);
         pass.map_err(|Refusal { retry_after }| {
-            self.metrics.rejected(Rejection::CircuitOpen);
+            self.metrics.call_rejected.of(Rejection::CircuitOpen).inc();
             Error::new(ErrorKind::CircuitOpen, "the circuit breaker lets no call pass")
                 .with_retry_after(retry_after)
         })
@@ -259,7 +259,7 @@ impl Guard {
         } else {
             tracing::info!(connection, to = state, cause, lasted_ms, "the breaker is {state}");
         }
-        self.metrics.breaker_changed(state);
+        self.metrics.breaker_transitions.of(to).inc();
         self.timeline.push(Transition {
             at: time::now(),
             subject: Subject::CircuitBreaker,
@@ -295,7 +295,7 @@ impl Call<'_> {
             None => match self.applied.limit.wait(self.deadline).await {
                 Ok(place) => (place, Instant::now()),
                 Err(reason) => {
-                    self.guard.metrics.rejected(reason);
+                    self.guard.metrics.call_rejected.of(reason).inc();
                     return (Err(limit::rejected(reason)), Instant::now());
                 }
             },
@@ -361,7 +361,7 @@ impl Call<'_> {
             guard.announce(pass.finish(Sample { failed, slow }, end), kind);
         }
         if let Err(error) = &result {
-            guard.metrics.error(error.kind());
+            guard.metrics.call_errors.of(error.kind()).inc();
         }
         (result, end)
     }

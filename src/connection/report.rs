@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::PoolStatus;
+pub use crate::model::circuit::Circuit;
 use crate::{error::ErrorKind, model::time::Timestamp};
 
 /// Where a connection stands in its life.
@@ -31,41 +32,6 @@ impl Service {
             Self::Unavailable => "unavailable",
             Self::Closed => "closed",
         }
-    }
-}
-
-/// The state of a circuit breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Circuit {
-    /// Calls pass.
-    Closed,
-    /// Calls are refused.
-    Open,
-    /// A few calls try.
-    HalfOpen,
-    /// An operator has calls refused.
-    ForcedOpen,
-    /// An operator has calls pass.
-    ForcedClosed,
-}
-
-impl Circuit {
-    /// Stable name, as it appears in reports and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::ForcedOpen => "forced_open",
-            Self::ForcedClosed => "forced_closed",
-        }
-    }
-
-    /// Whether an operator holds it.
-    #[must_use]
-    pub const fn is_forced(self) -> bool {
-        matches!(self, Self::ForcedOpen | Self::ForcedClosed)
     }
 }
 

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, RetryClass},
     tasks::Tasks,
-    telemetry::metrics::ConnectionMetrics,
+    telemetry::metrics::{ConnectionMetrics, Outcome},
 };
 
 pub(super) type Flight<B> = Shared<BoxFuture<'static, Result<Arc<Live<B>>, Error>>>;
@@ -234,8 +234,8 @@ impl<B: ?Sized + Backend> Slot<B> {
     /// Counts a probe, in the background or at the end of a build.
     pub(super) fn count_probe(&self, took: Duration, good: bool) {
         self.metrics.probe_seconds.observe(took.as_secs_f64());
-        let probes = if good { &self.metrics.probes } else { &self.metrics.probe_failures };
-        probes.inc();
+        let outcome = if good { Outcome::Success } else { Outcome::Failure };
+        self.metrics.probes.of(outcome).inc();
     }
 
     /// Takes in the result of a probe, or of an attempt to build the backend.
@@ -270,7 +270,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         if let Some(probe) = self.standing.look(|state| state.report(Instant::now())) {
             self.metrics.probe_age.set(probe.age.as_secs_f64());
         }
-        self.metrics.show_breaker(self.guard.circuit().as_str());
+        self.metrics.show_breaker(self.guard.circuit());
         self.metrics.retry_budget.set(self.guard.budget_available());
     }
 
@@ -290,10 +290,10 @@ impl<B: ?Sized + Backend> Slot<B> {
                 retry_budget: self.guard.budget_available(),
                 decided: state.decided(),
                 down: service == Service::Unavailable,
-                builds: self.metrics.builds.get(),
+                builds: self.metrics.builds.of(Outcome::Success).get(),
                 rebuilds: self.census.rebuilds(),
                 discarded: self.census.discards(),
-                build_failures: self.metrics.build_failures.get(),
+                build_failures: self.metrics.builds.of(Outcome::Failure).get(),
                 live: self.census.live(),
                 swapping: self.census.is_swapping(),
                 uses: self.metrics.uses.get(),

@@ -23,7 +23,7 @@ use crate::{
     config::{BackendConfig, BackendDescriptor, Pool, Probe, Section, Startup, Table},
     error::ErrorKind,
     tasks::Tasks,
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Metrics, Outcome},
 };
 
 const CALL: Operation = Operation::idempotent("call");
@@ -438,7 +438,8 @@ async fn numbers_count_what_their_names_say() {
     let slot = managed(Startup::Background, &world);
     until(&slot, |report| report.service == Service::Unavailable).await;
     let metrics = &slot.slot.metrics;
-    let probes = || (metrics.probes.get(), metrics.probe_failures.get());
+    let probed = |outcome| metrics.probes.of(outcome).get();
+    let probes = || (probed(Outcome::Success), probed(Outcome::Failure));
     let failed = slot.report().build_failures;
     assert_eq!(probes(), (0, failed), "a check that finds nothing to probe has failed");
     world.refuses.store(false, Ordering::SeqCst);
@@ -452,8 +453,8 @@ async fn numbers_count_what_their_names_say() {
     slot.commit(prepared);
     let report = slot.report();
     assert_eq!((report.builds, report.rebuilds), (2, 1));
-    assert_eq!(metrics.probes.get(), 2, "one for each build");
+    assert_eq!(probed(Outcome::Success), 2, "one for each build");
     world.refuses.store(true, Ordering::SeqCst);
     assert!(slot.prepare(with_pool_of(30)).await.is_err());
-    assert_eq!(metrics.probe_failures.get(), failed, "the one in use was not probed by that");
+    assert_eq!(probed(Outcome::Failure), failed, "the one in use was not probed by that");
 }

@@ -2,6 +2,7 @@
 
 pub mod backlog;
 pub mod backoff;
+pub mod circuit;
 pub mod events;
 pub mod executions;
 pub mod ids;

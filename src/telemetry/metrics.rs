@@ -5,6 +5,7 @@
 
 mod acquisition;
 mod connections;
+mod labels;
 mod outbox;
 mod tasks;
 
@@ -21,7 +22,8 @@ use prometheus_client::{
 
 pub use self::{
     acquisition::Acquisition,
-    connections::{ConnectionMetrics, Outcome, Rejection},
+    connections::ConnectionMetrics,
+    labels::{Outcome, PerLabel, Phase, Rejection},
     outbox::Destination,
     tasks::TaskMetrics,
 };

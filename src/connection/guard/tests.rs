@@ -48,7 +48,7 @@ impl World {
     }
 
     fn metric(&self, series: &str) -> String {
-        self.guard.metrics.show_breaker(self.guard.circuit().as_str());
+        self.guard.metrics.show_breaker(self.guard.circuit());
         let text = self.metrics.text();
         let line = text.lines().find(|line| line.starts_with(&format!("agentarea_{series} ")));
         line.and_then(|line| line.rsplit_once(' ')).expect(series).1.to_owned()

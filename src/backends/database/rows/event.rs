@@ -1,0 +1,89 @@
+//! Rows of the outbox.
+
+use diesel::prelude::*;
+
+use super::{
+    super::{DeadLetter, NewEvent, PendingEvent, UnreadableEvent, schema},
+    parse,
+};
+use crate::model::time::from_micros;
+
+pub(in super::super) const PENDING: &str = "pending";
+pub(in super::super) const DELIVERED: &str = "delivered";
+pub(in super::super) const DEAD: &str = "dead";
+
+/// An event of the outbox, with every column but its number, which the database gives.
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::outbox)]
+pub(in super::super) struct OutboxRow {
+    lane: i32,
+    pub(in super::super) source: String,
+    pub(in super::super) event_id: String,
+    pub(in super::super) content_hash: String,
+    event: String,
+    state: String,
+    created_at: i64,
+    delivered_at: Option<i64>,
+    refusals: i32,
+    error: Option<String>,
+    position: Option<String>,
+}
+
+impl OutboxRow {
+    pub(in super::super) fn new(new: &NewEvent, created_at: i64) -> Self {
+        Self {
+            lane: new.event.lane(),
+            source: new.event.source.clone(),
+            event_id: new.event.id.clone(),
+            content_hash: new.content_hash.clone(),
+            event: new.event.to_json(),
+            state: PENDING.to_owned(),
+            created_at,
+            delivered_at: None,
+            refusals: 0,
+            error: None,
+            position: None,
+        }
+    }
+}
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = schema::outbox)]
+pub(in super::super) struct DeadRow {
+    seq: i64,
+    event: String,
+    error: Option<String>,
+    refusals: i32,
+    created_at: i64,
+}
+
+impl DeadRow {
+    pub(in super::super) fn read(self) -> DeadLetter {
+        DeadLetter {
+            seq: self.seq,
+            event: parse(&self.event).ok(),
+            error: self.error.unwrap_or_default(),
+            refusals: self.refusals,
+            accepted_at: from_micros(self.created_at),
+        }
+    }
+}
+
+/// An event that waits to be handed over.
+#[derive(Debug, QueryableByName)]
+#[diesel(table_name = schema::outbox)]
+pub(in super::super) struct PendingRow {
+    seq: i64,
+    lane: i32,
+    event: String,
+}
+
+impl PendingRow {
+    pub(in super::super) fn read(self) -> Result<PendingEvent, UnreadableEvent> {
+        let Self { seq, lane, event } = self;
+        match parse(&event) {
+            Ok(event) => Ok(PendingEvent { seq, lane, event }),
+            Err(error) => Err(UnreadableEvent { seq, lane, reason: error.to_string() }),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Rows of embedded runs.
+
+use diesel::prelude::*;
+
+use super::{
+    super::{ClaimedRun, Run, schema},
+    from_micros_span, json, micros, note_error, parse, status,
+};
+use crate::{
+    error::Error,
+    model::{
+        executions::{Outcome, StartRequest, Status},
+        time::from_micros,
+    },
+};
+
+#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = schema::runs)]
+pub(in super::super) struct RunRow {
+    pub(in super::super) id: String,
+    pub(in super::super) request_id: String,
+    definition: String,
+    input: String,
+    status: String,
+    result: Option<String>,
+    error: Option<String>,
+    created_at: i64,
+    deadline_at: Option<i64>,
+    finished_at: Option<i64>,
+    tries: i32,
+    next_try_at: i64,
+    owner: Option<String>,
+    claimed_until: i64,
+    pub(in super::super) fence: i64,
+    cancel_requested: bool,
+    traceparent: Option<String>,
+}
+
+impl RunRow {
+    pub(in super::super) fn new(request: &StartRequest, now: i64) -> Result<Self, Error> {
+        Ok(Self {
+            id: request.id.clone(),
+            request_id: request.request_id.clone(),
+            definition: json(&request.definition)?,
+            input: json(&request.input)?,
+            status: Status::Running.as_str().to_owned(),
+            result: None,
+            error: None,
+            created_at: now,
+            deadline_at: request.timeout.map(|timeout| now.saturating_add(micros(timeout))),
+            finished_at: None,
+            tries: 0,
+            next_try_at: now,
+            owner: None,
+            claimed_until: 0,
+            fence: 0,
+            cancel_requested: false,
+            traceparent: request.traceparent.clone(),
+        })
+    }
+
+    /// A run whose end cannot be read has failed, for all that anybody will ever know of it.
+    pub(in super::super) fn read(self) -> Run {
+        let mut unreadable = None;
+        let status = note_error(status(&self.status), &mut unreadable);
+        let result = self.result.map(|result| note_error(parse(&result), &mut unreadable));
+        let outcome = Outcome {
+            status: status.unwrap_or(Status::Failed),
+            result: result.flatten(),
+            error: self.error,
+            started_at: Some(from_micros(self.created_at)),
+            finished_at: self.finished_at.map(from_micros),
+        };
+        let outcome = match unreadable {
+            None => outcome,
+            Some(error) => {
+                let error = Some(error.to_string());
+                Outcome { status: Status::Failed, result: None, error, ..outcome }
+            }
+        };
+        Run { id: self.id, request_id: self.request_id, outcome }
+    }
+
+    pub(in super::super) fn claimed(self, now: i64) -> Result<ClaimedRun, Error> {
+        Ok(ClaimedRun {
+            id: self.id,
+            definition: parse(&self.definition)?,
+            input: parse(&self.input)?,
+            tries: u32::try_from(self.tries).unwrap_or(0),
+            fence: self.fence,
+            time_left: self.deadline_at.map(|at| from_micros_span(at - now)),
+            pause: from_micros_span(self.next_try_at - now),
+            cancel_requested: self.cancel_requested,
+            traceparent: self.traceparent,
+        })
+    }
+}
