@@ -1,6 +1,10 @@
 //! How deep JSON may be nested, and words for JSON values, for messages about input.
 
+mod canonical;
+
 use serde_json::Value;
+
+pub use self::canonical::canonical;
 
 /// How deep a value of a client's, or a result, may be nested. What is accepted has to be readable
 /// wherever it goes: readers of JSON stop at 128 levels, and an event, a list or another envelope
