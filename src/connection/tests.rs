@@ -438,8 +438,8 @@ async fn numbers_count_what_their_names_say() {
     let slot = managed(Startup::Background, &world);
     until(&slot, |report| report.service == Service::Unavailable).await;
     let metrics = &slot.slot.metrics;
-    let probed = |outcome| metrics.probes.of(outcome).get();
-    let probes = || (probed(Outcome::Success), probed(Outcome::Failure));
+    let count = |outcome| metrics.probes.of(outcome).get();
+    let probes = || (count(Outcome::Success), count(Outcome::Failure));
     let failed = slot.report().build_failures;
     assert_eq!(probes(), (0, failed), "a check that finds nothing to probe has failed");
     world.refuses.store(false, Ordering::SeqCst);
@@ -453,8 +453,8 @@ async fn numbers_count_what_their_names_say() {
     slot.commit(prepared);
     let report = slot.report();
     assert_eq!((report.builds, report.rebuilds), (2, 1));
-    assert_eq!(probed(Outcome::Success), 2, "one for each build");
+    assert_eq!(count(Outcome::Success), 2, "one for each build");
     world.refuses.store(true, Ordering::SeqCst);
     assert!(slot.prepare(with_pool_of(30)).await.is_err());
-    assert_eq!(probed(Outcome::Failure), failed, "the one in use was not probed by that");
+    assert_eq!(count(Outcome::Failure), failed, "the one in use was not probed by that");
 }
