@@ -1,6 +1,6 @@
 //! Every route once: its methods, the scope each needs, and the problems each can answer with.
 //!
-//! Doors, `Allow`, metric labels and the specification's error responses all come from here.
+//! Authentication, `Allow`, metric labels and the specification's error responses all come from here.
 
 use crate::config::{Features, Scope};
 
