@@ -15,6 +15,7 @@ mod guard;
 mod limit;
 mod live;
 mod managed;
+mod operation;
 mod probe;
 mod pulse;
 mod registry;
@@ -37,9 +38,10 @@ pub use self::{
     check::Checked,
     client::Client,
     context::{current_operation, deadline, was_cut_off, within},
-    guard::{Operation, Policies},
+    guard::Policies,
     live::Lease,
     managed::{Managed, Settings},
+    operation::Operation,
     registry::{BuildContext, Factory, Registry},
     reload::Prepared,
     report::{Circuit, ConnectionReport, ProbeReport, Service},

@@ -104,7 +104,7 @@ fn the_open_time_grows_to_its_bound_and_begins_anew_after_a_quiet_window() {
     calls(&mut core, now, &[GOOD; 3]);
     now = after(now, 10);
     calls(&mut core, now, &[BAD; 10]);
-    assert_eq!(core.ticket(now).unwrap_err().retry_after.as_secs(), 5);
+    assert_eq!(core.admit(now).0.unwrap_err().retry_after.as_secs(), 5);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn chance_shortens_the_open_time_by_up_to_a_fifth() {
         let (Ok(ticket), _) = core.admit(now) else { break };
         core.finish(ticket, BAD, now, || 0.999_999);
     }
-    let left = core.ticket(now).unwrap_err().retry_after;
+    let left = core.admit(now).0.unwrap_err().retry_after;
     assert!((4000..4010).contains(&left.as_millis()), "{left:?}");
 }
 
@@ -177,7 +177,7 @@ fn where_only_calls_fail_good_probes_do_not_keep_the_open_time_short() {
     assert!(core.probed(true, 1, now).is_some());
     calls(&mut core, now, &[BAD; 10]);
     assert_eq!(core.probed(true, 1, after(now, 9)), None);
-    assert!(core.probed(true, 1, after(now, 10)).is_some(), "its time is up");
+    assert!(core.probed(true, 1, after(now, 10)).is_some(), "its open time elapsed");
 }
 
 /// Calls that time out, among many good ones of before, open it later than probes see the outage.
