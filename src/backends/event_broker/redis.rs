@@ -6,8 +6,10 @@
 //! the queue.
 
 mod agentarea;
+mod compatibility;
 mod config;
 mod durability;
+mod entries;
 mod link;
 mod servers;
 mod translate;
@@ -29,7 +31,9 @@ use tokio::time::{Instant, timeout};
 pub(super) use self::config::Config;
 use self::{
     agentarea::{APPEND_AND_PUBLISH, envelope},
-    config::{Mode, Wire},
+    compatibility::check_server,
+    config::Wire,
+    entries::{Entries, FIELD, Page, parse_place},
     link::{Connector, Exclusive, Line},
     servers::Access,
 };
@@ -45,10 +49,6 @@ use crate::{
     },
 };
 
-/// The field of a stream's entry that holds the event.
-const FIELD: &str = "event";
-/// The first version that can read a stream from behind an id.
-const OLDEST_SERVER: (u32, u32) = (6, 2);
 /// How long the key of a probe outlives it.
 const PROBE_KEY_SECONDS: u64 = 60;
 /// A connection is given up after so many calls in a row that were dropped without an answer: a
@@ -77,7 +77,11 @@ impl BackendFactory<dyn EventBroker> for Factory {
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let broker = RedisBroker::new(section.read()?, context)?;
         // The probe finds out what a server that answers may still refuse.
-        tokio::try_join!(broker.probe(), broker.check_server(), broker.ask_largest_text())?;
+        tokio::try_join!(
+            broker.probe(),
+            check_server(&broker.commands, broker.config.mode),
+            broker.ask_largest_text()
+        )?;
         Ok(Arc::new(broker))
     }
 
@@ -87,23 +91,10 @@ impl BackendFactory<dyn EventBroker> for Factory {
         context: &BuildContext,
     ) -> Result<Option<&'static str>, Error> {
         let broker = RedisBroker::new(section.read()?, context)?;
-        tokio::try_join!(broker.probe(), broker.check_server())?;
+        tokio::try_join!(broker.probe(), check_server(&broker.commands, broker.config.mode))?;
         let note = durability::what_it_may_lose(&broker.commands).await;
         broker.close().await;
         Ok(note)
-    }
-}
-
-/// What does not tell a version, as some that speak the same language, is tried.
-fn check_version(version: &str) -> Result<(), Error> {
-    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-    let (oldest, minor) = OLDEST_SERVER;
-    match (parts.next(), parts.next()) {
-        (Some(a), Some(b)) if (a, b) < OLDEST_SERVER => Err(Error::new(
-            ErrorKind::Incompatible,
-            format!("the server is version {version}, older than {oldest}.{minor}"),
-        )),
-        _ => Ok(()),
     }
 }
 
@@ -145,24 +136,6 @@ impl RedisBroker {
             largest_text: AtomicUsize::new(usize::MAX),
             config,
         })
-    }
-
-    /// Refuses a server that is too old or of another kind than configured.
-    async fn check_server(&self) -> Result<(), Error> {
-        let asked = self.commands.query::<String>(redis::cmd("INFO").arg("server")).await;
-        let information = match asked {
-            Ok(information) => information,
-            // Who may not ask may still use the stream.
-            Err(error) if error.kind() == ErrorKind::Forbidden => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let value = |name| information.lines().find_map(|line| line.strip_prefix(name));
-        if let (Mode::Standalone, Some("cluster")) = (self.config.mode, value("redis_mode:")) {
-            let message = "the server is part of a cluster: set mode = \"cluster\"";
-            let remedy = "set event_broker.redis.mode = \"cluster\"";
-            return Err(Error::new(ErrorKind::Incompatible, message).with_remedy(remedy));
-        }
-        check_version(value("redis_version:").unwrap_or_default())
     }
 
     /// The server resets a connection that brings more, which looks like an outage; so what is too
@@ -238,13 +211,6 @@ impl RedisBroker {
         connection.give_back();
         Ok(Page::of(streams.into_iter().flat_map(|(_, entries)| entries)))
     }
-}
-
-fn parse_place(id: &str) -> Result<Position, Error> {
-    id.parse().map_err(|_| {
-        let message = format!("the server names a place {id:?}, which is no id of a stream");
-        Error::new(ErrorKind::Incompatible, message)
-    })
 }
 
 #[async_trait]
@@ -392,31 +358,6 @@ impl EventBroker for RedisBroker {
             }
             place = page.end.unwrap_or(place);
         }
-    }
-}
-
-/// An entry's fields and values; bytes, because anybody can write anything there.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-type Entries = Vec<(String, Fields)>;
-
-/// Consecutive entries: the events among them, and the place of the last.
-struct Page {
-    events: Vec<StoredEvent>,
-    end: Option<Position>,
-}
-
-impl Page {
-    fn of(entries: impl IntoIterator<Item = (String, Fields)>) -> Self {
-        let mut page = Self { events: Vec::new(), end: None };
-        for (id, fields) in entries {
-            let Ok(position) = id.parse() else { continue };
-            page.end = Some(position);
-            let event = fields.into_iter().find(|(name, _)| name == FIELD.as_bytes());
-            if let Some(json) = event.and_then(|(_, value)| String::from_utf8(value).ok()) {
-                page.events.push(StoredEvent { position, json: json.into() });
-            }
-        }
-        page
     }
 }
 
