@@ -1,6 +1,11 @@
 //! The composition root: the only file that sees everything. It reads in the order of start, then
 //! in the order of stopping.
 
+#[cfg(feature = "sqlite")]
+mod migration;
+#[cfg(feature = "worker")]
+mod worker;
+
 use std::{convert::Infallible, sync::Arc};
 
 use tokio::{task::JoinHandle, time::Instant};
@@ -111,53 +116,6 @@ impl App {
     /// Tries every connection once and starts nothing.
     pub async fn check(&self, config: &Config) -> Vec<Checked> {
         self.manager.check(config).await
-    }
-
-    /// Moves all that the embedded database in a file holds into the configured one. Gives the
-    /// number of rows.
-    ///
-    /// # Errors
-    /// When the file or the database cannot be used.
-    #[cfg(feature = "sqlite")]
-    pub async fn migrate(
-        &self,
-        config: &Config,
-        from: &std::path::Path,
-        progress: impl FnMut(usize),
-    ) -> anyhow::Result<usize> {
-        use anyhow::Context;
-
-        use tokio_util::sync::CancellationToken;
-
-        use crate::{
-            backends::database,
-            config::Startup,
-            connection::{BuildContext, Settings},
-            services::transfer,
-        };
-
-        anyhow::ensure!(
-            config.database.backend != "sqlite",
-            "the configured database is embedded itself; say where to move to, as by \
-             DATABASE_URL=postgres://user@host/name"
-        );
-        let context = BuildContext {
-            connection: "file",
-            instance: Arc::clone(&self.instance),
-            pool: config.database.pool.clone(),
-            metrics: self.metrics.connection("file"),
-            tasks: self.lifecycle.tasks.clone(),
-            closing: CancellationToken::new(),
-        };
-        let file = database::open_file(from, &context).await.context("the file")?;
-        let database = &self.manager.database;
-        database.start(Settings { startup: Startup::Fail, ..(&config.database).into() });
-        database.started().await.context(TargetUnusable)?;
-        let backend = &config.execution_service.backend;
-        let moved = transfer::move_all(&*file, &database.client(), backend, progress).await;
-        file.close().await;
-        self.manager.close().await;
-        Ok(moved?)
     }
 
     /// What a build without the embedded database says.
@@ -278,63 +236,6 @@ impl App {
         };
         tracing::error!(%error, "the database refuses this program");
         Exit::ConnectionUnavailable
-    }
-
-    /// Runs the configured workflows on Temporal until the program is asked to stop.
-    ///
-    /// # Errors
-    /// When signals cannot be received.
-    #[cfg(feature = "worker")]
-    pub async fn work(self, loaded: Loaded) -> anyhow::Result<Exit> {
-        use crate::{backends::execution_service::worker, connection::Settings};
-
-        let mut signals = Signals::listen()?;
-        log_choices(&loaded);
-        let config = loaded.config;
-        if config.execution_service.backend != "temporal" {
-            tracing::error!(
-                "a worker needs Temporal: set TEMPORAL_ADDRESS, or execution_service.backend = \
-                 \"temporal\""
-            );
-            return Ok(Exit::BadConfig);
-        }
-        let connection = Settings::from(&config.execution_service);
-        let settings = worker::Settings {
-            section: connection.section,
-            instance: Arc::clone(&self.instance),
-            pool: connection.pool,
-            grace: config.server.shutdown_grace,
-        };
-        let workflows =
-            config.workflows.iter().map(|(name, w)| (name.clone(), w.definition())).collect();
-        let stop = self.lifecycle.stop_work.clone();
-        let mut working = std::pin::pin!(worker::run(settings, workflows, stop.clone()));
-        tokio::select! {
-            worked = &mut working => return Ok(worker_exit(worked)),
-            signal = signals.next() => tracing::info!("{signal} received, stopping"),
-        }
-        stop.cancel();
-        tokio::select! {
-            worked = &mut working => Ok(worker_exit(worked)),
-            signal = signals.again() => {
-                tracing::warn!("{signal} received again, ending at once");
-                Ok(Exit::Impatient)
-            }
-        }
-    }
-}
-
-#[cfg(feature = "worker")]
-fn worker_exit(worked: Result<(), crate::error::Error>) -> Exit {
-    match worked {
-        Ok(()) => {
-            tracing::info!("stopped");
-            Exit::Clean
-        }
-        Err(error) => {
-            tracing::error!(%error, "the worker cannot run");
-            Exit::Failed
-        }
     }
 }
 
