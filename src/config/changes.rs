@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Loaded, layer::join};
+use super::{Loaded, keys::join};
 
 impl Loaded {
     /// The keys whose values differ in `new`, in order, and `ENVIRONMENT` if that does. Values are

@@ -13,7 +13,10 @@ use figment::{
 };
 use serde_json::Value;
 
-use super::problem::{Place, Places};
+use super::{
+    keys::{join, lineage},
+    problem::{Place, Places},
+};
 
 /// Who wrote a layer.
 #[derive(Clone, Debug)]
@@ -122,24 +125,6 @@ impl Places for Layer {
     fn place(&self, key: &str) -> Option<Place> {
         Some(self.origin.place(key))
     }
-}
-
-/// `name` in the table `table`, which may be the root.
-pub(super) fn join(table: &str, name: &str) -> String {
-    if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
-}
-
-/// The key and the tables it is in, from the inside out.
-pub(super) fn lineage(key: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(table, _)| table))
-}
-
-/// Whether one of the two is the other, or in it.
-pub(super) fn overlap(one: &str, other: &str) -> bool {
-    let is_in = |outer: &str, inner: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    is_in(one, other) || is_in(other, one)
 }
 
 fn collect_leaves(value: &Value, key: &str, keys: &mut Vec<String>) {

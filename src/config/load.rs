@@ -11,7 +11,8 @@ use figment::value::Value;
 use super::{
     Config, ConfigError, Loaded, Sources,
     backend::{self, BackendDescriptor, Section, Table},
-    layer::{Layer, overlap},
+    keys::overlap,
+    layer::Layer,
     problem::{Problem, Problems, Unclear},
     production,
     schema::RootSchema,

@@ -16,6 +16,7 @@ mod default_file;
 mod dotenv;
 mod files;
 mod given;
+mod keys;
 mod layer;
 mod load;
 mod problem;

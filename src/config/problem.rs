@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use super::{
     given::given_key,
-    layer::overlap,
+    keys::{overlap, variable_name},
     suggest::{children, closest},
 };
 
@@ -253,11 +253,6 @@ impl SectionProblems<'_, '_> {
     fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.path)
     }
-}
-
-/// The variable that sets `key`.
-pub(super) fn variable_name(key: &str) -> String {
-    format!("AGENTAREA_{}", key.replace('.', "__").to_uppercase())
 }
 
 #[cfg(test)]

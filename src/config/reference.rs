@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     backend::BackendDescriptor,
-    problem::variable_name,
+    keys::variable_name,
     schema::{RootSchema, is_secret},
     show::render as toml,
     validate::expected,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Config,
     backend::{BackendDescriptor, Table, schema_of},
-    layer::join,
+    keys::join,
     toml_text::parse_value,
 };
 

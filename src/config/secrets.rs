@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     files::wrong_mount,
     given::given_path,
-    layer::join,
+    keys::join,
     problem::{Problem, Unclear},
     schema::is_secret,
     tree::Tree,

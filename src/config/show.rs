@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     given::{MASK, masked_url, without_credentials},
-    layer::join,
+    keys::join,
     problem::Place,
     schema::{RootSchema, is_secret, property},
     tree::Tree,

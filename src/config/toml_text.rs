@@ -10,7 +10,7 @@ use toml::{
 
 use super::{
     given::{is_plain, toml_message},
-    layer::join,
+    keys::join,
 };
 
 /// What is wrong with a text.

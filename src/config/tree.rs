@@ -8,7 +8,8 @@ use figment::{
 };
 
 use super::{
-    layer::{Layer, Origin, lineage},
+    keys::lineage,
+    layer::{Layer, Origin},
     problem::{Place, Places},
     values::SecretFromFile,
 };

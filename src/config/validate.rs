@@ -4,7 +4,8 @@ use serde_json::{Number, Value};
 
 use super::{
     given::given,
-    layer::{Layer, join},
+    keys::join,
+    layer::Layer,
     problem::{Problem, Problems, Unclear},
     schema::{RootSchema, allowed_values, has_type, property},
     suggest::closest_word,

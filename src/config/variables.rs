@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::{
     backend::BackendDescriptor,
+    keys::variable_name,
     layer::{Layer, Origin},
-    problem::{Place, Problem, Unclear, variable_name},
+    problem::{Place, Problem, Unclear},
     schema::RootSchema,
     suggest::closest,
 };
