@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use reqwest::Response;
+use reqwest::{RequestBuilder, Response};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ pub(crate) async fn from_the_beginning(service: &Service) -> Events {
 }
 
 /// Whether a client may ask again.
-pub(crate) fn is_retryable(response: &Response) -> bool {
+fn is_retryable(response: &Response) -> bool {
     matches!(response.status().as_u16(), 503 | 504)
 }
 
@@ -72,30 +72,38 @@ impl Ledger {
             .await;
     }
 
-    /// Sends the events of one subject, each after the one before was accepted, and repeats
-    /// what was not answered.
+    /// Sends a request until it is accepted, each time to the next base, and repeats what was not
+    /// answered. Gives false if the load stopped before.
+    pub(crate) async fn until_accepted(
+        &self,
+        turn: &mut usize,
+        request: impl Fn(String) -> RequestBuilder,
+    ) -> bool {
+        while !self.stop.is_cancelled() {
+            let base = self.base(*turn);
+            *turn += 1;
+            match request(base).send().await {
+                Ok(response) if response.status() == 202 => return true,
+                Ok(response) => assert!(is_retryable(&response), "{response:?}"),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        false
+    }
+
+    /// Sends the events of one subject, each after the one before was accepted.
     async fn client(self, subject: String) {
         let http = http_client().timeout(Duration::from_secs(5)).build().unwrap();
         let mut turn = 0;
         for n in 0.. {
             let body = cloud_event(&subject, n).to_string();
-            loop {
-                if self.stop.is_cancelled() {
-                    return;
-                }
-                let base = self.base(turn);
-                turn += 1;
-                let sent = http
-                    .post(format!("{base}/v1/events"))
+            let request = |base: String| {
+                http.post(format!("{base}/v1/events"))
                     .header("content-type", "application/cloudevents+json")
                     .body(body.clone())
-                    .send()
-                    .await;
-                match sent {
-                    Ok(response) if response.status() == 202 => break,
-                    Ok(response) => assert!(is_retryable(&response), "{response:?}"),
-                    Err(_) => tokio::task::yield_now().await,
-                }
+            };
+            if !self.until_accepted(&mut turn, request).await {
+                return;
             }
             self.accepted.lock().insert(subject.clone(), n + 1);
         }

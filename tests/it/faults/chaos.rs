@@ -27,10 +27,7 @@ use tokio::{
 
 use crate::support::{
     DEADLINE, Database, Link, Passing, Postgres, Redis, Service, Setup, Temporal, eventually,
-    faketime::Clock,
-    http_client,
-    ledger::{Ledger, is_retryable},
-    signal,
+    faketime::Clock, http_client, ledger::Ledger, signal,
 };
 
 /// Faults of the short form, each kind once.
@@ -214,22 +211,8 @@ impl Fleet {
                 sleep(lasts * 10).await;
                 self.temporal.up().await;
             }
-            Fault::EndPostgresSessions => {
-                let name = self.database.name();
-                let end = format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-                );
-                self.database.execute(&end).await;
-            }
-            Fault::KillWorker => {
-                signal(&self.worker.child, "-KILL");
-                self.worker.exit_code().await;
-                sleep(lasts).await;
-                let temporal = self.temporal.address();
-                let redis = self.redis.address();
-                let worker = setup(&redis, &self.database.url, &temporal, &self.prefix);
-                self.worker = worker.argument("worker").launch();
-            }
+            Fault::EndPostgresSessions => self.end_postgres_sessions().await,
+            Fault::KillWorker => self.kill_worker(lasts).await,
             Fault::Link(peer, passing) => {
                 let link = self.link(peer);
                 link.set(passing);
@@ -238,6 +221,23 @@ impl Fleet {
             }
         }
         ledger.send_to(&self.running(None));
+    }
+
+    async fn end_postgres_sessions(&self) {
+        let name = self.database.name();
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        );
+        self.database.execute(&end).await;
+    }
+
+    async fn kill_worker(&mut self, lasts: Duration) {
+        signal(&self.worker.child, "-KILL");
+        self.worker.exit_code().await;
+        sleep(lasts).await;
+        let (redis, temporal) = (self.redis.address(), self.temporal.address());
+        let worker = setup(&redis, &self.database.url, &temporal, &self.prefix);
+        self.worker = worker.argument("worker").launch();
     }
 
     fn link(&self, peer: Peer) -> &Link {
@@ -326,23 +326,13 @@ async fn start_executions(
     let mut turn = client;
     for n in 0.. {
         let id = format!("c{client}-{n}");
-        loop {
-            if ledger.stop.is_cancelled() {
-                return;
-            }
-            let base = ledger.base(turn);
-            turn += 1;
-            let sent = http
-                .post(format!("{base}/v1/executions"))
+        let request = |base: String| {
+            http.post(format!("{base}/v1/executions"))
                 .header("Idempotency-Key", &id)
                 .json(&json!({"workflow": "echo", "id": id, "input": n}))
-                .send()
-                .await;
-            match sent {
-                Ok(response) if response.status() == 202 => break,
-                Ok(response) => assert!(is_retryable(&response), "{response:?}"),
-                Err(_) => tokio::task::yield_now().await,
-            }
+        };
+        if !ledger.until_accepted(&mut turn, request).await {
+            return;
         }
         accepted.lock().insert(id.clone(), n);
         // One worker runs fewer than four clients start; what waits for it must not grow for ever.
