@@ -6,10 +6,13 @@
 
 use std::{fmt, sync::Arc};
 
+use tokio::runtime::Handle;
+
 use super::{Backend, Managed, Settings, census::Swap, live::Live, slot::Slot};
 use crate::error::Error;
 
-/// New settings and the backend they need, not in use yet. Dropped, it is as if nothing had been.
+/// New settings and the backend they need, not in use yet. Dropped, it counts as
+/// discarded, and what was built is closed.
 pub struct Prepared<B: ?Sized + Backend> {
     settings: Arc<Settings>,
     /// While it is held, two backends live.
@@ -25,10 +28,22 @@ impl<B: ?Sized + Backend> Prepared<B> {
     }
 
     /// Closes what was built, because another connection cannot change.
-    pub async fn discard(self) {
-        if let Some((live, _swap)) = self.live {
+    pub async fn discard(mut self) {
+        if let Some((live, _swap)) = self.live.take() {
             self.slot.census.discarded();
             live.retire().await;
+        }
+    }
+}
+
+/// Its owner may go away before it decides, as a request for a reload that is cancelled.
+impl<B: ?Sized + Backend> Drop for Prepared<B> {
+    fn drop(&mut self) {
+        let Some((live, _swap)) = self.live.take() else { return };
+        self.slot.census.discarded();
+        // Without a runtime the process ends, and its connections with it.
+        if Handle::try_current().is_ok() {
+            self.slot.replaced(live);
         }
     }
 }
@@ -58,9 +73,9 @@ impl<B: ?Sized + Backend> Managed<B> {
     }
 
     /// Puts prepared settings in use.
-    pub fn commit(&self, prepared: Prepared<B>) {
+    pub fn commit(&self, mut prepared: Prepared<B>) {
         let slot = &self.slot;
-        let Prepared { settings, live, .. } = prepared;
+        let (settings, live) = (Arc::clone(&prepared.settings), prepared.live.take());
         slot.guard.configure(&settings.policies);
         let (live, _swap) = live.unzip();
         let probe_took = live.as_ref().map(|live| live.probe_took);

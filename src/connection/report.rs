@@ -71,8 +71,8 @@ pub struct ConnectionReport {
     pub builds: u64,
     /// Backends that replaced another one.
     pub rebuilds: u64,
-    /// Backends that were built and never used, because the settings were replaced meanwhile or
-    /// another connection could not change with this one.
+    /// Backends that were built and never used, because the settings were replaced meanwhile, the
+    /// change was cancelled, or another connection could not change with this one.
     pub discarded: u64,
     /// Builds that failed.
     pub build_failures: u64,

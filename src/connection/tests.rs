@@ -331,6 +331,22 @@ async fn what_was_prepared_and_not_used_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_prepared_and_dropped_is_closed_and_counted() {
+    let world = Arc::new(World::default());
+    let slot = managed(Startup::Background, &world);
+    until(&slot, |report| report.service == Service::Initialized).await;
+    drop(slot.prepare(with_pool_of(20)).await.unwrap());
+    let report = slot.report();
+    assert!(report.live == 2 && report.swapping, "it is closed in the background: {report:?}");
+    assert_eq!((report.rebuilds, report.discarded), (0, 1));
+    until(&slot, |report| report.live == 1 && !report.swapping).await;
+    assert_eq!(world.closed(), 1);
+    drop(slot.prepare(settings(Startup::Background)).await.unwrap());
+    assert_eq!(slot.report().discarded, 1, "nothing was built");
+    assert_eq!(number(&slot).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_build_after_old_settings_is_not_used() {
     let world = Arc::new(World::default());
     let slot = managed(Startup::Background, &world);
