@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use strum::IntoStaticStr;
+
 use super::PoolStatus;
 pub use crate::model::circuit::Circuit;
 use crate::{error::ErrorKind, model::time::Timestamp};
 
 /// Where a connection stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Service {
     /// Nobody needed it yet.
     NotInitialized,
@@ -24,14 +27,8 @@ pub enum Service {
 impl Service {
     /// Stable name, as it appears in the health report.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotInitialized => "not_initialized",
-            Self::Initializing => "initializing",
-            Self::Initialized => "initialized",
-            Self::Unavailable => "unavailable",
-            Self::Closed => "closed",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -5,12 +5,14 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+use strum::{IntoStaticStr, VariantArray};
 
 use super::Seconds;
 use crate::model::backlog::Backlog;
 
 /// Where accepted work is handed over to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Destination {
     /// Events.
     EventBroker,
@@ -19,15 +21,10 @@ pub enum Destination {
 }
 
 impl Destination {
-    const ALL: [Self; 2] = [Self::EventBroker, Self::ExecutionService];
-
     /// Its name, which is that of the connection.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::EventBroker => "event_broker",
-            Self::ExecutionService => "execution_service",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Its name in a sentence.
@@ -39,7 +36,7 @@ impl Destination {
         }
     }
 
-    const fn label(self) -> ByDestination {
+    fn label(self) -> ByDestination {
         ByDestination { destination: self.as_str() }
     }
 }
@@ -77,7 +74,7 @@ impl OutboxMetrics {
             "Accepted work that was refused for good",
             outbox.dead_letters.clone(),
         );
-        for destination in Destination::ALL {
+        for &destination in Destination::VARIANTS {
             outbox.show(destination, &Backlog::default());
             outbox.delivered(destination, 0);
         }
