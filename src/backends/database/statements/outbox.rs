@@ -49,17 +49,6 @@ fn first_that_fit(lanes: &[i32], limit: i64, max_bytes: i64) -> String {
     )
 }
 
-/// One statement for many events, each with its own place; the text holds nothing but numbers.
-fn update_each(events: &[(i64, Position)], set: &str, only: &str) -> String {
-    let rows: Vec<String> =
-        events.iter().map(|(seq, position)| format!("({seq}, '{position}')")).collect();
-    let rows = rows.join(", ");
-    format!(
-        "UPDATE outbox SET {set} FROM (VALUES {rows}) AS given \
-         WHERE outbox.seq = given.column1 AND {only}"
-    )
-}
-
 fn claimed(rows: Vec<(i32, i64)>) -> Vec<Lane> {
     rows.into_iter().map(|(number, fence)| Lane { number, fence }).collect()
 }
@@ -74,6 +63,31 @@ async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> Result<Vec<i
     let mut found = claimed(locked!(query).load(conn).await?);
     found.retain(|lane| held.contains(lane));
     Ok(numbers(&found))
+}
+
+/// Changes those of `events` that satisfy `only` and lie in lanes that `owner` still holds; gives
+/// their number. One statement serves all, each with its own place as `given.column2`; its text
+/// holds nothing but numbers.
+async fn update_held(
+    conn: &mut Conn,
+    (owner, held): (&str, &[Lane]),
+    events: &[(i64, Position)],
+    set: &str,
+    only: &str,
+) -> Result<usize, Error> {
+    let still = still_held(conn, owner, held).await?;
+    if still.is_empty() || events.is_empty() {
+        return Ok(0);
+    }
+    let rows: Vec<String> =
+        events.iter().map(|(seq, position)| format!("({seq}, '{position}')")).collect();
+    let statement = format!(
+        "UPDATE outbox SET {set} FROM (VALUES {}) AS given \
+         WHERE outbox.seq = given.column1 AND lane IN ({}) AND {only}",
+        rows.join(", "),
+        list(&still)
+    );
+    Ok(diesel::sql_query(statement).execute(conn).await?)
 }
 
 /// How many lanes each of the processes that were seen lately should hold.
@@ -187,16 +201,12 @@ impl Outbox for Db {
     ) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
         let delivered_at = Db::now(&mut conn).await?;
+        let set = format!(
+            "state = '{DELIVERED}', delivered_at = {delivered_at}, position = given.column2"
+        );
+        let only = format!("state = '{PENDING}'");
         let marked: Result<usize, Error> = transaction!(conn, async |conn| {
-            let still = still_held(conn, owner, held).await?;
-            if still.is_empty() || events.is_empty() {
-                return Ok(0);
-            }
-            let set = format!(
-                "state = '{DELIVERED}', delivered_at = {delivered_at}, position = given.column2"
-            );
-            let only = format!("lane IN ({}) AND state = '{PENDING}'", list(&still));
-            Ok(diesel::sql_query(update_each(events, &set, &only)).execute(conn).await?)
+            update_held(conn, (owner, held), events, &set, &only).await
         });
         marked
     }
@@ -263,19 +273,12 @@ impl Outbox for Db {
         events: &[(i64, Position)],
     ) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
-        let sent: Result<usize, Error> = transaction!(conn, async |conn| {
-            let still = still_held(conn, owner, held).await?;
-            if still.is_empty() || events.is_empty() {
-                return Ok(0);
-            }
-            let only = format!(
-                "lane IN ({}) AND state = '{DELIVERED}' AND position = given.column2",
-                list(&still)
-            );
-            let set = format!("state = '{PENDING}', delivered_at = NULL, position = NULL");
-            Ok(diesel::sql_query(update_each(events, &set, &only)).execute(conn).await?)
+        let set = format!("state = '{PENDING}', delivered_at = NULL, position = NULL");
+        let only = format!("state = '{DELIVERED}' AND position = given.column2");
+        let returned: Result<usize, Error> = transaction!(conn, async |conn| {
+            update_held(conn, (owner, held), events, &set, &only).await
         });
-        sent
+        returned
     }
 
     async fn note_refusal(
