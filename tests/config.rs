@@ -375,7 +375,7 @@ fn combinations_that_cannot_work_are_refused() {
     for line in [
         "database.startup: the database is never lazy",
         "database.timeout.attempt: one attempt",
-        "event_broker.retry.initial_backoff: the first pause (20s) may not be longer than the longest",
+        "event_broker.retry.initial_backoff: the first pause (20s) may not exceed the longest",
         "event_broker.retry.initial_backoff: a pause as long as the whole call",
         "event_broker.circuit_breaker.open_for: may not exceed circuit_breaker.max_open_for (60s)",
         "event_broker.circuit_breaker.slow_call: must be less than timeout.attempt (5s)",
@@ -425,7 +425,7 @@ fn a_variable_is_read_without_the_blanks_and_line_ends_around_it() {
     assert!(Place::new().problems(&[("ENVIRONMENT", "production\n")]).contains("auth."));
     let output = Place::new().run(&["config", "check"], &[("ENVIRONMENT", " \n")]);
     let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said, "the configuration for \"development\" is good\n");
+    assert_eq!(said, "the configuration for \"development\" is valid\n");
 }
 
 #[test]
@@ -499,8 +499,8 @@ mod wrong_mounts {
         let place = Place::new();
         folder(&place, "mounted");
         let variables = [("AGENTAREA_CONFIG_DIR", "mounted"), ("ENVIRONMENT", "staging")];
-        let line = "mounted: the configuration folder holds neither default.toml nor staging.toml: \
-                    it holds ";
+        let line = "mounted: the configuration folder has neither default.toml nor staging.toml; \
+                    it contains ";
         let report = place.problems(&variables);
         assert!(report.contains(&format!("{line}nothing; ")), "{report}");
         let place = place.with("mounted/Staging.toml", "").with("mounted/defaults.toml", "");
@@ -548,9 +548,9 @@ mod variables_that_nobody_filled_in {
             ("HOME", "${ELSEWHERE}"),
         ]);
         for line in [
-            "PORT: holds ${PORT} as it is written",
-            "AGENTAREA_OUTBOX__LINGER: holds ${LINGER} as it is written",
-            "AGENTAREA_SERVER__HOST (.env): holds ${HOST} as it is written",
+            "PORT: contains ${PORT} literally",
+            "AGENTAREA_OUTBOX__LINGER: contains ${LINGER} literally",
+            "AGENTAREA_SERVER__HOST (.env): contains ${HOST} literally",
         ] {
             assert!(report.contains(line), "{line:?} is missing in\n{report}");
         }
@@ -661,7 +661,10 @@ mod secrets {
                 "[event_broker.redis]\npassword = \"SECRET\"\npassword = \"SECRET\"\n",
                 ":3: column 1: duplicate key `password` in table `event_broker.redis`",
             ),
-            ("\"redis://:SECRET@h\" = 1\n\"redis://:SECRET@h\" = 1\n", ":2: column 1: is no TOML"),
+            (
+                "\"redis://:SECRET@h\" = 1\n\"redis://:SECRET@h\" = 1\n",
+                ":2: column 1: is not valid TOML",
+            ),
             ("\"redis://:SECRET@h\" = 1\n", ":1: a key that may be a secret: unknown key"),
             ("[auth]\nkeys = \"SECRET\"\n", ":2: auth.keys: expected a list, found text"),
             (

@@ -20,19 +20,19 @@ Examples:
 Exit codes: 0 printed, 78 the configuration has problems.";
 
 const CHECK_HELP: &str = "\
-It looks at files and variables only; `agentarea-api check` tries the connections.
+Checks files and variables only; `agentarea-api check` tries the connections.
 
 Examples:
   ENVIRONMENT=production agentarea-api config check
 
-Exit codes: 0 it is good, 78 it has problems, each of which is named with its place.";
+Exit codes: 0 it is valid, 78 it has problems, each reported with its place.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Print every effective value with its source, secrets masked
     #[command(after_help = SHOW_HELP)]
     Show(Show),
-    /// Report everything that is wrong, without starting
+    /// Report all problems, without starting the service
     #[command(after_help = CHECK_HELP)]
     Check,
     /// Print the JSON schema of the configuration files
@@ -45,12 +45,12 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// For whom to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// Reads `KEY=VALUE`. The usual message for what is none repeats it, and it can be a secret.
+/// Reads `KEY=VALUE`. clap's usual message would repeat the argument, which can be a secret.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Override;
 
@@ -104,7 +104,7 @@ pub(super) fn run(command: &Command, source: Source, app: &App) -> anyhow::Resul
             text.extend(settings.map(|s| format!("{} = {}  # {}\n", s.key, s.value, s.place)));
             text
         }
-        _ => format!("the configuration for {:?} is good\n", loaded.config.environment),
+        _ => format!("the configuration for {:?} is valid\n", loaded.config.environment),
     };
     print(&text)?;
     Ok(Exit::Clean)

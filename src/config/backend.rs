@@ -1,7 +1,7 @@
-//! What a backend tells the configuration about its own table.
+//! The description of a backend's table, as the configuration needs it.
 //!
-//! The configuration knows no backend by name: it is given descriptors, and reads, checks, shows
-//! and documents a backend's table by them.
+//! The configuration knows no backend by name. It reads, checks, shows and documents a backend's
+//! table from a descriptor that the backend provides.
 
 use std::fmt;
 
@@ -18,22 +18,22 @@ pub struct WellKnownVariable {
     pub name: &'static str,
     /// The key it sets in the backend's table.
     pub key: &'static str,
-    /// Whether a value of the variable selects this backend, or only sets the key.
+    /// True when a value of the variable also selects this backend, not only sets the key.
     pub selects: bool,
     /// Reads the variable: `None` when the value is meant for another backend.
     pub read: fn(&str) -> Option<String>,
 }
 
-/// Takes a variable's value as it is.
+/// Accepts the variable's value unchanged.
 #[must_use]
 pub fn verbatim(value: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-/// The address of a backend that needs nothing outside.
+/// The address shown for a backend that needs no server.
 pub const IN_THIS_PROCESS: &str = "in this process";
 
-/// What is said of a table that fits its schema and cannot be read all the same.
+/// The message for a table that matches its schema but still cannot be read.
 pub(super) const UNREADABLE: &str =
     "cannot be read; `agentarea-api config schema` prints what it may hold";
 
@@ -49,11 +49,11 @@ pub struct BackendDescriptor {
     pub name: &'static str,
     /// Its well-known variables.
     pub variables: &'static [WellKnownVariable],
-    /// Whether several processes can share it, as production needs.
+    /// True when several processes can share it, as production requires.
     pub shared: bool,
-    /// A line that selects it, for the message that says it is missing.
+    /// A line that selects it, shown when it is missing.
     pub example: &'static str,
-    /// The table, or the cargo feature that this build lacks.
+    /// The table, or the missing cargo feature.
     pub table: Table,
 }
 
@@ -66,7 +66,7 @@ pub enum Table {
         schema: Value,
         /// Compiled defaults.
         defaults: Value,
-        /// Checks what the schema cannot say.
+        /// Checks rules that the schema cannot express.
         check: fn(&Value) -> Vec<TableProblem>,
         /// See [`BackendConfig::place_of_data`].
         place_of_data: fn(&Value) -> Option<String>,
@@ -82,7 +82,7 @@ pub enum Table {
 
 /// The settings type of a backend.
 pub trait BackendConfig: Serialize + DeserializeOwned + JsonSchema + Default {
-    /// Checks what the schema cannot say.
+    /// Checks rules that the schema cannot express.
     fn check(&self) -> Vec<TableProblem> {
         Vec::new()
     }

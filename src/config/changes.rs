@@ -1,12 +1,12 @@
-//! What differs between two configurations.
+//! Differences between two configurations.
 
 use serde_json::Value;
 
 use super::{Loaded, keys::join};
 
 impl Loaded {
-    /// The keys whose values differ in `new`, in order, and `ENVIRONMENT` if that does. Values are
-    /// not given: they can be secrets.
+    /// The keys whose values differ in `new`, in order, and `ENVIRONMENT` if it differs. Values are
+    /// left out, because they can be secrets.
     #[must_use]
     pub fn changed_keys(&self, new: &Self) -> Vec<String> {
         let mut keys = Vec::new();

@@ -1,5 +1,5 @@
-//! Renders `config/default.toml` from the schema, so that the documentation of a key cannot differ
-//! from its type, limits and default.
+//! Renders `config/default.toml` from the schema, so that the documentation of a key always matches
+//! its type, limits and default.
 
 use std::fmt::Write;
 

@@ -7,11 +7,11 @@ use super::{
     problem::Problem,
 };
 
-/// What is said of an entry; it is not repeated, because it can hold a secret.
+/// The message for a broken entry. It does not repeat the entry, which can hold a secret.
 const BROKEN: &str = "cannot be read; expected a line of the form NAME=value, with quotes around a \
     value that has blanks";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Default)]
 pub(super) struct Dotenv {
     /// Names and values, in the order of the file.
@@ -19,7 +19,7 @@ pub(super) struct Dotenv {
     pub(super) problems: Vec<Problem>,
     /// The names of the variables whose entries cannot be read.
     pub(super) broken: Vec<String>,
-    /// There is a file, and nothing of it can be read.
+    /// True when the file exists but none of it can be read.
     pub(super) is_unread: bool,
 }
 
@@ -29,7 +29,7 @@ impl Dotenv {
     }
 }
 
-/// Reads the file, if there is one: every entry that can be read, and a problem for every other.
+/// Reads the file, if it exists. Each entry that cannot be read becomes a problem.
 pub(super) fn read(path: &Path) -> Dotenv {
     let text = match is_there(path) {
         Ok(true) => files::read(path),
@@ -50,11 +50,11 @@ fn parse(path: &Path, text: &str) -> Dotenv {
         match entry {
             Ok(variable) => found.variables.push(variable),
             Err(dotenvy::Error::LineParse(entry, _)) => {
-                // An entry in quotes goes on over lines.
+                // A quoted entry can span several lines.
                 let count = entry.lines().count().max(1);
                 let first = (lines_read.get() + 1).saturating_sub(count);
                 found.problems.push(line_problem(path, Some(first), BROKEN.to_owned()));
-                // A quote that is not closed takes the lines that follow with it.
+                // An unclosed quote swallows the lines that follow.
                 let lines = text.lines().skip(first.saturating_sub(1)).take(count);
                 found.broken.extend(lines.filter_map(name));
             }
@@ -68,7 +68,7 @@ fn parse(path: &Path, text: &str) -> Dotenv {
     found
 }
 
-/// The name with which a line begins.
+/// The variable name at the start of a line.
 fn name(line: &str) -> Option<String> {
     let line = line.trim_start();
     let line = line.strip_prefix("export ").map_or(line, str::trim_start);
@@ -76,8 +76,8 @@ fn name(line: &str) -> Option<String> {
     (end > 0).then(|| line[..end].to_owned())
 }
 
-/// Hands out the lines of `.env` one at a time and counts them, because its parser does not say in
-/// which one it stops.
+/// Yields the lines of `.env` one at a time and counts them, because the parser does not report the
+/// line at which it stops.
 struct OneByOne<'a> {
     rest: &'a [u8],
     lines_read: &'a Cell<usize>,

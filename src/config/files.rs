@@ -12,7 +12,7 @@ use super::{
     toml_text,
 };
 
-/// What the files say.
+/// The content of the files.
 #[derive(Default)]
 pub(super) struct Files {
     pub(super) layers: Vec<Layer>,
@@ -24,10 +24,10 @@ pub(super) struct Files {
 pub(super) struct Folder<'a> {
     /// Where it is.
     pub(super) path: PathBuf,
-    /// Whether somebody named it. One that nobody named may be missing.
+    /// True when the operator named it. The default folder may be missing.
     pub(super) is_named: bool,
     pub(super) environment: &'a str,
-    /// Whether somebody named the environment.
+    /// True when the operator named the environment.
     pub(super) environment_is_named: bool,
 }
 
@@ -40,7 +40,8 @@ impl Folder<'_> {
         let default = self.path.join("default.toml");
         let has_default = is_folder && files.add(&default, unclear);
         if self.environment == PRODUCTION {
-            // Where the shipped file stands: what is written for all environments does not weaken it.
+            // The compiled-in file has the same rank as the shipped one, so `default.toml` cannot
+            // weaken it.
             files.layers.push(production::compiled_in());
         }
         let has_own = is_folder && files.add(&own, unclear);
@@ -53,9 +54,9 @@ impl Folder<'_> {
         }
         if is_folder && self.is_named && !has_default && !has_own {
             let message = format!(
-                "the configuration folder holds neither default.toml nor {}.toml: it holds {}; \
-                 mount or name the right one, or leave out --config-dir and AGENTAREA_CONFIG_DIR to \
-                 run on compiled defaults",
+                "the configuration folder has neither default.toml nor {}.toml; it contains {}; \
+                 mount or name the right folder, or leave out --config-dir and \
+                 AGENTAREA_CONFIG_DIR to run on compiled defaults",
                 self.environment,
                 content(&self.path)
             );
@@ -65,7 +66,7 @@ impl Folder<'_> {
         files
     }
 
-    /// Whether there is a folder.
+    /// Checks that the folder exists.
     fn check(&self, files: &mut Files, unclear: &mut Unclear) -> bool {
         let message = match fs::metadata(&self.path) {
             Ok(found) if found.is_dir() => return true,
@@ -89,7 +90,7 @@ impl Folder<'_> {
 }
 
 impl Files {
-    /// Whether there is anything in the place of the file.
+    /// Whether anything exists at the path of the file.
     fn add(&mut self, path: &Path, unclear: &mut Unclear) -> bool {
         let text = match is_there(path) {
             Ok(false) => return false,
@@ -131,12 +132,13 @@ pub(super) fn line_problem(path: &Path, line: Option<usize>, message: String) ->
     Problem::at(place, message)
 }
 
-/// Whether there is a file. What else is in its place was meant to be one.
+/// Whether the file exists. Anything else at its path was meant to be that file, so it is a
+/// problem.
 pub(super) fn is_there(path: &Path) -> Result<bool, Problem> {
     match fs::metadata(path) {
         Ok(found) if found.is_file() => Ok(true),
         Ok(_) => {
-            let hint = wrong_mount(path).unwrap_or("it is no file");
+            let hint = wrong_mount(path).unwrap_or("it is not a file");
             Err(file_problem(path, format!("cannot be read: {hint}")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
@@ -150,7 +152,7 @@ pub(super) fn is_there(path: &Path) -> Result<bool, Problem> {
     }
 }
 
-/// Why there is a folder where a file belongs.
+/// The usual reason for a folder in the place of a file.
 pub(super) fn wrong_mount(path: &Path) -> Option<&'static str> {
     path.is_dir().then_some(
         "it is a folder; a container engine makes one where the file that it should mount does not \

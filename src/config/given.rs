@@ -1,20 +1,20 @@
-//! What messages and `config show` may repeat of what was given: nothing that may be a secret. A URL
-//! with a password, or a key, is easily given to the wrong key, and then no schema says that it is
-//! one.
+//! Decides which input messages and `config show` may repeat: nothing that may be a secret. A
+//! password or a URL with one is easily written to the wrong key, where the schema does not mark it
+//! as secret.
 
 use std::path::Path;
 
-/// What messages say in the place of text that they do not repeat.
+/// Replaces text that messages do not repeat.
 const HIDDEN: &str = "text that may be a secret";
 
-/// What `config show` says in the place of a secret.
+/// Replaces a secret in `config show`.
 pub(super) const MASK: &str = "***";
 
-/// The longest text that is repeated: longer than the words that the configuration knows, shorter
-/// than what is made at random to be guessed by nobody.
+/// The longest text that is repeated: longer than any word the configuration knows, shorter than a
+/// randomly generated secret.
 const LONGEST: usize = 16;
 
-/// Text for a message about it: in quotes if it is plainly harmless, else only that there is some.
+/// The text as a message may show it: quoted if it is plainly harmless, otherwise replaced.
 #[must_use]
 pub fn given(text: &str) -> String {
     if text.len() <= LONGEST && is_plain(text) { format!("{text:?}") } else { HIDDEN.to_owned() }
@@ -30,28 +30,28 @@ pub(super) fn given_path(path: &str) -> String {
     }
 }
 
-/// The same for a key. One that nobody knows can be a value whose key was forgotten.
+/// The same for a key. An unknown key can be a value whose key was forgotten.
 pub(super) fn given_key(key: &str) -> &str {
     if key.contains(['@', '?']) || key.contains("://") { "a key that may be a secret" } else { key }
 }
 
-/// What a parser of TOML says, which repeats no more of the file than names of keys.
+/// The message of the TOML parser, reduced so that it repeats nothing of the file but key names.
 pub(super) fn toml_message(message: &str) -> String {
-    // Between back quotes stand keys, and the signs that the parser expects.
+    // The parser puts keys, and the characters it expects, between backquotes.
     let harmless = |quoted: &str| quoted.len() <= 3 || quoted.split('.').all(is_plain);
     if message.split('`').skip(1).step_by(2).all(harmless) {
         message.trim_end().replace('\n', ", ")
     } else {
-        "is no TOML".to_owned()
+        "is not valid TOML".to_owned()
     }
 }
 
-/// Whether it is made of the letters, digits and signs that keys and words have.
+/// Whether the text has only letters, digits and signs that occur in keys and words.
 pub(super) fn is_plain(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-/// The value of a key that is no secret. A URL can carry one all the same.
+/// The value of a key that is not secret. A URL can still contain a password.
 pub(super) fn without_credentials(text: &str) -> String {
     if text.contains(['@', '?', '#']) {
         masked_url(text).unwrap_or_else(|| MASK.to_owned())
@@ -60,9 +60,9 @@ pub(super) fn without_credentials(text: &str) -> String {
     }
 }
 
-/// A URL keeps what an operator needs to recognise it; user, password and parameters do not show.
-/// Each driver reads a URL in its own way, so all before the last `@` counts as user and password,
-/// and `None` is the answer where even that is not certain.
+/// Keeps the parts by which an operator recognises the URL; user, password and parameters are
+/// masked. Drivers parse URLs differently, so everything before the last `@` counts as user and
+/// password. Returns `None` where even that is uncertain.
 pub(super) fn masked_url(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once("://")?;
     let (credentials, place) = match rest.rsplit_once('@') {
@@ -165,6 +165,6 @@ mod tests {
         let expected = "invalid string\nexpected `\"`, `'`";
         assert_eq!(toml_message(expected), "invalid string, expected `\"`, `'`");
         let doubtful = "duplicate key `\"redis://u:SECRET@h\"` in document root";
-        assert_eq!(toml_message(doubtful), "is no TOML");
+        assert_eq!(toml_message(doubtful), "is not valid TOML");
     }
 }

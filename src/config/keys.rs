@@ -5,12 +5,12 @@ pub(super) fn join(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
 }
 
-/// The key and the tables it is in, from the inside out.
+/// The key and its parent tables, innermost first.
 pub(super) fn lineage(key: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(table, _)| table))
 }
 
-/// Whether one of the two is the other, or in it.
+/// True when one key equals or contains the other.
 pub(super) fn overlap(one: &str, other: &str) -> bool {
     let is_in = |outer: &str, inner: &str| {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

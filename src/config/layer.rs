@@ -1,4 +1,4 @@
-//! One layer of the configuration: what one file, one variable or the program itself says. To
+//! One layer of the configuration: the values from one file, one variable or the program itself. To
 //! figment each layer is a [`Provider`] with its own [`Metadata`].
 
 use std::{
@@ -18,7 +18,7 @@ use super::{
     problem::{Place, Places},
 };
 
-/// Who wrote a layer.
+/// The origin of a layer.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
     /// Compiled into the program.
@@ -27,7 +27,7 @@ pub(super) enum Origin {
     ProductionDefault,
     /// A file, with the line of each key.
     File { path: PathBuf, lines: BTreeMap<String, usize> },
-    /// A variable, perhaps of a `.env` file.
+    /// A variable, from the environment or a `.env` file.
     Variable { name: String, file: Option<PathBuf> },
     /// The command line.
     CommandLine,
@@ -50,12 +50,12 @@ impl Origin {
         }
     }
 
-    /// Whether nobody wrote it.
+    /// True when the layer is compiled in.
     pub(super) fn is_compiled(&self) -> bool {
         matches!(self, Self::Default | Self::ProductionDefault)
     }
 
-    /// The name under which figment knows it: that of its place.
+    /// The name of the layer in figment: the same as its place.
     pub(super) fn metadata(&self) -> Metadata {
         let metadata = Metadata::named(self.place("").to_string());
         match self {
@@ -65,7 +65,7 @@ impl Origin {
     }
 }
 
-/// What one place says.
+/// The values from one place.
 #[derive(Clone)]
 pub(super) struct Layer {
     pub(super) origin: Origin,
@@ -73,7 +73,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// A layer that sets one key. An empty part is kept, to be reported as unknown, while
+    /// A layer that sets one key. An empty part is kept and later reported as unknown;
     /// `figment::util::nest` would end the key there.
     pub(super) fn single(origin: Origin, key: &str, value: Value) -> Self {
         let nest = |value, part: &str| Value::from_iter([(part, value)]);
@@ -85,8 +85,8 @@ impl Layer {
         key.split('.').try_fold(&self.root, |value, part| value.get(part))
     }
 
-    /// Takes out the value at `key`; of a list, all of it, because a list is one value. Returns the
-    /// key that was taken out.
+    /// Removes the value at `key`, or the whole list that it is in, because a list is one value.
+    /// Returns the key that was removed.
     pub(super) fn remove<'k>(&mut self, key: &'k str) -> Option<&'k str> {
         let mut target = &mut self.root;
         let mut start = 0;
@@ -138,7 +138,7 @@ fn collect_leaves(value: &Value, key: &str, keys: &mut Vec<String>) {
     }
 }
 
-/// A path as an operator would write it: relative to where the program runs, if below it.
+/// A path as an operator would write it: relative to the working directory, if it is below that.
 pub(super) fn display_path(path: &Path) -> PathBuf {
     let shorter = std::env::current_dir()
         .ok()

@@ -1,8 +1,8 @@
-//! From layers to one checked [`Config`], with one report of everything that is wrong.
+//! Merges the layers into one checked [`Config`], and reports all problems at once.
 //!
-//! A problem must not hide another. So what cannot be used is reported and taken out of its layer,
-//! and the checks that follow see what is left of all layers; only a check that depends on what was
-//! taken out stays silent.
+//! One problem must not hide another. An unusable value is reported and removed from its layer, and
+//! later checks run on the values that remain. Only a check that depends on a removed value is
+//! skipped.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ use super::{
     validate::validate,
 };
 
-/// Loads and checks the configuration. A program that runs stays in the environment that it has
-/// `started` in.
+/// Loads and checks the configuration. A reload keeps the environment in which the program
+/// `started`.
 pub(super) fn load(
     sources: &Sources,
     started: Option<&str>,
@@ -53,7 +53,7 @@ pub(super) fn load(
     Ok(Loaded { config, tree, warnings, sources, named_environment, settings })
 }
 
-/// Some layers on top of each other, read.
+/// Several layers, merged and read.
 struct Candidate {
     tree: Tree,
     config: Config,
@@ -67,7 +67,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Puts layers that fit the schema on top of each other.
+    /// Merges layers that match the schema.
     fn read<'l>(
         &self,
         layers: impl IntoIterator<Item = &'l Layer>,
@@ -85,7 +85,7 @@ impl Reader<'_> {
             connection.backends = tables.get(family).cloned().unwrap_or_default();
         }
         for section in unreadable {
-            // The check against the schema rules this out.
+            // Unreachable after the check against the schema.
             let place = tree.place(section);
             let (key, message) = (section.to_owned(), backend::UNREADABLE.to_owned());
             problems.push(Problem { key, place, message, suggestion: None });
@@ -94,7 +94,7 @@ impl Reader<'_> {
         (Candidate { tree, config }, problems)
     }
 
-    /// Takes the backends' tables out, for the backends to read.
+    /// Removes the backends' tables, which the backends read themselves.
     fn take_tables(&self, root: &mut Value) -> BTreeMap<&str, BTreeMap<String, Section>> {
         let mut tables: BTreeMap<&str, BTreeMap<String, Section>> = BTreeMap::new();
         for BackendDescriptor { family, name, .. } in self.backends {
@@ -108,8 +108,8 @@ impl Reader<'_> {
         tables
     }
 
-    /// What is wrong with the sections, and with the tables of the backends that are chosen, here
-    /// or in the `effective` configuration.
+    /// Checks the sections, and the tables of the backends that are selected here or in the
+    /// `effective` configuration.
     fn problems(
         &self,
         candidate: &Candidate,
@@ -131,7 +131,7 @@ impl Reader<'_> {
         problems.list
     }
 
-    /// What production demands, and what this build cannot do.
+    /// Checks the requirements of production and the limits of this build.
     fn problems_of_production(&self, effective: &Candidate, unclear: &Unclear) -> Vec<Problem> {
         let Candidate { config, tree } = effective;
         let mut problems = Problems::new(tree, unclear);
@@ -153,9 +153,9 @@ impl Reader<'_> {
         problems.list
     }
 
-    /// What is wrong with values that a later layer replaces. Such a value is wrong by itself if it
-    /// is wrong both where it stands and on top of everything: what it is incompatible with may be
-    /// replaced, too.
+    /// Finds problems of values that a later layer overrides. Such a value is wrong by itself only
+    /// if it is wrong both in its own layer and on top of all layers, because a value that
+    /// conflicts with it may be overridden, too.
     fn problems_of_overridden(
         &self,
         layers: &[Layer],
@@ -188,8 +188,8 @@ impl Reader<'_> {
     }
 }
 
-/// A backend checks its own table. It does not tell which keys a problem depends on, so in a table
-/// with an unknown value a problem counts if the value has it alone, too.
+/// A backend checks its own table and does not report the keys on which a problem depends. So in a
+/// table with an unknown value, a problem counts only if the value also causes it alone.
 fn validate_table(
     backend: &BackendDescriptor,
     table: &serde_json::Value,

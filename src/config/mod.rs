@@ -1,14 +1,14 @@
 //! Configuration: from files and environment to one checked [`Config`].
 //!
 //! [`load()`] checks each layer against one JSON schema (which also carries limits, defaults and
-//! documentation), merges the layers, checks the sections and reports every problem at once. Nothing
-//! reads the environment after it. [`Config`] and everything that must know every section are made
-//! from one list, in `sections`.
+//! documentation), merges the layers, checks the sections and reports every problem at once.
+//! Nothing reads the environment afterwards. [`Config`] and all code that covers every section are
+//! generated from one list, in `sections`.
 //!
 //! figment merges the layers: compiled defaults, each file, each variable and each `--set` is a
-//! [`figment::Provider`] with its own metadata, and the tags of the merged values tell which of them
-//! wrote a value. The crate reads files and variables itself, because figment reports the first
-//! problem only, keeps no lines, and reads a password of digits as a number.
+//! [`figment::Provider`] with its own metadata, and the tags of the merged values identify the
+//! layer that set each value. The crate reads files and variables itself, because figment reports
+//! only the first problem, keeps no line numbers, and reads a password of digits as a number.
 
 mod backend;
 mod changes;
@@ -62,13 +62,13 @@ pub use self::{
 pub struct Loaded {
     /// The values, typed.
     pub config: Config,
-    /// The values, with their places.
+    /// The values with their origins.
     pub tree: Tree,
-    /// What is allowed but probably not meant.
+    /// Warnings: settings that are allowed but probably not intended.
     pub warnings: Vec<String>,
-    /// Where it came from, for loading it again.
+    /// The sources, for a reload.
     pub sources: Sources,
-    /// What `ENVIRONMENT` says, which after a reload is not always what is in effect.
+    /// The value of `ENVIRONMENT`, which after a reload can differ from the environment in effect.
     named_environment: String,
     settings: Vec<Setting>,
 }
@@ -107,8 +107,8 @@ pub fn load(sources: &Sources, backends: &[BackendDescriptor]) -> Result<Loaded,
     load::load(sources, None, backends)
 }
 
-/// Loads what the program has `started` with again. It stays in its environment, because another
-/// one changes what only a start reads.
+/// Loads the configuration again from the sources of the start. The environment stays the same,
+/// because a different one changes settings that only a start reads.
 ///
 /// # Errors
 /// All problems at once, each with key, place and remedy.

@@ -34,7 +34,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether nobody wrote the value.
+    /// True when the value is compiled in.
     pub(super) fn is_compiled(&self) -> bool {
         matches!(self, Self::Default | Self::ProductionDefault)
     }
@@ -54,27 +54,27 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug)]
 pub struct Problem {
     /// The key, such as `server.port`; empty for a whole file.
     pub key: String,
-    /// Where it was written, unless it is missing everywhere.
+    /// Where it was written; `None` for a missing key.
     pub place: Option<Place>,
-    /// What was found and what was expected.
+    /// The value found and the one expected.
     pub message: String,
-    /// The key or value that was probably meant, in the form in which the wrong one was given.
+    /// The key or value that was probably meant, in the same form as the wrong one.
     pub suggestion: Option<String>,
 }
 
 impl Problem {
-    /// A problem with what stands in `place`, whichever keys that sets.
+    /// A problem with the content of `place`, whichever keys it sets.
     pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { key: String::new(), place: Some(place), message, suggestion: None }
     }
 
-    /// True when both say the same of the same key, wherever that was written.
+    /// True when both report the same problem of the same key, wherever it was written.
     pub(super) fn says_the_same_as(&self, other: &Self) -> bool {
         self.key == other.key && self.message == other.message
     }
@@ -97,7 +97,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration. Its text is the report for the operator.
+/// All problems of a configuration. The `Display` text is the report for the operator.
 #[derive(Clone, Debug)]
 pub struct ConfigError(pub Vec<Problem>);
 
@@ -118,12 +118,12 @@ pub(super) trait Places {
     fn place(&self, key: &str) -> Option<Place>;
 }
 
-/// Keys whose values are unknown, because what was written for them cannot be used and is reported
-/// already. A problem that depends on such a value may not exist, so it is not reported.
+/// Keys whose values are unknown, because the written value is unusable and already reported. A
+/// problem that depends on such a value may not exist, so it is not reported.
 #[derive(Debug, Default)]
 pub(super) struct Unclear {
     keys: Vec<String>,
-    /// A file could not be read at all, so that any key that is written nowhere else is unknown.
+    /// True when a whole file could not be read, so any key that is not set elsewhere is unknown.
     unwritten: bool,
 }
 
@@ -164,7 +164,7 @@ impl<'a> Problems<'a> {
         Self { places, unclear, list: Vec::new() }
     }
 
-    /// For problems of one section.
+    /// A collector for the problems of one section.
     pub(super) fn section<'p>(&'p mut self, path: &'p str) -> SectionProblems<'p, 'a> {
         SectionProblems { path, problems: self }
     }
@@ -184,7 +184,7 @@ impl<'a> Problems<'a> {
         self.push(key, message.into(), suggestion);
     }
 
-    /// Adds a key that does not exist. Returns the one that was probably meant.
+    /// Adds an unknown key. Returns the key that was probably meant.
     pub(super) fn add_unknown(&mut self, key: &str, known: &[String]) -> Option<String> {
         let meant = closest(key, known);
         let message = if meant.is_some() {

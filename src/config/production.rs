@@ -1,4 +1,4 @@
-//! What `ENVIRONMENT=production` sets and demands.
+//! The defaults and requirements of `ENVIRONMENT=production`.
 
 use super::{
     AuthMode, Config,
@@ -9,17 +9,17 @@ use super::{
     tree::Tree,
 };
 
-/// The value of `ENVIRONMENT` that this is about.
+/// The value of `ENVIRONMENT` that selects production.
 pub(super) const PRODUCTION: &str = "production";
 
-/// The shipped `production.toml` as a layer of its own: a program that does not find its folder, or
-/// whose operator keeps a shorter file, would be less safe without a word.
+/// The shipped `production.toml` as a layer of its own. Without it, a missing folder or a shorter
+/// file would silently weaken production.
 pub(super) fn compiled_in() -> Layer {
     let parsed = toml_text::parse(include_str!("../../config/production.toml"));
     Layer { origin: Origin::ProductionDefault, root: parsed.root.into() }
 }
 
-/// Several replicas must be able to share what they are connected to, and strangers must stay out.
+/// Production requires backends that replicas can share, and authentication.
 pub(super) fn validate(
     config: &Config,
     tree: &Tree,
@@ -59,7 +59,7 @@ pub(super) fn validate(
     }
 }
 
-/// A compiled default address is that of a developer's machine.
+/// The compiled default addresses are those of a developer's machine.
 fn validate_address(backend: &BackendDescriptor, tree: &Tree, problems: &mut Problems<'_>) {
     let Some(variable) = backend.variables.iter().find(|variable| variable.selects) else { return };
     let key = format!("{}.{}.{}", backend.family, backend.name, variable.key);

@@ -28,11 +28,12 @@ figment merges these layers; later wins:
 6. `AGENTAREA_*` variables
 7. `--set section.key=value` on the command line
 
-With `ENVIRONMENT=production`, what the shipped `production.toml` says is compiled in, between 2 and 3.
+With `ENVIRONMENT=production`, the shipped `production.toml` is compiled in as a layer between 2 and 3.
 
 Durations are written `500ms`, `30s`, `5m`, `24h`, sizes `64KiB`, `1MiB`. Any secret `x` can be given
 as `x_file`, the path of a file that holds it, in a file of the configuration or as a variable. A
-list or table in a variable is written as in TOML. What is in effect, and who set it, is printed by
+list or table in a variable is written as in TOML. The effective values and their
+sources are printed by
 
 ```sh
 agentarea-api config show
@@ -42,7 +43,7 @@ Well-known variables:
 
 | variable | sets |
 |---|---|
-| `ENVIRONMENT` | the name of the environment, one word of letters, digits, `-` and `_`, `development` if unset; only `production` demands what production needs |
+| `ENVIRONMENT` | the name of the environment, one word of letters, digits, `-` and `_`, `development` if unset; `production` enables the production requirements |
 | `AGENTAREA_CONFIG_DIR` | the folder with the files, as `--config-dir` |
 | `AGENTAREA_KEY_FILE` | the API key of `agentarea-api health`, as its `--key-file` |
 | `PORT` | `server.port` |

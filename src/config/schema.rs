@@ -46,8 +46,8 @@ impl RootSchema {
         &self.defaults
     }
 
-    /// Every key and table. Of what has free names, the keys of the entries that `key` goes through:
-    /// for a key in `workflows.call`, those of that workflow.
+    /// Every key and table. Where names are free, the keys of the entries on the path of `key`: for
+    /// a key in `workflows.call`, those of that workflow.
     pub(super) fn keys_near(&self, key: &str) -> Vec<String> {
         let path: Vec<&str> = key.split('.').collect();
         let mut keys = Vec::new();
@@ -55,12 +55,12 @@ impl RootSchema {
         keys
     }
 
-    /// The schema as it is walked.
+    /// The schema in the form in which the checks walk it.
     pub(super) fn root(&self) -> &Value {
         &self.schema
     }
 
-    /// The schema as editors want it.
+    /// The schema in the form that editors expect.
     pub(super) fn document(&self) -> Value {
         let mut document = self.schema.clone();
         document["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
@@ -78,8 +78,8 @@ impl RootSchema {
         })
     }
 
-    /// A variable's text as a value: text stays text where the schema wants text, so that a
-    /// password of digits is not a number; anything else is read as TOML.
+    /// Converts a variable's text to a value. It stays text where the schema expects text, so that
+    /// a password of digits does not become a number; anything else is read as TOML.
     pub(super) fn parse_text(&self, key: &str, text: &str) -> Value {
         let wants_text = self.find(key).is_none_or(|schema| has_type(schema, "string"));
         if wants_text { Value::from(text) } else { parse_value(text) }
@@ -112,7 +112,7 @@ pub(super) fn allowed_values(schema: &Value) -> Option<Vec<&str>> {
     Some(variants.iter().filter_map(|variant| variant["const"].as_str()).collect())
 }
 
-/// What runs without configuration: a backend inside this process, if the build has one.
+/// The default without configuration: a backend inside this process, if the build has one.
 fn default_backend<'a>(family: &str, backends: &'a [BackendDescriptor]) -> Option<&'a str> {
     let known = || {
         backends
@@ -124,7 +124,7 @@ fn default_backend<'a>(family: &str, backends: &'a [BackendDescriptor]) -> Optio
     inside.or_else(|| known().next()).map(|backend| backend.name)
 }
 
-// Not by index: indexing a mutable value adds what is missing.
+// `IndexMut` would insert missing keys.
 fn properties_mut(schema: &mut Value) -> Option<&mut Map<String, Value>> {
     schema.get_mut("properties")?.as_object_mut()
 }
@@ -171,7 +171,7 @@ pub(super) fn is_secret(schema: &Value) -> bool {
     schema["x-secret"] == true
 }
 
-/// Goes through the schema along `near` where names are free. `near` is none off that path.
+/// Walks the schema, following `near` where names are free; off that path `near` is `None`.
 fn collect_keys(schema: &Value, prefix: &str, near: Option<&[&str]>, keys: &mut Vec<String>) {
     let (next, rest) = match near.and_then(<[&str]>::split_first) {
         Some((next, rest)) => (Some(*next), Some(rest)),

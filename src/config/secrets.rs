@@ -1,4 +1,4 @@
-//! Secrets in files: each `x_file` names the file that holds `x`.
+//! Secrets from files: each `x_file` names the file that holds `x`.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use super::{
     values::SecretFromFile,
 };
 
-/// Reads each `x_file` and puts its content in the place of `x`. A secret that cannot be read is
-/// `unclear` from then on.
+/// Reads each `x_file` and stores its content as `x`. A secret that cannot be read is added to
+/// `unclear`.
 pub(super) fn resolve(
     tree: &mut Tree,
     schema: &Value,
@@ -59,8 +59,7 @@ fn read(tree: &Tree, key: &str, path: &str, working_dir: &Path) -> Result<Secret
     }
 }
 
-/// Reads a secret from its file; editors and `echo` end files with a line break that is no part
-/// of it.
+/// Reads a secret from its file, without the trailing line break that editors and `echo` add.
 ///
 /// # Errors
 /// When the file cannot be read.

@@ -55,14 +55,13 @@ fn collect(tree: &Tree, schema: &Value, value: &Value, key: &str, list: &mut Vec
     });
 }
 
-/// The address of a backend can be recognised without its password; of any other secret nothing
-/// shows.
+/// The address of a backend is shown without its password; any other secret is masked completely.
 fn mask(key: &str, value: &Value) -> String {
     let address = value.as_str().filter(|_| key.ends_with("url"));
     address.and_then(masked_url).unwrap_or_else(|| MASK.to_owned())
 }
 
-/// What is no secret by its key can hold one by mistake.
+/// A value that is not secret by its key can still contain a secret by mistake.
 fn veil(json: Value) -> Value {
     match json {
         Value::String(text) => without_credentials(&text).into(),

@@ -1,4 +1,4 @@
-//! The layers of the configuration and the order in which they win.
+//! The layers of the configuration and their precedence.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use super::{
 /// The environment when nothing names one.
 pub(super) const DEVELOPMENT: &str = "development";
 
-/// Where a configuration comes from, captured once, so that a reload sees the same environment.
+/// The sources of a configuration, captured once, so that a reload sees the same environment.
 #[derive(Clone, Default)]
 pub struct Sources {
     /// The folder the user named.
@@ -28,7 +28,7 @@ pub struct Sources {
     pub environment: BTreeMap<String, String>,
     /// `KEY=VALUE` pairs of the command line.
     pub overrides: Vec<(String, String)>,
-    /// Where `.env` and the default folder `config/` are looked for.
+    /// The directory in which `.env` and the default folder `config/` are looked up.
     pub working_dir: PathBuf,
 }
 
@@ -59,29 +59,28 @@ impl Sources {
         }
     }
 
-    /// A variable of the process, without what stands around it: a file of variables leaves blanks
-    /// and line ends that nobody means.
+    /// A variable of the process, trimmed, because files of variables often add unintended blanks
+    /// and line ends.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(|value| value.trim())
     }
 }
 
-/// The layers, lowest first, and what was found on the way.
+/// The layers, lowest first, and the problems found while reading them.
 pub(super) struct Layers {
     pub(super) list: Vec<Layer>,
     /// The environment in effect.
     pub(super) environment: String,
-    /// The one that `ENVIRONMENT` names.
+    /// The value of `ENVIRONMENT`.
     pub(super) named_environment: String,
     pub(super) problems: Vec<Problem>,
-    /// What the problems leave unknown.
+    /// The keys whose values are unknown because of a problem.
     pub(super) unclear: Unclear,
     pub(super) warnings: Vec<String>,
 }
 
-/// Reads all layers; later wins. A program that runs stays in the environment that it has `started`
-/// in.
+/// Reads all layers; later ones win. A reload keeps the environment in which the program `started`.
 pub(super) fn layers(
     sources: &Sources,
     started: Option<&str>,
@@ -142,7 +141,7 @@ pub(super) fn layers(
     Layers { list, environment, named_environment, problems, unclear, warnings }
 }
 
-/// Any word is allowed, but only `production` brings its safety.
+/// Any word is allowed, but only `production` enables the production checks.
 fn misspelt_production(environment: &str) -> Option<String> {
     let close = strsim::jaro_winkler(&environment.to_lowercase(), PRODUCTION) > 0.85;
     (close && environment != PRODUCTION).then(|| {

@@ -1,4 +1,4 @@
-//! "Did you mean": what was probably meant by what does not exist.
+//! "Did you mean": suggestions for names that do not exist.
 
 /// The known key that `key` was probably meant to be.
 pub(super) fn closest(key: &str, known: &[String]) -> Option<String> {
@@ -15,8 +15,8 @@ pub(super) fn closest(key: &str, known: &[String]) -> Option<String> {
         .map(|(_, candidate)| candidate.clone())
 }
 
-/// A key whose last part is unique among the known keys of the same section, or among all if it
-/// has no section: `event_broker.redis.url` for `event_broker.url`.
+/// The only known key with the same last part, in the same section, or in all if the key has no
+/// section: `event_broker.redis.url` for `event_broker.url`.
 fn moved(key: &str, known: &[String]) -> Option<String> {
     let (section, name) = key.split_once('.').map_or((None, key), |(section, rest)| {
         (Some(section), rest.rsplit('.').next().unwrap_or(rest))
@@ -38,7 +38,7 @@ pub(super) fn children(parent: &str, known: &[String]) -> String {
         .filter_map(|rest| rest.split('.').next())
         .collect();
     if names.is_empty() {
-        return "none here".to_owned();
+        return "no key here".to_owned();
     }
     format!("one of {}", names.into_iter().collect::<Vec<_>>().join(", "))
 }

@@ -1,4 +1,4 @@
-//! Reads TOML: the values with their lines, and everything that is wrong with the text at once.
+//! Reads TOML: the values with their line numbers, and all syntax problems at once.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -13,13 +13,13 @@ use super::{
     keys::join,
 };
 
-/// What is wrong with a text.
+/// A problem of a text.
 pub(super) struct TextProblem {
     pub(super) line: usize,
     pub(super) message: String,
 }
 
-/// What a text says. What can be read of a text with problems is read.
+/// The content of a text. The readable parts of a text with problems are read.
 #[derive(Default)]
 pub(super) struct Parsed {
     pub(super) root: Map<String, Value>,
@@ -39,8 +39,8 @@ pub(super) fn parse(text: &str) -> Parsed {
         let found: Vec<Mistake> = found.iter().map(Mistake::from).collect();
         let mut reader = Reader::new(text, &found);
         reader.parsed.root = reader.table(table.get_ref(), "");
-        // The parser drops all that follows a line that is no entry, so it is shown such a line as
-        // a blank one.
+        // The parser drops everything after a line that is not an entry, so such a line is replaced
+        // by a blank one.
         let is_stray = |mistake: &Mistake| !reader.is_lost(mistake.span.start);
         let lines: Vec<Range<usize>> = found
             .iter()
@@ -70,14 +70,14 @@ pub(super) fn parse(text: &str) -> Parsed {
     }
 }
 
-/// Reads `text` as one value; text that is none stays text, for the check to refuse.
+/// Reads `text` as one value; invalid TOML stays text, which the check then refuses.
 pub(super) fn parse_value(text: &str) -> Value {
     let mut parsed = parse(&format!("value = {text}"));
     let value = parsed.root.remove("value").filter(|_| parsed.problems.is_empty());
     value.unwrap_or_else(|| Value::from(text))
 }
 
-/// What the parser says, and of what.
+/// The parser's message and the text that it concerns.
 struct Mistake {
     span: Range<usize>,
     message: String,
@@ -134,7 +134,7 @@ impl<'t> Reader<'t> {
                 }
             }
             DeValue::Float(number) => Value::from(number.as_str().parse().unwrap_or(f64::NAN)),
-            // No key takes one. A table is refused everywhere else, too.
+            // No key accepts one. A table is refused in every other place, too.
             DeValue::Datetime(_) => Value::Object(Map::new()),
             DeValue::Array(items) => {
                 let mut list = Vec::new();
@@ -149,8 +149,7 @@ impl<'t> Reader<'t> {
         })
     }
 
-    /// A value with an error in it. A quote or bracket that is not closed swallows the tables that
-    /// follow.
+    /// A value with an error in it. An unclosed quote or bracket swallows the tables that follow.
     fn lose(&mut self, span: Range<usize>, key: &str) {
         self.parsed.unclear.push(key.to_owned());
         let headers = self.text[span.clone()].lines().skip(1).filter_map(header);
@@ -166,7 +165,8 @@ impl<'t> Reader<'t> {
         self.lost_around(offset).is_some()
     }
 
-    /// To the parser one mistake can be several: each line, and each value, has one problem.
+    /// The parser can report one mistake several times, so each line and each value gets one
+    /// problem only.
     fn report(&mut self, mistake: &Mistake) {
         let start = mistake.span.start;
         let line = self.line(start);
@@ -201,7 +201,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The key that the line at `offset` is about; its table if it names none.
+    /// The key of the line at `offset`; its table if the line has no key.
     fn key_near(&self, offset: usize) -> Option<String> {
         let line = self.line_at(offset);
         if let Some(table) = header(line) {
@@ -215,7 +215,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The table that the line at `offset` is in.
+    /// The table that contains the line at `offset`.
     fn table_at(&self, offset: usize) -> Option<String> {
         let start = line_around(self.text, offset).start;
         self.text[..start].lines().rev().find_map(header)
@@ -230,14 +230,14 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// The table that a line begins, well formed or not.
+/// The table whose header is on this line, even if the header is malformed.
 fn header(line: &str) -> Option<String> {
     let name = line.trim().strip_prefix('[')?.trim_start_matches('[');
     let name = name.split([']', '#', '=', '{']).next().unwrap_or_default().trim();
     (!name.is_empty() && is_plain(name)).then(|| name.to_owned())
 }
 
-/// Where the line at `offset` is, without its end.
+/// The range of the line at `offset`, without its line end.
 fn line_around(text: &str, offset: usize) -> Range<usize> {
     let start = text[..offset].rfind('\n').map_or(0, |end| end + 1);
     start..text[offset..].find('\n').map_or(text.len(), |length| offset + length)

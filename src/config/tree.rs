@@ -1,4 +1,4 @@
-//! The layers merged by figment, whose tags tell where each value was written.
+//! The layers merged by figment, whose tags identify the origin of each value.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,7 +17,7 @@ use super::{
 /// The effective configuration as a tree of values that know their origin.
 #[derive(Clone)]
 pub struct Tree {
-    /// What figment merged, with the secrets that files hold.
+    /// The merged values, with the secrets read from files.
     root: Value,
     /// Knows the metadata of each tag.
     figment: Figment,
@@ -34,7 +34,7 @@ impl fmt::Debug for Tree {
 }
 
 impl Tree {
-    /// Puts the layers on top of each other; later wins.
+    /// Merges the layers; later ones win.
     pub(super) fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Self {
         let (mut figment, mut origins) = (Figment::new(), Vec::new());
         for layer in layers {
@@ -64,8 +64,8 @@ impl Tree {
         })
     }
 
-    /// Puts what was read from the file that `file_key` names in the place of `key`. Its origin is
-    /// that of the file's name.
+    /// Stores the content of the file that `file_key` names as the value of `key`, with the origin
+    /// of `file_key`.
     pub(super) fn put_secret(&mut self, key: &str, file_key: &str, secret: SecretFromFile) {
         let Some(tag) = self.take(file_key).map(|path| path.tag()) else { return };
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
@@ -95,9 +95,9 @@ impl Tree {
         Some(self.origin(value)?.place(written))
     }
 
-    /// Who wrote a value. The tag of a table is that of the last layer that has the table, whichever
-    /// values it sets. So the first who wrote a value in it stands in, and the program only if nobody
-    /// else did.
+    /// The origin of a value. figment tags a table with the last layer that has the table,
+    /// whichever values that layer sets. So the origin of a table is the first origin of a value in
+    /// it, and the program only if there is no other.
     fn origin(&self, value: &Value) -> Option<&Origin> {
         let entries = value.as_dict().filter(|entries| !entries.is_empty());
         let Some(entries) = entries else { return self.origin_of(value.tag()) };

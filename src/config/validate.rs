@@ -1,4 +1,4 @@
-//! Checks each layer against the schema, and reports everything that is wrong at once.
+//! Checks each layer against the schema and reports all problems at once.
 
 use serde_json::{Number, Value};
 
@@ -12,9 +12,9 @@ use super::{
     values::{Size, duration},
 };
 
-/// Finds unknown keys, wrong types and values outside their limits, and takes them out of the
-/// layer, so that what is left of it can be read. A value that a later layer replaces is checked
-/// as well. What was taken out is `unclear` from then on.
+/// Finds unknown keys, wrong types and values outside their limits, and removes them from the
+/// layer, so that the rest can be read. A value that a later layer overrides is checked as well.
+/// Removed values are added to `unclear`.
 pub(super) fn validate(
     layer: &mut Layer,
     schema: &RootSchema,
@@ -26,7 +26,7 @@ pub(super) fn validate(
     walk.value(schema.root(), &layer.root, "");
     let list = problems.list;
     for key in &unusable {
-        // Several parts of one list can be wrong; it is taken out once.
+        // Several items of one list can be wrong; the list is removed once.
         unclear.add(layer.remove(key).unwrap_or(key));
     }
     list
@@ -48,7 +48,7 @@ impl Walk<'_, '_> {
                     let key = join(key, name);
                     match property(schema, name) {
                         Some(inner_schema) => self.value(inner_schema, inner, &key),
-                        // A table without known entries belongs to a backend that is compiled out.
+                        // A table without known entries belongs to a backend that this build lacks.
                         None if schema.get("properties").is_none() => {}
                         None => self.unknown(key),
                     }
@@ -153,7 +153,7 @@ fn check_number(schema: &Value, number: &Number) -> Result<(), String> {
     Ok(())
 }
 
-/// What the schema wants, in words.
+/// The type that the schema expects, in words.
 pub(super) fn expected(schema: &Value) -> String {
     if let Some(allowed) = allowed_values(schema) {
         let quoted: Vec<String> = allowed.iter().map(|value| format!("{value:?}")).collect();
@@ -192,12 +192,12 @@ pub(super) fn limits(schema: &Value) -> Option<String> {
 }
 
 fn found(schema: &Value, value: &Value) -> String {
-    // What was meant as a secret must not appear in the report, whatever its type.
+    // A secret must not appear in the report, whatever its type.
     if schema["x-secret"] == true {
         return "another type".to_owned();
     }
     match value {
-        // Where no text is expected, it does not help to see it.
+        // Where the schema expects no text, showing it would not help.
         Value::String(_) if has_type(schema, "object") || has_type(schema, "array") => {
             "text".to_owned()
         }

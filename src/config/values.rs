@@ -18,7 +18,7 @@ pub mod duration {
     /// Reads a duration.
     ///
     /// # Errors
-    /// Says what a duration looks like.
+    /// When `text` is not a duration; the message shows the expected form.
     pub fn parse(text: &str) -> Result<Duration, String> {
         humantime::parse_duration(text).map_err(|_| {
             format!("{} is not a duration such as \"500ms\", \"30s\" or \"5m\"", given(text))
@@ -132,7 +132,7 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// The value itself; for handing to a driver, never for text that leaves the program.
+    /// The value itself; for drivers, never for text that leaves the program.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.value
@@ -144,14 +144,15 @@ impl Secret {
         self.file.as_deref()
     }
 
-    /// What its file holds now; none if that is nothing else, or if it came from no file.
+    /// The current content of its file; `None` if it is unchanged, or if the secret came from no
+    /// file.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn refreshed(&self) -> std::io::Result<Option<Self>> {
         let Some(file) = &self.file else { return Ok(None) };
         let value = super::read_secret(file)?;
-        // What writes a file in place leaves it empty for a moment.
+        // A program that writes a file in place leaves it empty for a moment.
         let changed = !value.is_empty() && value != self.value;
         Ok(changed.then(|| Self { value, file: Some(file.clone()) }))
     }
@@ -176,7 +177,7 @@ impl Serialize for Secret {
     }
 }
 
-/// What `config::load` makes of `x_file = "path"`: the value and where it came from.
+/// The form that `config::load` gives to `x_file = "path"`: the value and its file.
 #[derive(Deserialize)]
 pub(in crate::config) struct SecretFromFile {
     pub(in crate::config) value: String,

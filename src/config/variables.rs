@@ -1,4 +1,4 @@
-//! Variables of the environment and of `.env`, and the keys that they set.
+//! Environment variables, including those in `.env`, and the keys that they set.
 
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,9 @@ use super::{
 
 /// Prefix of the variables that set any key.
 const PREFIX: &str = "AGENTAREA_";
-/// Variables without it that set a key, or the environment.
+/// Variables without the prefix that set a key or the environment.
 const PLAIN: [&str; 3] = ["ENVIRONMENT", "PORT", "RUST_LOG"];
-/// Variables with the prefix that are no keys.
+/// Variables with the prefix that do not set a key.
 const RESERVED: [&str; 2] = ["AGENTAREA_CONFIG_DIR", "AGENTAREA_KEY_FILE"];
 
 /// One variable of the environment or of `.env`.
@@ -28,7 +28,7 @@ pub(super) struct Variable {
 }
 
 impl Variable {
-    /// The variable as it is read everywhere: see [`Sources::variable`](super::Sources::variable).
+    /// The trimmed value; see [`Sources::variable`](super::Sources::variable).
     pub(super) fn new(name: &str, value: &str, file: Option<&Path>) -> Self {
         let file = file.map(Path::to_owned);
         Self { name: name.to_owned(), value: value.trim().to_owned(), file }
@@ -43,7 +43,7 @@ impl Variable {
         Layer::single(origin, key, value)
     }
 
-    /// The name of an environment. It names a file too, which must not be one outside the folder.
+    /// The name of an environment. It is also a file name, which must not lead out of the folder.
     pub(super) fn environment_name(&self) -> Result<String, Problem> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if self.value.chars().all(plain) {
@@ -62,7 +62,7 @@ impl Variable {
     }
 
     /// Kubernetes sets variables such as `AGENTAREA_API_SERVICE_HOST` in every pod for each service
-    /// of the namespace; they are no configuration.
+    /// of the namespace; they are not configuration.
     fn is_service_link(&self) -> bool {
         let name = &self.name;
         !name.contains("__")
@@ -75,7 +75,7 @@ impl Variable {
     }
 }
 
-/// Reads variables. What comes from one place is read at once.
+/// Reads variables, all of one place at once.
 pub(super) struct VariableReader<'a> {
     pub(super) schema: &'a RootSchema,
     pub(super) backends: &'a [BackendDescriptor],
@@ -119,7 +119,7 @@ impl VariableReader<'_> {
         keys
     }
 
-    /// False for what was to be filled in by a shell or a container engine, and was not.
+    /// False for a placeholder that a shell or container engine should have expanded.
     fn is_filled_in(&mut self, variable: &Variable) -> bool {
         let name = variable.name.as_str();
         let is_of_backend = self.backends.iter().flat_map(|b| b.variables).any(|v| v.name == name);
@@ -132,7 +132,7 @@ impl VariableReader<'_> {
         }
         let Some(left) = placeholder(&variable.value) else { return true };
         let message = format!(
-            "holds ${{{left}}} as it is written; whatever starts the program has not put the value \
+            "contains ${{{left}}} literally; the shell or container engine has not put the value \
              of {left} in its place"
         );
         self.problems.push(Problem::at(variable.place(), message));
@@ -185,7 +185,7 @@ impl VariableReader<'_> {
     }
 }
 
-/// The key of a variable that programs share.
+/// The key that a well-known variable sets.
 fn plain_key(name: &str) -> Option<&'static str> {
     match name {
         "PORT" => Some("server.port"),

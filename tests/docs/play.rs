@@ -198,7 +198,7 @@ fn config_complaint(block: &Block) -> Option<String> {
         .unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     // A build without a feature refuses its keys by name, and nothing else.
-    let lacks_feature = told.contains(" 1 problem:") && told.contains("needs a build with");
+    let lacks_feature = told.contains(" 1 problem:") && told.contains("needs the cargo feature");
     let is_good = output.status.success() || lacks_feature;
     (!is_good).then(|| format!("{}: {told}", block.place()))
 }

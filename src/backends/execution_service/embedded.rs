@@ -1,5 +1,6 @@
 //! The execution service inside this program: runs are rows of the database, claimed with a lease
-//! and a fencing number, so that what a dead process held goes on elsewhere or after a restart.
+//! and a fencing number, so that runs of a dead process continue in another process or after a
+//! restart.
 
 mod runner;
 
@@ -37,7 +38,7 @@ use crate::{
     },
 };
 
-/// How often a waiting caller looks again; another process may have ended the run.
+/// How often a waiting caller polls, because another process may have ended the run.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The execution service inside this program, durable in the database.
@@ -45,16 +46,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub(super) struct Config {
-    /// Runs that one instance works on at once; further ones wait.
+    /// The most runs that one instance executes at the same time; further runs wait.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) max_concurrent: usize,
-    /// How long a claim lasts unless it is renewed, which happens three times as often. Another
-    /// instance takes over what a dead one held after this time.
+    /// How long a claim on a run lasts; it is renewed every third of this time. After this time
+    /// another instance takes over the runs of a dead instance.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "1h"))]
     pub(super) lease: Duration,
-    /// How often runs that nobody holds are looked for. Runs started by this instance begin at
-    /// once.
+    /// How often this instance looks for unclaimed runs. Runs that it starts itself begin at once.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "50ms", "x-maximum" = "1h"))]
     pub(super) poll_interval: Duration,
@@ -94,8 +94,8 @@ impl BackendFactory<dyn ExecutionService> for Factory {
             family: FAMILY,
             name: "embedded",
             variables: &[],
-            // Claims keep several processes apart, but the steps run inside the API's process;
-            // production runs them on workers of their own.
+            // Claims allow several processes, but the steps run inside the API's process, while
+            // production runs them on separate workers.
             shared: false,
             example: "",
             table: Table::of::<Config>(),
@@ -127,7 +127,7 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         context.tasks.keep_until("embedded_renewal", closing, &runner, Runner::renew_claims);
         let ended = context.tasks.keep("embedded_runner", closing, &runner, Runner::claim_runs);
         Ok(Arc::new(EmbeddedService {
-            // A call of the service is repeated as a whole.
+            // A call of the service is retried as a whole.
             database: self.database.client().unretried(),
             board,
             config,
@@ -136,7 +136,7 @@ impl BackendFactory<dyn ExecutionService> for Factory {
         }))
     }
 
-    /// Everything it has is in the database. Its runner is not started: it would claim runs.
+    /// All its state is in the database. The runner is not started, because it would claim runs.
     async fn check(
         &self,
         section: &Section,
@@ -144,25 +144,25 @@ impl BackendFactory<dyn ExecutionService> for Factory {
     ) -> Result<Option<&'static str>, Error> {
         section.read::<Config>()?;
         let unusable = |error: Error| {
-            let message = "it keeps its runs in the database, which cannot be used";
+            let message = "its runs are stored in the database, which cannot be used";
             Error::new(error.kind(), message).with_source(error)
         };
         self.database.check().await.result.map(|_note| None).map_err(unusable)
     }
 }
 
-/// What service and runner tell each other.
+/// The state that service and runner share.
 #[derive(Debug)]
 pub(super) struct Board {
-    /// There is something to claim.
+    /// Notified when there is a run to claim.
     pub(super) work: Notify,
     /// Counts ended runs, for callers that wait for one.
     pub(super) ended_runs: watch::Sender<u64>,
-    /// Runs that this process works on.
+    /// Runs that this process executes.
     pub(super) active: Mutex<HashMap<String, ActiveRun>>,
-    /// When the runner last went round.
+    /// The time of the runner's last cycle.
     pub(super) heartbeat: Mutex<Instant>,
-    /// The runner has claimed a run at least once.
+    /// True when the runner's claims have worked at least once.
     pub(super) claimed: AtomicBool,
 }
 
@@ -184,14 +184,14 @@ impl Board {
     }
 }
 
-/// How to reach a run that this process works on.
+/// The handle of a run that this process executes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ActiveRun {
-    /// The number of the claim.
+    /// The fencing number of the claim.
     pub(super) fence: i64,
-    /// Its cancellation was asked for.
+    /// Its cancellation was requested.
     pub(super) cancel: CancellationToken,
-    /// It is no longer ours to work on.
+    /// The claim was lost, so this process must stop executing it.
     pub(super) lost: CancellationToken,
 }
 
@@ -222,13 +222,14 @@ fn description(run: Run) -> Description {
 
 #[async_trait]
 impl Backend for EmbeddedService {
-    /// The service works when the database does and the runner goes round.
+    /// The service works when the database works and the runner is alive.
     async fn probe(&self) -> Result<(), Error> {
-        // Not by a guarded call: what a probe finds is not for the breaker of the database.
+        // Not a guarded call, because the result of a probe must not count for the breaker of the
+        // database.
         self.database.lease().await?.probe().await?;
         let silent = self.board.heartbeat.lock().elapsed();
         if silent > self.config.poll_interval * 3 + self.config.lease {
-            return Err(Error::new(ErrorKind::Internal, "the runner does not go round"));
+            return Err(Error::new(ErrorKind::Internal, "the runner has stopped responding"));
         }
         Ok(())
     }
@@ -276,7 +277,7 @@ impl ExecutionService for EmbeddedService {
         let deadline = Instant::now() + wait;
         let mut ended = self.board.ended_runs.subscribe();
         loop {
-            // Marked as seen before looking, so that an end in between is not missed.
+            // Marked as seen before polling, so that an end in between is not missed.
             ended.mark_unchanged();
             let run = self.look(id).await?;
             let now = Instant::now();

@@ -7,7 +7,7 @@ use strum::{IntoStaticStr, VariantArray};
 use super::ConfigSection;
 use crate::config::{given::given, problem::SectionProblems};
 
-/// What a key may do.
+/// A scope of an API key.
 #[derive(
     Clone,
     Copy,
@@ -48,17 +48,17 @@ impl Scope {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum AuthMode {
-    /// They need not.
+    /// Authentication is off.
     None,
-    /// By `Authorization: Bearer KEY`.
+    /// With `Authorization: Bearer KEY`.
     ApiKey,
 }
 
-/// Who may use the API.
+/// Authentication of API callers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
-    /// `none`: everyone may do everything. `api_key`: callers send `Authorization: Bearer KEY`.
+    /// `none`: no authentication is required. `api_key`: callers send `Authorization: Bearer KEY`.
     pub mode: AuthMode,
     /// The keys that are accepted, as `agentarea-api key new` prints them.
     pub keys: Vec<ApiKey>,
@@ -84,11 +84,11 @@ impl Default for Auth {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 pub struct ApiKey {
-    /// Names the holder in logs; requests of one name share their idempotency keys.
+    /// Names the holder in logs. Keys with the same name share idempotency keys.
     pub name: String,
     /// SHA-256 of the key, 64 hexadecimal digits.
     pub sha256: String,
-    /// What the key may do: any of `read`, `write`, `operate`.
+    /// The scopes of the key: any of `read`, `write`, `operate`.
     pub scopes: Vec<Scope>,
 }
 
@@ -109,7 +109,8 @@ impl ConfigSection for Auth {
             problems.add_conflict(
                 "keys",
                 &["mode"],
-                "mode = \"api_key\" needs at least one key; `agentarea-api key new` makes one and prints its line",
+                "mode = \"api_key\" needs at least one key; `agentarea-api key new` creates one and \
+                 prints its line",
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What all managed connections share: one shape of tables, one code path that reads them.
+//! The settings that all managed connections share: the same tables, read by the same code.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,17 +11,17 @@ use super::{
 };
 use crate::config::{backend::Section, problem::SectionProblems, values::duration};
 
-/// A managed connection: which backend it uses, when it is made, and its policies. The backend's
-/// own settings stand in the table named after it.
+/// A managed connection: its backend, when it is established, and its policies. The backend's own
+/// settings are in the table named after it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Connection {
     /// The backend in use.
     pub backend: String,
-    /// When the connection is made. `lazy`: by the first request. `background`: at start, retried
-    /// for ever, while the service already answers. `wait`: start waits up to `startup_timeout`,
-    /// then goes on as with `background`. `fail`: start fails if it cannot be made within
-    /// `startup_timeout`. The database is never lazy.
+    /// When the connection is established. `lazy`: on the first request. `background`: at start,
+    /// retried until it succeeds, while the service already answers. `wait`: start waits up to
+    /// `startup_timeout`, then continues as with `background`. `fail`: start fails if the
+    /// connection cannot be established within `startup_timeout`. The database is never lazy.
     pub startup: Startup,
     /// How long start waits for the connection; only with `wait` and `fail`.
     #[serde(with = "duration")]
@@ -29,13 +29,13 @@ pub struct Connection {
     pub startup_timeout: Duration,
     /// Whether an outage makes this instance unhealthy (and not ready), or only degraded.
     pub required: bool,
-    /// Allows a backend that serves one process only when ENVIRONMENT is production.
+    /// Allows a backend that only one process can use, although ENVIRONMENT is production.
     pub allow_embedded_in_production: bool,
     /// Pooled connections.
     pub pool: Pool,
-    /// How long a call may take.
+    /// Time limits of calls.
     pub timeout: Timeout,
-    /// When a failed attempt is repeated.
+    /// Retries of failed attempts.
     pub retry: Retry,
     /// Stops calling a backend that fails.
     pub circuit_breaker: CircuitBreaker,
@@ -48,16 +48,16 @@ pub struct Connection {
     pub backends: BTreeMap<String, Section>,
 }
 
-/// When a connection is made.
+/// When a connection is established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Startup {
-    /// By the first request.
+    /// On the first request.
     Lazy,
-    /// At start, retried for ever, while the service already answers.
+    /// At start, retried until it succeeds, while the service already answers.
     Background,
-    /// Start waits for it, then goes on without.
+    /// Start waits for it up to `startup_timeout`, then continues without it.
     Wait,
     /// Start fails without it.
     Fail,
@@ -140,38 +140,38 @@ impl Default for Connection {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct Pool {
-    /// The most pooled connections at once. More are rarely faster: begin with twice the
-    /// database's cores. Temporal uses one connection whatever this says.
+    /// The most pooled connections at once. More are rarely faster: begin with twice the database's
+    /// cores. Temporal always uses one connection.
     #[schemars(range(min = 1, max = 1000))]
     pub max_size: usize,
-    /// How long a call waits for a free pooled connection; counts towards `timeout.attempt`. The
-    /// call that waits in vain is refused as overload.
+    /// How long a call waits for a free pooled connection; counts towards `timeout.attempt`. A call
+    /// that gets none in that time is refused as `overloaded`.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "5m"))]
     pub acquire_timeout: Duration,
-    /// How long making one pooled connection may take, TLS and login included.
+    /// How long opening one pooled connection may take, including TLS and login.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "5m"))]
     pub connect_timeout: Duration,
     /// A pooled connection is replaced at this age, shortened at random by up to a tenth, so that
-    /// not all are replaced at once. `0s` keeps them for ever.
+    /// not all are replaced at once. `0s` disables the limit.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "7d"))]
     pub max_lifetime: Duration,
-    /// A pooled connection that nobody has used for so long is closed. `0s` keeps idle ones.
+    /// A pooled connection that is idle for this long is closed. `0s` keeps idle connections open.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "7d"))]
     pub idle_timeout: Duration,
-    /// A pooled connection that is idle for so long is checked, and again each time this has
-    /// passed, so that no firewall on the way forgets it, and one that was lost is found before a
-    /// call meets it. Less than `idle_timeout` and `max_lifetime`. `0s` checks none. For Temporal,
-    /// the time between two pings of its connection, at most 30s. Nothing for `SQLite`, which has no
-    /// network.
+    /// How often an idle pooled connection is checked, so that firewalls keep it open and a lost
+    /// connection is found before a call uses it. Must be less than `idle_timeout` and
+    /// `max_lifetime`. `0s` disables the checks. For Temporal, the interval between two pings of
+    /// its connection, at most 30s. Unused by `SQLite`, which has no network.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "1d"))]
     pub keepalive: Duration,
-    /// A call that holds a pooled connection for longer is reported, once, by a warning that names
-    /// the operation and the request; the wait of a blocking read comes on top. `0s` reports none.
+    /// A call that holds a pooled connection for longer is reported once, in a warning that names
+    /// the operation and the request; the wait of a blocking read is not counted. `0s` disables the
+    /// warning.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "1d"))]
     pub leak_after: Duration,
@@ -224,10 +224,10 @@ pub struct Probe {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1m"))]
     pub timeout: Duration,
-    /// The connection is down after so many failed probes in a row, and its backend is rebuilt.
+    /// Failed probes in a row after which the connection is down and its backend is rebuilt.
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_after: u32,
-    /// The connection is up again after so many good probes in a row.
+    /// Successful probes in a row after which the connection is up again.
     #[schemars(range(min = 1, max = 100))]
     pub healthy_after: u32,
 }

@@ -15,26 +15,27 @@ use crate::config::{
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Executions {
-    /// Time an execution may take in all, unless its request says otherwise. No bound if unset.
+    /// The total time an execution may take, unless its request sets its own. No limit if unset.
     #[serde(with = "optional_duration")]
     #[schemars(
         schema_with = "optional_duration::schema",
         extend("x-minimum" = "100ms", "x-maximum" = "365d")
     )]
     pub default_timeout: Option<Duration>,
-    /// How often one of the instances asks the backend for changes of running executions; callers
-    /// that wait for one hear of it at once. A Temporal namespace answers about ten such questions a
-    /// second.
+    /// How often one of the instances polls the backend for status changes of running executions;
+    /// callers that wait for an execution learn of its change at once. A Temporal namespace answers
+    /// about ten such queries a second.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "50ms", "x-maximum" = "10m"))]
     pub follow_interval: Duration,
-    /// How often accepted executions are looked for that nobody hands over, as when an instance
-    /// died. Those this instance accepts are handed over at once.
+    /// How often this instance looks for accepted executions that no instance is starting, for
+    /// example after a crash. It starts the executions that it accepts itself at once.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "100ms", "x-maximum" = "1h"))]
     pub sweep_interval: Duration,
-    /// How long a claim on an execution's hand-over lasts. After this time other instances hand
-    /// over what a dead one held, and one of them takes its place in following executions.
+    /// How long an instance's claim on an execution to start lasts. After this time other instances
+    /// start the executions that a dead instance had claimed, and one of them takes over polling
+    /// for status changes.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
     pub lease: Duration,
@@ -46,7 +47,7 @@ pub struct Executions {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "1d"))]
     pub confirm_within: Duration,
-    /// The longest `?wait=` that is granted.
+    /// The longest `?wait=` that is honoured.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "10m"))]
     pub max_wait: Duration,
@@ -72,7 +73,7 @@ impl ConfigSection for Executions {
             problems.add_conflict(
                 "confirm_within",
                 &["follow_interval"],
-                "must be at least twice follow_interval, or every running execution looks stale",
+                "must be at least twice follow_interval, or every running execution appears stale",
             );
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigSection;
 
-/// Run-time feature flags. A route that is switched off answers 404 and leaves the specification.
+/// Run-time feature flags. A disabled route answers 404 and is left out of the specification.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Features {

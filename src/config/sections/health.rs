@@ -9,7 +9,8 @@ use super::ConfigSection;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Health {
-    /// Who sees `connections.details`: `always`, `when_authorized` (scope `read`) or `never`.
+    /// When `/health` includes `connections.details`: `always`, `when_authorized` (scope `read`) or
+    /// `never`.
     pub details: Details,
     /// The HTTP status of `/health` by state.
     pub http_status: HealthHttpStatus,
@@ -23,21 +24,21 @@ impl Default for Health {
 
 impl ConfigSection for Health {}
 
-/// Who sees the details of the health report.
+/// When the health report includes details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum Details {
-    /// Everyone.
+    /// For everyone.
     Always,
-    /// Callers with the scope `read`.
+    /// For callers with the scope `read`.
     WhenAuthorized,
-    /// Nobody.
+    /// For nobody.
     Never,
 }
 
 impl Details {
-    /// Whether a caller sees them.
+    /// Whether a caller gets the details.
     #[must_use]
     pub fn shown_to(self, may_read: bool) -> bool {
         match self {
@@ -48,9 +49,9 @@ impl Details {
     }
 }
 
-/// The HTTP status of `/health` by state. `unhealthy` is 200 because a manifest that uses
-/// `/health` as liveness probe would otherwise restart every replica in a database outage. Whoever
-/// probes `/livez` and `/readyz` can set it to 503.
+/// The HTTP status of `/health` by state. `unhealthy` is 200 because a manifest that uses `/health`
+/// as liveness probe would otherwise restart every replica in a database outage. Set it to 503 if
+/// the probes use `/livez` and `/readyz`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -58,19 +59,19 @@ pub struct HealthHttpStatus {
     /// All is well.
     #[schemars(range(min = 200, max = 599))]
     pub healthy: u16,
-    /// It works, with less than all of its parts.
+    /// The service works without some of its parts.
     #[schemars(range(min = 200, max = 599))]
     pub degraded: u16,
     /// A required connection is down.
     #[schemars(range(min = 200, max = 599))]
     pub unhealthy: u16,
-    /// A required connection was not tried yet.
+    /// A required connection has not been tried yet.
     #[schemars(range(min = 200, max = 599))]
     pub starting: u16,
     /// The service is stopping.
     #[schemars(range(min = 200, max = 599))]
     pub draining: u16,
-    /// The probes do not run: the process hangs.
+    /// The probes have stopped running: the process hangs.
     #[schemars(range(min = 200, max = 599))]
     pub stalled: u16,
 }

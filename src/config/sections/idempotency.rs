@@ -12,7 +12,7 @@ use crate::config::values::duration;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Idempotency {
-    /// How long the first answer to a key is kept and repeated.
+    /// How long the first answer to a key is kept and returned to repeated requests.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "24h", "x-maximum" = "365d"))]
     pub retention: Duration,

@@ -1,9 +1,9 @@
 //! The sections of the configuration: one file each, with its keys, its defaults and its checks.
 //!
-//! The list in this file is the only one. [`Config`], its defaults, how it is read and how it is
-//! checked are made from it; the schema comes from [`Config`], and the default file, the reference
-//! and the comparison of a reload come from the schema and the values. So a section cannot be
-//! declared and then not be read.
+//! The list in this file is the only one. The macro generates [`Config`], its defaults, its reader
+//! and its checks from it; the schema comes from [`Config`]; the default file, the reference and
+//! the comparison of a reload come from the schema and the values. So a declared section is always
+//! read.
 
 mod auth;
 mod connection;
@@ -49,7 +49,7 @@ pub(super) trait ConfigSection: Serialize + DeserializeOwned + JsonSchema {
     fn validate(&self, _problems: &mut SectionProblems<'_, '_>) {}
 }
 
-/// Declares [`Config`] and all that must know every section.
+/// Declares [`Config`] and all code that covers every section.
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident: $section:ty = $default:expr;)+) => {
         /// The checked configuration.
@@ -69,8 +69,8 @@ macro_rules! sections {
         }
 
         impl Config {
-            /// Reads every section. One that its type refuses is named in `unreadable`, and has its
-            /// defaults.
+            /// Reads every section. A section that its type refuses is added to `unreadable` and
+            /// keeps its defaults.
             pub(super) fn read(root: &Value, unreadable: &mut Vec<&'static str>) -> Self {
                 let mut config = Self::default();
                 $(match read_section(root, stringify!($name)) {
@@ -98,9 +98,9 @@ sections! {
     event_broker: Connection = Connection::event_broker();
     /// The connection that runs executions.
     execution_service: Connection = Connection::execution_service();
-    /// The connection that keeps what was accepted.
+    /// The connection that stores accepted work.
     database: Connection = Connection::database();
-    /// What can be executed, by name.
+    /// The workflows that can be executed, by name.
     workflows: BTreeMap<String, WorkflowConfig> = workflows::compiled();
     /// Accepted events, until the broker has them.
     outbox: Outbox = Outbox::default();
@@ -112,7 +112,7 @@ sections! {
     executions: Executions = Executions::default();
     /// `/health`, `/livez`, `/readyz`.
     health: Health = Health::default();
-    /// Who may use the API.
+    /// Authentication.
     auth: Auth = Auth::default();
     /// Logs.
     telemetry: Telemetry = Telemetry::default();
@@ -132,7 +132,7 @@ impl Config {
         self.environment == super::production::PRODUCTION
     }
 
-    /// The three connections by name, in the order in which they are made.
+    /// The three connections by name, in the order in which they are established.
     #[must_use]
     pub fn connections(&self) -> [(&'static str, &Connection); 3] {
         [
@@ -142,7 +142,7 @@ impl Config {
         ]
     }
 
-    /// The same three, to be changed.
+    /// The same three, mutable.
     pub(super) fn connections_mut(&mut self) -> [(&'static str, &mut Connection); 3] {
         [
             ("database", &mut self.database),
@@ -152,7 +152,7 @@ impl Config {
     }
 }
 
-/// What a section says of itself, for the tests of the sections.
+/// The problems that a section reports, for the tests of the sections.
 #[cfg(test)]
 fn problems_of(path: &str, section: &impl ConfigSection) -> Vec<String> {
     let (tree, unclear) = (super::tree::Tree::merge([]), super::problem::Unclear::default());

@@ -12,38 +12,40 @@ use crate::config::{problem::SectionProblems, values::duration};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outbox {
-    /// Events that may wait for the broker, and executions for the execution service; while there
-    /// are as many for one of them, further ones are answered 503 with `Retry-After`.
+    /// The most events that may wait for the broker, and the most executions that may wait for the
+    /// execution service. When either limit is reached, further requests get 503 with
+    /// `Retry-After`.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_rows: i64,
-    /// Events handed to the broker at once.
+    /// The most events in one batch to the broker.
     #[schemars(range(min = 1, max = 10_000))]
     pub batch: i64,
-    /// How often events are looked for that another instance accepted, or that are due again.
-    /// Those this instance accepts are handed over at once.
+    /// How often this instance looks for events that another instance accepted, or whose retry
+    /// interval has elapsed. It delivers the events that it accepts itself at once.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1m"))]
     pub poll_interval: Duration,
-    /// How long a claim on a lane lasts unless it is renewed, which happens three times as often.
-    /// After this time other instances hand over what a dead one held.
+    /// How long a claim on a lane lasts; it is renewed every third of this time. After this time
+    /// other instances deliver the events that a dead instance had claimed.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
     pub lease: Duration,
-    /// While requests come side by side, and commits take at least four times as long, a commit
-    /// waits for so long that more of them share it.
+    /// How long a commit waits for concurrent requests to share it. It waits only while requests
+    /// arrive concurrently and commits take at least four times as long.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "100ms"))]
     pub linger: Duration,
-    /// An event or execution that its backend itself refused so often is a dead letter. Outages, timeouts and an
-    /// open circuit breaker do not count.
+    /// Refusals by the backend itself after which an event or execution becomes a dead letter.
+    /// Outages, timeouts and an open circuit breaker do not count.
     #[schemars(range(min = 1, max = 1000))]
     pub max_refusals: i32,
-    /// While the oldest of them has waited for longer, the service is degraded.
+    /// While the oldest waiting event or execution is older, the service is degraded.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "1d"))]
     pub degraded_after: Duration,
-    /// How long delivered events stay in the database. As long, an event with the same source and
-    /// id is recognised as a repetition.
+    /// How long delivered events stay in the database. During this time, an event with the same
+    /// source and id is recognised as a repetition, and events that the broker loses are delivered
+    /// again.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "30d"))]
     pub replay_window: Duration,
@@ -70,7 +72,7 @@ impl ConfigSection for Outbox {
             problems.add_conflict(
                 "lease",
                 &["poll_interval"],
-                "must be at least four times poll_interval, or claims end between two looks",
+                "must be at least four times poll_interval, or claims expire between two polls",
             );
         }
     }

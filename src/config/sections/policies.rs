@@ -1,4 +1,4 @@
-//! What the guard of a connection applies to each call.
+//! The policies that the guard of a connection applies to each call.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::config::{
     values::{duration, optional_duration},
 };
 
-/// How long a call may take.
+/// Time limits of calls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct Timeout {
-    /// One attempt, from taking a pooled connection to the answer. At most `total`.
+    /// Time for one attempt, from taking a pooled connection to the answer. At most `total`.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
     pub attempt: Duration,
-    /// The whole call: waiting for a place, all attempts, and the pauses between them.
+    /// Time for the whole call: waiting for a free slot, all attempts, and the pauses between them.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
     pub total: Duration,
@@ -46,13 +46,13 @@ impl Timeout {
     }
 }
 
-/// When a failed attempt is repeated. Only what cannot have its effect twice is repeated once it may
-/// have reached the backend; a bad request never is.
+/// Retries of failed attempts. An operation that may have reached the backend is retried only if it
+/// is idempotent; a bad request is never retried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct Retry {
-    /// The most attempts of one call, the first included; 1 repeats nothing.
+    /// The most attempts of one call, including the first; 1 disables retries.
     #[schemars(range(min = 1, max = 20))]
     pub max_attempts: u32,
     /// The pause before the second attempt.
@@ -63,22 +63,23 @@ pub struct Retry {
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
     pub max_backoff: Duration,
-    /// Each pause is so many times as long as the one before.
+    /// The factor by which each pause is longer than the one before.
     #[schemars(range(min = 1.0, max = 10.0))]
     pub multiplier: f64,
-    /// `full` takes a random part of each pause, so that callers that failed together do not come
-    /// back together. `none` takes all of it.
+    /// `full` waits a random part of each pause, so that callers that failed together do not retry
+    /// together. `none` waits the whole pause.
     pub jitter: Jitter,
-    /// Bounds retries as a share of the calls, so that an outage is not multiplied.
+    /// Limits retries to a share of the calls, so that retries do not multiply the load of an
+    /// outage.
     pub budget: RetryBudget,
 }
 
-/// How a pause is varied.
+/// The jitter of a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Jitter {
-    /// Any time up to the pause.
+    /// A random time up to the pause.
     Full,
     /// The pause itself.
     None,
@@ -104,7 +105,7 @@ impl Retry {
                 "retry.initial_backoff",
                 &["retry.max_backoff"],
                 format!(
-                    "the first pause ({:?}) may not be longer than the longest (retry.max_backoff, {:?})",
+                    "the first pause ({:?}) may not exceed the longest (retry.max_backoff, {:?})",
                     self.initial_backoff, self.max_backoff
                 ),
             );
@@ -127,10 +128,10 @@ impl Retry {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct RetryBudget {
-    /// Retries for each call: 0.2 allows one for every five calls.
+    /// Retries for each call: 0.2 allows one retry for every five calls.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub ratio: f64,
-    /// Retries that are allowed each second whatever the traffic is.
+    /// Retries allowed each second regardless of the traffic.
     #[schemars(range(min = 0, max = 10_000))]
     pub min_per_second: u32,
 }
@@ -146,40 +147,40 @@ impl Default for RetryBudget {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct CircuitBreaker {
-    /// Off lets every call pass, whatever became of the ones before.
+    /// `false` lets every call pass, however many calls have failed.
     pub enabled: bool,
-    /// It opens when this share of the calls in `window` failed. A refused request (bad input, not
-    /// found) is no failure of the backend.
+    /// The breaker opens when this share of the calls in `window` failed. A refused request (bad
+    /// input, not found) does not count as a failure.
     #[schemars(range(min = 0.01, max = 1.0))]
     pub failure_rate: f64,
-    /// It opens when this share of the calls in `window` took `slow_call` or longer.
+    /// The breaker opens when this share of the calls in `window` took `slow_call` or longer.
     #[schemars(range(min = 0.01, max = 1.0))]
     pub slow_call_rate: f64,
-    /// From when a call counts as slow; half of `timeout.attempt` unless set. Less than
-    /// `timeout.attempt`, after which a call fails anyway.
+    /// The duration from which a call counts as slow; half of `timeout.attempt` if unset. Must be
+    /// less than `timeout.attempt`, at which a call fails anyway.
     #[serde(with = "optional_duration")]
     #[schemars(schema_with = "optional_duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "10m"))]
     pub slow_call: Option<Duration>,
-    /// Over what time calls are counted.
+    /// The time over which calls are counted.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1s", "x-maximum" = "10m"))]
     pub window: Duration,
-    /// It never opens for fewer calls in `window`.
+    /// The breaker does not open while there are fewer calls in `window`.
     #[schemars(range(min = 1, max = 100_000))]
     pub minimum_calls: u32,
-    /// How long it stays open before calls try again, shortened at random by up to a fifth. It
-    /// doubles each time the trials fail, up to `max_open_for`.
+    /// How long the breaker stays open before trial calls, shortened at random by up to a fifth.
+    /// The time doubles whenever the trial calls fail, up to `max_open_for`.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
     pub open_for: Duration,
-    /// The longest it stays open. A probe that finds the backend back closes it earlier.
+    /// The longest time the breaker stays open. A successful probe closes it earlier.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1h"))]
     pub max_open_for: Duration,
-    /// So many calls may try the backend before it closes again; one that fails opens it at once.
+    /// Trial calls that must succeed before the breaker closes again; one failure opens it at once.
     #[schemars(range(min = 1, max = 1000))]
     pub half_open_calls: u32,
-    /// How long it may wait for these trials. Then those that were made decide.
+    /// How long the breaker waits for these trial calls. After that, the calls made so far decide.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
     pub half_open_timeout: Duration,
@@ -203,7 +204,7 @@ impl Default for CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// From when a call counts as slow, when an attempt may take as long as `attempt`.
+    /// The duration from which a call counts as slow, if an attempt may take `attempt`.
     #[must_use]
     pub fn slow_after(&self, attempt: Duration) -> Duration {
         self.slow_call.unwrap_or(attempt / 2)
@@ -239,7 +240,7 @@ impl CircuitBreaker {
             );
         }
         if usize::try_from(self.half_open_calls).is_ok_and(|trials| trials > max_in_flight) {
-            let reason = "or it could not be closed by trials at once";
+            let reason = "or its trial calls could not run at the same time";
             add(
                 "half_open_calls",
                 "concurrency.max_in_flight",
@@ -247,7 +248,7 @@ impl CircuitBreaker {
             );
         }
         if self.half_open_timeout < attempt {
-            let reason = "or trials were given up before they can end";
+            let reason = "or trial calls would be abandoned before they can end";
             add(
                 "half_open_timeout",
                 "timeout.attempt",
@@ -257,16 +258,16 @@ impl CircuitBreaker {
     }
 }
 
-/// Bounds calls in flight, so that a slow backend does not fill the memory.
+/// Limits calls in flight, so that a slow backend does not exhaust memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct Concurrency {
-    /// The most calls at once; more wait.
+    /// The most concurrent calls; further calls wait.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_in_flight: usize,
-    /// The most calls that wait, each until its `timeout.total`; more are refused at once. 0 lets
-    /// none wait.
+    /// The most calls that wait, each until its `timeout.total`; further calls are refused at once.
+    /// 0 disables waiting.
     #[schemars(range(min = 0, max = 10_000_000))]
     pub max_waiting: usize,
 }

@@ -19,17 +19,17 @@ pub struct Server {
     pub host: IpAddr,
     /// Port to listen on. `0` lets the system choose a free one, which the start log names.
     pub port: u16,
-    /// How long a request may take until its answer begins. Waiting that the client asks for
-    /// (`?wait=`) comes on top.
+    /// How long a request may take until its answer begins. Waiting that the client requests
+    /// (`?wait=`) is added.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "10m"))]
     pub request_timeout: Duration,
-    /// Names by which clients reach a service without authentication, such as
-    /// `["api.example.org", "*.example.org"]`; others are answered 421, so that no foreign page can
-    /// let its own name lead here. Addresses, `localhost`, names without a dot, and probes need no
-    /// entry. With `auth.mode = "api_key"` every name is answered.
+    /// Host names by which clients reach a service without authentication, such as
+    /// `["api.example.org", "*.example.org"]`; requests for other names get 421, which prevents DNS
+    /// rebinding by foreign pages. Addresses, `localhost`, names without a dot, and probes need no
+    /// entry. With `auth.mode = "api_key"` every name is accepted.
     pub allowed_hosts: Vec<String>,
-    /// The largest request body; a larger one is answered 413.
+    /// The largest request body; larger ones get 413.
     #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "64MiB"))]
     pub max_body: Size,
     /// How long a client may take to send a complete request head. Also the longest silence
@@ -40,18 +40,18 @@ pub struct Server {
     /// The most client connections at once; further ones wait in the system's backlog.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: usize,
-    /// How long the service keeps serving after SIGTERM while it already reports not ready, so
-    /// that load balancers notice. `0s` stops at once.
+    /// How long the service keeps serving after SIGTERM, while it reports not ready, so that load
+    /// balancers take notice. `0s` stops at once.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "10m"))]
     pub drain_delay: Duration,
-    /// How long stopping may take after `drain_delay`. What has not ended by then is named in the
-    /// log, cut off, and told by the exit code. Keep `drain_delay` + `shutdown_grace` below the
+    /// How long stopping may take after `drain_delay`. Anything still running then is named in the
+    /// log and cut off, and the exit code says so. Keep `drain_delay` + `shutdown_grace` below the
     /// orchestrator's own grace period.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
     pub shutdown_grace: Duration,
-    /// TLS. Off unless both files are named.
+    /// TLS. Off unless both files are set.
     pub tls: ServerTls,
 }
 
@@ -89,7 +89,7 @@ impl ConfigSection for Server {
     }
 }
 
-/// Whether `text` is a name, or stands for all below one.
+/// True when `text` is a host name, or a wildcard for all names below one.
 fn is_host_name(text: &str) -> bool {
     let name = text.strip_prefix("*.").unwrap_or(text);
     let label = |label: &str| {

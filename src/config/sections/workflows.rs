@@ -12,51 +12,51 @@ use crate::config::{
 };
 use crate::model::executions::{StepRetry, Workflow};
 
-/// What kind of thing a workflow is.
+/// The kind of a workflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Kind {
-    /// Gives its input back.
+    /// Returns its input.
     #[default]
     Echo,
-    /// POSTs its input to `url`; the JSON answer is the result. No redirect is followed.
+    /// POSTs its input to `url`; the JSON answer is the result. Redirects are not followed.
     Http,
-    /// Runs on Temporal workers elsewhere, in any language.
+    /// Runs on external Temporal workers, in any language.
     Temporal,
 }
 
-/// A thing that can be executed, by name.
+/// A workflow that can be executed, by name.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct WorkflowConfig {
-    /// `echo`: gives its input back. `http`: POSTs its input to `url`, the JSON answer is the
-    /// result; no redirect is followed. `temporal`: runs on Temporal workers elsewhere, in any
-    /// language.
+    /// `echo`: returns its input. `http`: POSTs its input to `url`; the JSON answer is the result;
+    /// redirects are not followed. `temporal`: runs on external Temporal workers, in any language.
     pub kind: Kind,
-    /// How long an echo takes; only with `echo`.
+    /// Time before an echo returns; only with `echo`.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "0s", "x-maximum" = "1d"))]
     pub delay: Duration,
-    /// Where the input is sent; only with `http`, and needed there.
+    /// The URL to which the input is sent; required with `http`, unused otherwise.
     pub url: Option<String>,
-    /// Time for one try; only with `http`.
+    /// Time for one attempt; only with `http`.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "10ms", "x-maximum" = "1d"))]
     pub timeout: Duration,
-    /// The largest answer; a larger one fails the execution. Only with `http`.
+    /// The largest answer accepted; a larger one fails the execution. Only with `http`.
     #[schemars(extend("x-minimum" = "1KiB", "x-maximum" = "64MiB"))]
     pub max_answer: Size,
-    /// When a failed try is repeated; only with `http`.
+    /// Retries of failed attempts; only with `http`.
     pub retry: RetryConfig,
-    /// The workflow type that the workers register; only with `temporal`, and needed there.
+    /// The workflow type that the workers register; required with `temporal`, unused otherwise.
     pub workflow_type: Option<String>,
-    /// The task queue that the workers poll; only with `temporal`. The connection's own if unset.
+    /// The task queue that the workers poll; only with `temporal`. Defaults to that of the
+    /// connection.
     pub task_queue: Option<String>,
 }
 
-// A URL can hold credentials.
+// A URL can contain credentials.
 impl fmt::Debug for WorkflowConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkflowConfig").field("kind", &self.kind).finish_non_exhaustive()
@@ -78,23 +78,23 @@ impl Default for WorkflowConfig {
     }
 }
 
-/// When a failed try of a workflow's step is repeated.
+/// Retries of a failed workflow step.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct RetryConfig {
-    /// Tries in all, the first one included.
+    /// The most attempts, including the first.
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: u32,
-    /// Pause before the second try.
+    /// The pause before the second attempt.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "1d"))]
     pub initial_backoff: Duration,
-    /// Longest pause.
+    /// The longest pause.
     #[serde(with = "duration")]
     #[schemars(schema_with = "duration::schema", extend("x-minimum" = "1ms", "x-maximum" = "1d"))]
     pub max_backoff: Duration,
-    /// Growth of the pause from try to try.
+    /// The factor by which the pause grows with each attempt.
     #[schemars(range(min = 1.0, max = 10.0))]
     pub multiplier: f64,
 }
@@ -145,7 +145,7 @@ impl WorkflowConfig {
         }
     }
 
-    /// What the workflow does.
+    /// The behaviour of the workflow.
     #[must_use]
     pub fn definition(&self) -> Workflow {
         match self.kind {

@@ -14,30 +14,31 @@ use crate::config::{BackendConfig, Secret, TableProblem};
 #[schemars(inline)]
 pub(super) struct Config {
     /// Address, user and database, such as `postgres://user:password@host:5432/agentarea`. Its
-    /// `sslmode` is not read: `tls` decides.
+    /// `sslmode` is ignored; set `tls` instead.
     pub(super) url: Secret,
-    /// The password, if it does not stand in `url`.
+    /// The password, if it is not part of `url`.
     pub(super) password: Option<Secret>,
-    /// `disable`: no TLS. `prefer`: TLS if the server offers it, its certificate unchecked.
-    /// `require`: TLS, its certificate unchecked. `verify`: TLS with a certificate that fits the
-    /// host name and comes from `ca_file`, or from a public authority if that is unset.
+    /// `disable`: no TLS. `prefer`: TLS if the server offers it, without checking its certificate.
+    /// `require`: TLS, without checking the certificate. `verify`: TLS with a certificate that
+    /// matches the host name and is signed by an authority in `ca_file`, or by a public authority
+    /// if that is unset.
     pub(super) tls: Tls,
-    /// PEM file with the authorities that `verify` trusts.
+    /// PEM file with the certificate authorities that `verify` trusts.
     pub(super) ca_file: Option<PathBuf>,
 }
 
-/// How much TLS.
+/// The level of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub(super) enum Tls {
-    /// None.
+    /// No TLS.
     Disable,
-    /// If the server offers it.
+    /// TLS if the server offers it.
     Prefer,
-    /// Always.
+    /// TLS always.
     Require,
-    /// Always, and with a certificate that is checked.
+    /// TLS always, with a checked certificate.
     Verify,
 }
 

@@ -7,27 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{BackendConfig, TableProblem};
 
-/// The database in one file, for one process.
+/// A database in one file, for one process.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub(super) struct Config {
-    /// The file; it and its folder are made when missing. Beside it stand `-wal`, `-shm` and
-    /// `.lock`.
+    /// The path of the file; it and its folder are created if missing. `SQLite` and the service
+    /// keep `-wal`, `-shm` and `.lock` files beside it.
     pub(super) path: PathBuf,
-    /// What a commit waits for. `full`: what was accepted survives a power failure. `normal`: it
-    /// survives the death of the process, and the last moments before a power failure may be lost.
+    /// When a commit returns. `full`: after the data is on disk, so accepted work survives a power
+    /// failure. `normal`: after the operating system has it; accepted work survives a crash of the
+    /// process, but the last moments before a power failure may be lost.
     pub(super) synchronous: Synchronous,
 }
 
-/// What a commit waits for.
+/// When a commit returns.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub(super) enum Synchronous {
-    /// Until the disk has it.
+    /// After the data is on disk.
     Full,
-    /// Until the operating system has it.
+    /// After the operating system has the data.
     Normal,
 }
 
@@ -39,7 +40,7 @@ impl Default for Config {
 
 impl BackendConfig for Config {
     fn check(&self) -> Vec<TableProblem> {
-        // A URL is meant for another database, and would show in the address.
+        // A URL is meant for another database, and its password would show in the address.
         let is_url = self.path.to_string_lossy().contains("://");
         let usable =
             !is_url && self.path.file_name().is_some() && self.path != Path::new(":memory:");

@@ -1,4 +1,4 @@
-//! The settings of a Temporal server, and the one way to connect to it.
+//! The settings of a Temporal server, and the only code that connects to it.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,11 +26,12 @@ use crate::{
     tls::{self, certificates},
 };
 
-/// Bounds an RPC when no guard does, which has a limit of its own: as long as `timeout.attempt` may be.
+/// Bounds an RPC outside the guard, which has its own limit. Equals the largest allowed
+/// `timeout.attempt`.
 pub(super) const RPC_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// A dead connection is found by its pings alone where nobody probes it, as in the worker, and a
-/// longer time would leave the worker deaf for minutes.
+/// Without probes, as in the worker, only pings detect a dead connection; a longer interval would
+/// cut the worker off for minutes.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A Temporal server or Temporal Cloud: durable executions for any number of instances.
@@ -43,18 +44,18 @@ pub(super) struct Config {
     pub(super) address: String,
     /// The namespace of the executions; it must exist.
     pub(super) namespace: String,
-    /// The task queue that `agentarea-api worker` polls; also that of workflows of kind `temporal`
-    /// that name none.
+    /// The task queue that `agentarea-api worker` polls, also used by workflows of kind `temporal`
+    /// without a `task_queue` of their own.
     pub(super) task_queue: String,
-    /// Put before an execution's id to make its workflow id, so that several deployments can share
-    /// a namespace: letters, digits and `- _ . : ~ /`. Executions that run while it is changed are
-    /// no longer found.
+    /// Prefix of the workflow id, before the execution's id, so that several deployments can share
+    /// a namespace: letters, digits and `- _ . : ~ /`. Executions that are running when it changes
+    /// are no longer found.
     pub(super) workflow_id_prefix: String,
     /// TLS to the server.
     pub(super) tls: Tls,
-    /// API key, as Temporal Cloud has them; only over TLS. Read again from its file when the server
-    /// refuses it.
-    // A plain `Option` has a schema of two alternatives, in which the mark of a secret is lost.
+    /// API key, as for Temporal Cloud; only over TLS. It is read again from its file when the
+    /// server refuses it.
+    // A plain `Option` has a schema of two alternatives, which would lose the mark of a secret.
     #[schemars(with = "Secret")]
     pub(super) api_key: Option<Secret>,
 }
@@ -66,11 +67,11 @@ pub(super) struct Config {
 pub(super) struct Tls {
     /// Whether an `address` without a scheme means TLS.
     enabled: bool,
-    /// PEM file with the authorities that may have signed the server's certificate; the system's if
+    /// PEM file with the certificate authorities trusted for the server; those of the system if
     /// unset.
     ca_file: Option<PathBuf>,
-    /// PEM file with our certificate, for servers that ask for one; needs `key_file`. The files are
-    /// read again whenever the connection is built anew.
+    /// PEM file with our certificate, for servers that require one; needs `key_file`. Both files
+    /// are read again whenever the connection is rebuilt.
     cert_file: Option<PathBuf>,
     /// PEM file with the private key of `cert_file`.
     key_file: Option<PathBuf>,
@@ -92,7 +93,7 @@ impl Default for Config {
 }
 
 impl BackendConfig for Config {
-    // A cluster can get another address; its namespaces hold the runs.
+    // The address of a cluster can change; its namespaces hold the runs.
     fn place_of_data(&self) -> Option<String> {
         Some(format!("{} {}", self.namespace, self.workflow_id_prefix))
     }
@@ -140,11 +141,11 @@ impl BackendConfig for Config {
 }
 
 impl Config {
-    /// Finds settings that mean nothing, or harm, without TLS.
+    /// Finds settings that are useless or unsafe without TLS.
     fn check_clear_text(&self, problems: &mut Vec<TableProblem>) {
         if self.api_key.is_some() {
             let message =
-                "would be sent in clear text: set tls.enabled = true, or an https address";
+                "would be sent in clear text; set tls.enabled = true, or an https address";
             problems.push(("api_key", message.to_owned()));
         }
         let Tls { enabled, ca_file, cert_file, key_file, domain } = &self.tls;
@@ -163,7 +164,7 @@ impl Config {
         Login::new(FAMILY, ApiKey(self.api_key.clone()))
     }
 
-    /// Where to connect; the scheme tells whether with TLS.
+    /// The URL; the scheme says whether TLS is used.
     fn target(&self) -> Result<Url, String> {
         let address = &self.address;
         let bad = || {
@@ -228,8 +229,8 @@ impl Config {
             .keep_alive(limits.keepalive())
             .retry_options(retries)
             .grpc_compression(GrpcCompression::None)
-            // Spreading calls over all addresses of a name would fail those that meet an address
-            // where nobody answers; a single connection takes the first that does.
+            // Balancing over all addresses of a name would fail calls to an address that does not
+            // answer; a single connection uses the first that does.
             .dns_load_balancing(None)
             .maybe_tls_options(encrypted.then(|| self.tls_options()).transpose()?)
             .maybe_api_key(key.value())
@@ -237,11 +238,11 @@ impl Config {
     }
 }
 
-/// The API key, if the server wants one.
+/// The API key, if the server requires one.
 #[derive(Clone)]
 pub(super) struct ApiKey(Option<Secret>);
 
-/// What a call carries to show who we are.
+/// The credentials of a call.
 #[derive(Default)]
 pub(super) struct Key {
     value: Option<String>,
@@ -272,8 +273,8 @@ impl Key {
         self.value.clone()
     }
 
-    /// A request with a deadline. Its header stands instead of the one that the connection was
-    /// made with, so that each call knows which key it was refused with.
+    /// A request with a deadline. Its header overrides that of the connection, so that each call
+    /// knows the key with which it was refused.
     pub(super) fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(limit);
@@ -284,7 +285,8 @@ impl Key {
     }
 }
 
-/// A file with a certificate at least. The driver takes one without, and then refuses every server.
+/// Reads a file with at least one certificate. The driver accepts a file without any, and then
+/// refuses every server.
 fn certificate(key: &str, file: &Path) -> Result<Vec<u8>, Error> {
     certificates(file).map_err(|error| unusable(key, &error))?;
     std::fs::read(file).map_err(|error| unusable(key, &error))
@@ -300,17 +302,17 @@ fn unusable(key: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Tls, message).with_retry(RetryClass::NotSent)
 }
 
-/// How long making a connection may take, and how an idle one is kept.
+/// The connect timeout, and the keep-alive of an idle connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// For TCP, TLS and the first two calls together.
+    /// Time for TCP, TLS and the first two calls together.
     connect: Duration,
     /// Time between two pings; 0 for none.
     keepalive: Duration,
 }
 
 impl Limits {
-    /// Those of the pool's settings that mean something to one HTTP/2 connection.
+    /// The pool settings that apply to a single HTTP/2 connection.
     pub(super) fn of(pool: &config::Pool) -> Self {
         Self { connect: pool.connect_timeout, keepalive: pool.keepalive }
     }
@@ -321,10 +323,10 @@ impl Limits {
     }
 }
 
-/// Connects, and makes sure that the namespace exists. `retries` are those of the SDK.
+/// Connects, and checks that the namespace exists. `retries` are those of the SDK.
 ///
 /// # Cancel safety
-/// May be dropped at any await; what was opened so far is closed.
+/// May be dropped at any await; an open connection is closed.
 pub(super) async fn connect(
     config: &Config,
     login: &Login<ApiKey>,
@@ -335,8 +337,8 @@ pub(super) async fn connect(
     let limit = limits.connect;
     let connecting = login.connect(async |key| {
         let options = config.options(&key, identity, limits, retries.clone())?;
-        // Boxed in a function without type parameters: the future drags in the code of five gRPC
-        // services, which would be compiled again for everything that awaits it.
+        // Boxed in a function without type parameters, because the future contains the code of five
+        // gRPC services, which would be compiled again for every caller.
         let connection = Box::pin(Connection::connect(options)).await;
         let connection = connection.map_err(|error| connect_error(&error))?;
         describe_namespace(&connection, &key, &config.namespace).await?;
@@ -348,13 +350,13 @@ pub(super) async fn connect(
         Err(Error::new(ErrorKind::Timeout, format!("no connection to Temporal within {limit}")))
     });
     connected.map_err(|error: Error| match error.retry() {
-        // Nothing but questions has been sent so far.
+        // Only read requests have been sent so far.
         RetryClass::MaybeSent => error.with_retry(RetryClass::NotSent),
         _ => error,
     })
 }
 
-/// Makes sure that the namespace exists. Gives the time for which it remembers ended workflows.
+/// Checks that the namespace exists. Returns its retention for ended workflows.
 pub(super) async fn describe_namespace(
     connection: &Connection,
     key: &Key,
@@ -367,7 +369,7 @@ pub(super) async fn describe_namespace(
         Ok(answer) => {
             let config = answer.into_inner().config;
             let retention = config.and_then(|config| config.workflow_execution_retention_ttl);
-            // A retention of nothing is one that the server does not tell.
+            // The server reports an unknown retention as zero.
             let seconds = retention.and_then(|time| u64::try_from(time.seconds).ok());
             Ok(seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs))
         }
