@@ -22,22 +22,22 @@ Examples:
   REDIS_URL=redis://redis:6379 agentarea-api check
   agentarea-api check --format json | jq -r '.connections[] | select(.ok | not).name'
 
-All three connections are tried at once, lazy ones too, each for at most twice its
-pool.connect_timeout plus its probe.timeout. Nothing is changed: no table is made, no execution is
-run. It works beside a running service.
+All three connections are tried at the same time, including lazy ones, each for at most twice its
+pool.connect_timeout plus its probe.timeout. The check changes nothing: it creates no table and runs
+no execution. It can run beside a running service.
 
-Exit codes: 0 all connections work, 69 one cannot be made or used, 76 one answers in another
-language: TLS fails or versions do not fit, 77 one refuses the login or forbids what is needed,
-78 the configuration has problems. Of several, the highest.";
+Exit codes: 0 all connections work, 69 one cannot be established or used, 76 a backend speaks
+another protocol or version, or TLS fails, 77 a backend refuses the login or the login lacks rights,
+78 the configuration has problems. The highest code wins.";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How to print what was found
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// What `--format json` prints.
+/// The document that `--format json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
     ok: bool,
@@ -78,7 +78,7 @@ impl From<&Checked> for Line {
     }
 }
 
-/// Drivers break their lines at will, which would break the table's.
+/// Messages of drivers can contain line breaks, which would break the table.
 fn one_line(error: &Error) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -93,7 +93,7 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded, app: &App) -> anyhow::
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let checked = runtime.block_on(app.check(&loaded.config));
     drop(progress);
-    // What is still on its way to a server that does not answer must not hold up the end.
+    // A connect to a server that does not answer must not delay the exit.
     runtime.shutdown_background();
     let lines: Vec<Line> = checked.iter().map(Line::from).collect();
     let text = match arguments.format {
@@ -107,7 +107,7 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded, app: &App) -> anyhow::
     Ok(exit(&checked))
 }
 
-/// The exit with the highest code: what waiting may cure has a lower one than what it does not.
+/// The highest exit code: failures that waiting may cure have lower codes than those it cannot.
 fn exit(checked: &[Checked]) -> Exit {
     let errors = checked.iter().filter_map(|checked| checked.result.as_ref().err());
     let exits = errors.map(|error| match error.kind() {
@@ -118,7 +118,7 @@ fn exit(checked: &[Checked]) -> Exit {
     exits.max_by_key(|exit| exit.code()).unwrap_or(Exit::Clean)
 }
 
-/// What to do stands in a line of its own below the result.
+/// The remedy is on a line of its own below the result.
 fn in_columns(screen: Screen, lines: &[Line]) -> String {
     let mut rows = Vec::new();
     for line in lines {

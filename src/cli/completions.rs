@@ -1,4 +1,4 @@
-//! `completions` and `man`, which are made from the command line itself.
+//! `completions` and `man`, generated from the command line itself.
 
 use std::path::PathBuf;
 

@@ -23,20 +23,20 @@ use crate::{
     tls,
 };
 
-/// Names the key's file where no argument can be given, as in a container.
+/// The variable that names the key file where no argument can be given, as in a container.
 const KEY_FILE: &str = "AGENTAREA_KEY_FILE";
 
 pub(super) const AFTER_HELP: &str = "\
-In production the report has details for callers with a key that has the scope `read`: name its file
-with --key-file, or in the variable AGENTAREA_KEY_FILE.
+In production, the report includes details only for callers with a key that has the scope `read`:
+name its file with --key-file, or in the variable AGENTAREA_KEY_FILE.
 
 Examples:
   agentarea-api health
   agentarea-api health --watch --key-file /run/secrets/api_key
   agentarea-api health --url https://agentarea.example.com --format json | jq -r .status
 
-Exit codes: 0 the answer is below 400, 1 it is not, or there is none, 78 the configuration has
-problems. With --watch, 0 when it is ended by Ctrl-C.";
+Exit codes: 0 the HTTP status is below 400, 1 it is not, or there is no answer, 78 the configuration
+has problems. With --watch, 0 when it is ended by Ctrl-C.";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -49,10 +49,10 @@ pub(super) struct Arguments {
     /// File with an API key, for the details [default: the variable `AGENTAREA_KEY_FILE`]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// For whom to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Ask again and again, until Ctrl-C
+    /// Repeat until Ctrl-C
     ///
     /// On a terminal the report is redrawn; elsewhere each change is a line, with --format json a
     /// document in one line.
@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded) -> anyhow::Result<Exit
         http: Client::builder()
             .timeout(arguments.timeout)
             .no_proxy()
-            // It asks its own process on this machine; the certificate names the public host.
+            // The request goes to this machine, while the certificate names the public host.
             .danger_accept_invalid_certs(arguments.url.is_none())
             .build()?,
         key,
@@ -137,14 +137,14 @@ fn here(loaded: &Loaded) -> anyhow::Result<Url> {
     Ok(format!("{scheme}://{}/health", SocketAddr::new(host, server.port)).parse()?)
 }
 
-/// Who is asked.
+/// The service that is asked.
 struct Service {
     url: Url,
     http: Client,
     key: Option<String>,
 }
 
-/// What it says.
+/// The report.
 struct Answer {
     good: bool,
     document: Value,
@@ -152,7 +152,7 @@ struct Answer {
 }
 
 impl Service {
-    /// Why there is no report is told as an error, for people.
+    /// The reason for a missing report is printed as an error, for people.
     async fn ask(&self) -> Result<Answer, String> {
         let mut request = self.http.get(self.url.clone());
         if let Some(key) = &self.key {

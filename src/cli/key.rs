@@ -20,7 +20,7 @@ use crate::{
 const VARIABLE: &str = "AGENTAREA_AUTH__KEYS";
 
 const AFTER_HELP: &str = "\
-The service keeps the key's SHA-256 only; the key itself is shown once, here.
+The service stores only the key's SHA-256; the key itself is shown once, here.
 
 Examples:
   agentarea-api key new --name ci --scopes read,write
@@ -29,21 +29,21 @@ Examples:
 
 With --format env, standard output has the line of the configuration and never the key, which goes
 to standard error, or with --key-file to a new file that only its owner can read. `keys` in the
-JSON document is the value of AGENTAREA_AUTH__KEYS without quotes, as Secrets want it.";
+JSON document is the value of AGENTAREA_AUTH__KEYS without quotes, as Kubernetes Secrets need it.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a key, and the line for the configuration
+    /// Create a key and its line for the configuration
     #[command(after_help = AFTER_HELP)]
     New {
-        /// Names the holder in logs
+        /// Name of the holder in logs
         #[arg(long, default_value = "default")]
         name: String,
-        /// What the key may do
+        /// Scopes of the key
         #[arg(long, value_delimiter = ',', default_value = "read,write,operate")]
         #[arg(value_parser = ["read", "write", "operate"])]
         scopes: Vec<String>,
-        /// For whom to print
+        /// Output format
         #[arg(long, value_enum, default_value_t)]
         format: Format,
         /// Write the key into FILE, which must not exist yet, and do not print it
@@ -70,7 +70,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
         write(path, &key).with_context(|| format!("--key-file {}", path.display()))?;
     }
     let shown = key_file.is_none().then_some(key);
-    // The line is in single quotes, which nothing inside may end.
+    // The line is in single quotes, so it must not contain any.
     let quoted = serde_json::to_string(&name)?.replace('\'', "\\u0027");
     let listed = serde_json::to_string(&scopes)?;
     let keys = format!("[{{ name = {quoted}, sha256 = \"{sha256}\", scopes = {listed} }}]");

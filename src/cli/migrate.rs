@@ -18,18 +18,18 @@ Examples:
   DATABASE_URL=postgres://user:password@host/name agentarea-api migrate --from sqlite:data/agentarea.db
 
 Executions with their results, idempotency keys and undelivered events move from the file to the
-configured database, in parcels, each of which is removed from the file once it is committed there. If
-it is interrupted, call it again. Stop the service that uses the file first.
+configured database in batches; each is removed from the file after it is committed there. If the
+command is interrupted, run it again. First stop the service that uses the file.
 
 Exit codes: 0 everything has moved, 1 something failed, 69 the configured database cannot be used,
 78 the configuration has problems.";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where from, such as `sqlite:data/agentarea.db`
+    /// The embedded database to move from, such as `sqlite:data/agentarea.db`
     #[arg(long, value_name = "sqlite:PATH", value_parser = parse_from)]
     from: PathBuf,
-    /// For whom to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -46,7 +46,8 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded, app: &App) -> anyhow::
         eprintln!("warning: {warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // What takes long before the first row moves, such as the schema's migrations, says so.
+    // Long steps before the first row moves, such as migrations of the schema, log their own
+    // progress.
     let entered = runtime.enter();
     let logs = telemetry::init(&loaded.config.telemetry)?;
     let mut progress = Progress::new();

@@ -21,21 +21,21 @@ use crate::{
     lifecycle::Exit,
 };
 
-/// The commit tells two builds of one version apart.
+/// The commit distinguishes two builds of the same version.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")");
 
 const AFTER_HELP: &str = "\
 Examples:
-  agentarea-api                                    alone, on embedded defaults, port 8000
+  agentarea-api                                    standalone, on embedded defaults, port 8000
   PORT=8080 agentarea-api                          on another port
   agentarea-api check                              try every connection, start nothing
-  agentarea-api config show                        every value in effect, and who set it
+  agentarea-api config show                        every value in effect, with its source
   agentarea-api health --watch                     follow the health of the service on this host
-  agentarea-api key new --name ci --scopes read    make an API key
+  agentarea-api key new --name ci --scopes read    create an API key
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 69 a connection that start needs cannot be
-made, 71 the port cannot be listened on, 75 stopped but something was cut off, 78 the configuration
-has problems, 130 asked to stop twice. `check` has more, see its help.";
+established, 71 the program cannot listen on the port, 75 stopped but something was cut off, 78 the
+configuration has problems, 130 asked to stop twice. `check` has more; see its help.";
 
 const ABOUT: &str = "\
 The front door of an AgentArea deployment: events and durable executions over managed connections.";
@@ -43,10 +43,10 @@ The front door of an AgentArea deployment: events and durable executions over ma
 const LONG_ABOUT: &str = "\
 The front door of an AgentArea deployment: events and durable executions over managed connections.
 
-Without a command, `serve` runs. Without configuration it runs alone: memory broker, embedded \
+Without a command, `serve` runs. With no configuration it runs standalone: memory broker, embedded \
 executions, SQLite in ./data. REDIS_URL, TEMPORAL_ADDRESS and DATABASE_URL connect it to Redis, \
-Temporal and PostgreSQL, each by itself. ENVIRONMENT=production demands all three and an API key, \
-and lists what is missing.";
+Temporal and PostgreSQL, each independently. ENVIRONMENT=production requires all three and an API \
+key, and lists what is missing.";
 
 /// The command line of the program.
 #[derive(Debug, Parser)]
@@ -65,10 +65,10 @@ pub struct Cli {
 struct Source {
     /// Folder with default.toml and {ENVIRONMENT}.toml [default: config, if it exists]
     ///
-    /// `AGENTAREA_CONFIG_DIR` is the same. A folder that is named must exist and hold one of them.
+    /// The same as `AGENTAREA_CONFIG_DIR`. The folder must exist and contain one of the two files.
     #[arg(long, global = true, value_name = "DIR")]
     config_dir: Option<PathBuf>,
-    /// Set a key, over every file and variable; may be repeated
+    /// Set a key, overriding every file and variable; may be repeated
     ///
     /// For example --set server.port=8080. `config default` prints all keys.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = config::Override)]
@@ -90,19 +90,19 @@ enum Command {
     /// Ask a running service for its health
     #[command(after_help = health::AFTER_HELP)]
     Health(health::Arguments),
-    /// Look at the configuration
+    /// Inspect the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Make API keys
+    /// Create API keys
     #[command(subcommand)]
     Key(key::Command),
-    /// Move all that an embedded database holds into the configured one
+    /// Move everything from an embedded database into the configured one
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Arguments),
     /// Print the specification
     #[command(about = "Print the OpenAPI specification")]
     Openapi,
-    /// Print the completions of a shell
+    /// Print shell completions
     #[command(after_help = completions::COMPLETIONS_HELP)]
     Completions(completions::Completions),
     /// Print the manual page
@@ -110,7 +110,7 @@ enum Command {
     Man(completions::Man),
 }
 
-/// For whom to print.
+/// Output format.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Format {
     /// For people
@@ -131,7 +131,7 @@ impl Cli {
     /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, for people.
+    /// An error text for people.
     pub fn run(self) -> anyhow::Result<Exit> {
         let app = App::default();
         let command = self.command.unwrap_or(Command::Serve);
@@ -158,12 +158,12 @@ impl Cli {
     }
 }
 
-/// Prints to standard output. A reader that has seen enough, such as `head`, is no error.
+/// Prints to standard output. A reader that stops early, such as `head`, is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     print_while_read(text).map(|_| ())
 }
 
-/// The same; false when nobody reads any more.
+/// The same; false when the reader has gone.
 fn print_while_read(text: &str) -> anyhow::Result<bool> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout();
@@ -178,7 +178,7 @@ fn document(content: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(content)? + "\n")
 }
 
-/// Prints what is wrong with the configuration.
+/// Prints the problems of the configuration.
 fn report(problems: &ConfigError) -> Exit {
     eprintln!("{problems}");
     Exit::BadConfig
@@ -193,7 +193,7 @@ mod tests {
         <Cli as clap::CommandFactory>::command().debug_assert();
     }
 
-    /// The examples in the help of a command and of those below it, without what is said of them.
+    /// The examples in the help of a command and its subcommands, without their descriptions.
     fn examples(command: &clap::Command, found: &mut Vec<String>) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         for line in help.lines().filter(|line| line.starts_with("  ")) {

@@ -1,5 +1,5 @@
-//! What depends on who reads: colours and a line that is written anew for a person at a terminal,
-//! plain lines for a pipe.
+//! Output that depends on the reader: colours and a progress line for a person at a terminal, plain
+//! lines for a pipe.
 
 use std::{
     io::{IsTerminal, Write},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::config::Sources;
 
-/// How often progress is told.
+/// How often progress is printed.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// How a text is meant.
+/// The meaning of a text, which sets its colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tone {
     #[default]
@@ -61,7 +61,7 @@ impl Screen {
     }
 }
 
-/// A piece of a table.
+/// A cell of a table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cell {
     text: String,
@@ -86,7 +86,7 @@ impl From<String> for Cell {
     }
 }
 
-/// Aligned columns under a head. Numbers, which end in a unit, stand at the right of theirs.
+/// Aligned columns under a header. Numbers, which end in a unit, are right-aligned.
 pub(super) fn table<const N: usize>(
     screen: Screen,
     head: [&str; N],
@@ -115,7 +115,7 @@ pub(super) fn table<const N: usize>(
     text
 }
 
-/// Tells on standard error how far something is that can take more than a second.
+/// Prints progress on standard error for steps that can take more than a second.
 #[derive(Debug)]
 pub(super) struct Progress {
     is_terminal: bool,
@@ -127,14 +127,14 @@ impl Progress {
         Self { is_terminal: std::io::stderr().is_terminal(), told: Instant::now() }
     }
 
-    /// A line for a person, who sees it until the next.
+    /// A line for a person at a terminal, replaced by the next one.
     pub(super) fn begin(&mut self, text: &str) {
         if self.is_terminal {
             self.write(text);
         }
     }
 
-    /// The same, and for a pipe a line each second.
+    /// The same; for a pipe, one line each second.
     pub(super) fn tell(&mut self, text: &str) {
         if self.is_terminal || self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
@@ -144,7 +144,7 @@ impl Progress {
 
     fn write(&self, text: &str) {
         let line = if self.is_terminal { format!("\r{text}\u{1b}[K") } else { format!("{text}\n") };
-        // Who has closed standard error wants no progress.
+        // A closed standard error means that nobody wants progress.
         let _told = std::io::stderr().write_all(line.as_bytes()).is_ok();
     }
 }

@@ -3,17 +3,18 @@
 use crate::{app::App, config::Loaded, lifecycle::Exit, telemetry, tls};
 
 pub(super) const SERVE_HELP: &str = "\
-SIGTERM or Ctrl-C: not ready, serve on for server.drain_delay, finish, close, end with 0. A second
-one ends at once. SIGHUP reads the configuration again.
+SIGTERM or Ctrl-C: reports not ready, keeps serving for server.drain_delay, finishes its work, closes
+its connections and exits with 0. A second signal ends the program at once. SIGHUP reloads the
+configuration.
 
-Exit codes: 0 stopped as asked, 69 a connection that start needs cannot be made, or the database
-refuses this program, 71 the port cannot be listened on, 75 stopped but something was cut off, 78
-the configuration has problems, 130 asked to stop twice.";
+Exit codes: 0 stopped as asked, 69 a connection that start needs cannot be established, or the
+database refuses this program, 71 the program cannot listen on the port, 75 stopped but something was
+cut off, 78 the configuration has problems, 130 asked to stop twice.";
 
 #[cfg(feature = "worker")]
 pub(super) const WORKER_HELP: &str = "\
-It needs TEMPORAL_ADDRESS, and the same [workflows.*] as the service. SIGTERM or Ctrl-C: take no
-more, finish within server.shutdown_grace, end with 0.
+Needs TEMPORAL_ADDRESS, and the same [workflows.*] as the service. SIGTERM or Ctrl-C: accepts no more
+work, finishes within server.shutdown_grace and exits with 0.
 
 Exit codes: 0 stopped as asked, 1 it cannot run, 78 the configuration has problems, 130 asked to
 stop twice.";
@@ -48,7 +49,7 @@ where
     // Logs are flushed, and the last spans sent, while there is a runtime to do it.
     drop(telemetry);
     drop(entered);
-    // What did not stop in time must not hold up the end.
+    // Tasks that did not stop in time must not delay the exit.
     runtime.shutdown_background();
     exit
 }

@@ -1,11 +1,11 @@
-//! Databases: they keep what was accepted.
+//! Databases: they store accepted work.
 //!
-//! A [`Database`] is a few small traits of use-case size, each beside its types in a file of its own.
-//! Each method is one transaction. Times that are compared between processes (claims, leases) come
-//! from the database's own clock.
+//! A [`Database`] is a few small traits of use-case size, each beside its types in a file of its
+//! own. Each method is one transaction. Times that processes compare (claims, leases) come from the
+//! database's own clock.
 //!
-//! The statements are written once, in `statements/`, and compiled for each database against what
-//! its dialect provides: see `dialect.rs`.
+//! The statements are written once, in `statements/`, and compiled for each database against its
+//! dialect: see `dialect.rs`.
 
 mod accept;
 mod client;
@@ -69,7 +69,7 @@ compile_error!("agentarea-api needs a database: enable the feature `sqlite` or `
 /// The name of the family.
 pub const FAMILY: &str = "database";
 
-/// Keeps accepted work, idempotency keys and embedded runs.
+/// Stores accepted work, idempotency keys and embedded runs.
 pub trait Database:
     Backend
     + Accept
@@ -82,7 +82,8 @@ pub trait Database:
     + Transfer
     + Wakeups
 {
-    /// True when no other process can use it: whatever another one has claimed, it died holding.
+    /// True when no other process can use it, so any claim of another process was left by a process
+    /// that died.
     fn serves_one_process(&self) -> bool;
 }
 
@@ -90,8 +91,8 @@ pub trait Database:
 /// `pool.connect_timeout`.
 const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// What a check says of a database that no service has migrated yet.
-const NO_TABLES: &str = "the tables are not there yet; the service makes them when it starts";
+/// The note of a check for a database that no service has migrated yet.
+const NO_TABLES: &str = "the tables do not exist yet; the service creates them when it starts";
 
 /// `DATABASE_URL` selects the backend by its scheme.
 const POSTGRES_VARIABLES: [WellKnownVariable; 1] = [WellKnownVariable {
@@ -113,8 +114,8 @@ const SQLITE_VARIABLES: [WellKnownVariable; 1] = [WellKnownVariable {
     },
 }];
 
-/// The default file of the embedded database, if it holds work that is not done. Beside a service
-/// that uses another database it is easily forgotten.
+/// The default file of the embedded database, if it holds unfinished work. It is easily forgotten
+/// when the service uses another database.
 #[cfg(feature = "sqlite")]
 pub async fn left_behind() -> Option<(PathBuf, Unfinished)> {
     let path = sqlite::default_path();
@@ -122,10 +123,10 @@ pub async fn left_behind() -> Option<(PathBuf, Unfinished)> {
     (left != Unfinished::default()).then_some((path, left))
 }
 
-/// Opens the file of an embedded database. No service may use it meanwhile.
+/// Opens the file of an embedded database. No service may use it at the same time.
 ///
 /// # Errors
-/// When there is none, another process uses it, or it is no database of this program.
+/// When the file does not exist, another process uses it, or it is not a database of this program.
 #[cfg(feature = "sqlite")]
 pub async fn open_file(path: &Path, context: &BuildContext) -> Result<Arc<dyn Database>, Error> {
     if !path.exists() {
@@ -153,7 +154,7 @@ pub fn registry() -> Registry<dyn Database> {
     registry
 }
 
-/// A database for tests, in use as the program uses it.
+/// A database for tests, used through the same layers as in the program.
 #[cfg(test)]
 pub(crate) fn managed(
     backend: &str,

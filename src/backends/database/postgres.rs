@@ -34,7 +34,7 @@ use crate::{
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
-/// Replicas that start together migrate one after the other; the number is ours alone.
+/// The advisory lock by which replicas that start together migrate one after the other.
 const MIGRATION_LOCK: i64 = 4_917_230_115;
 
 pub(super) struct Factory;
@@ -104,7 +104,7 @@ async fn refuse_replica(conn: &mut Conn) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether start could make the tables.
+/// Checks that a start could create the tables.
 async fn refuse_without_rights(conn: &mut Conn) -> Result<(), Error> {
     if is_true(conn, "current_setting('transaction_read_only')::bool").await? {
         let message =
@@ -114,14 +114,14 @@ async fn refuse_without_rights(conn: &mut Conn) -> Result<(), Error> {
     }
     let may_create = "coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
     if !is_true(conn, may_create).await? {
-        let message = "the tables are not there yet, and the user may not create them";
+        let message = "the tables do not exist yet, and the user may not create them";
         return Err(Error::new(ErrorKind::Forbidden, message));
     }
     Ok(())
 }
 
-/// Applies what is missing, and waits for locks as long as that takes. The lock ends with the
-/// connection, should this process die.
+/// Applies missing migrations, waiting for locks without a limit. The advisory lock ends with the
+/// connection if this process dies.
 async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
     conn.batch_execute("SET lock_timeout = 0").await?;
     if !is_true(&mut conn, &format!("pg_try_advisory_lock({MIGRATION_LOCK})")).await? {
@@ -129,8 +129,8 @@ async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
         let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
         conn.batch_execute(&lock).await?;
     }
-    // On a thread of its own: the harness blocks, and a runtime's thread that blocks inside a future
-    // can swallow the wake-up of a future beside it.
+    // On a thread of its own, because the harness blocks, and a blocked runtime thread can swallow
+    // the wake-up of another future.
     let migration = tokio::task::spawn_blocking(move || {
         let mut conn = AsyncConnectionWrapper::<Conn>::from(conn);
         let migrated = migrations::apply(&mut conn, MIGRATIONS);
@@ -147,9 +147,9 @@ async fn migrate(mut conn: Conn) -> Result<Conn, Error> {
 struct Db {
     pool: Pool<Connector>,
     connector: Arc<Connector>,
-    /// The probe's own connection, so that a busy pool does not look like an outage.
+    /// The probe's own connection, so that a busy pool is not mistaken for an outage.
     probe: tokio::sync::Mutex<Option<Conn>>,
-    /// The connection that listens to other processes, once it is asked for.
+    /// The connection that listens for notifications of other processes, opened on first use.
     ear: tokio::sync::Mutex<Option<Conn>>,
     instance: Arc<str>,
 }
@@ -172,8 +172,8 @@ impl Database for Db {
 impl Backend for Db {
     async fn probe(&self) -> Result<(), Error> {
         let mut kept = self.probe.lock().await;
-        // It comes back when it has answered: after a failure, or a probe that was cut off, the next
-        // one opens another.
+        // The connection is put back only after it has answered; after a failure or a cancelled
+        // probe, the next probe opens another.
         let usable = |mut conn: Conn| (!PoolableConnection::is_broken(&mut conn)).then_some(conn);
         let (mut conn, anew) = match kept.take().and_then(usable) {
             Some(conn) => (conn, false),

@@ -39,12 +39,11 @@ use crate::{
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// What a check says beside a running service.
+/// The note of a check that runs beside a service.
 const IN_USE: &str =
     "another process, probably the service, uses the file; a second service would be refused";
 
-/// Builds the database; remembers the lock it holds, because a rebuild in the same process meets
-/// it again.
+/// Builds the database. Remembers the lock, because a rebuild in the same process must reuse it.
 #[derive(Default)]
 pub(super) struct Factory {
     lock: Mutex<Weak<FileLock>>,
@@ -87,8 +86,8 @@ impl BackendFactory<dyn Database> for Factory {
         Ok(Arc::new(Db { pool, connector, probe, instance, lock, patience }))
     }
 
-    /// Works beside a service that uses the file: the lock keeps away a second *service*, while
-    /// `SQLite` itself lets two processes take turns.
+    /// Works while a service uses the file: the lock excludes a second *service* only, and `SQLite`
+    /// itself allows two processes.
     async fn check(
         &self,
         section: &Section,
@@ -97,7 +96,7 @@ impl BackendFactory<dyn Database> for Factory {
         let config: Config = section.read()?;
         if !config.path.exists() {
             try_folder_of(&config.path)?;
-            return Ok(Some("the file is not there yet; the service makes it when it starts"));
+            return Ok(Some("the file does not exist yet; the service creates it when it starts"));
         }
         let in_use = FileLock::is_held(&config.path);
         let mut conn = open(&config.path, false).await?;
@@ -120,7 +119,8 @@ async fn is_true(conn: &mut Conn, expression: &str) -> Result<bool, Error> {
     Ok(diesel::select(expression).get_result(conn).await?)
 }
 
-/// What this process has used before is not begun anew in an empty file, nor in what is left of it.
+/// A database that this process has used before is not replaced by an empty file, nor by a damaged
+/// one.
 async fn refuse_remains(lock: &FileLock, conn: &mut Conn) -> Result<(), Error> {
     let Some(is_damaged) = lock.used_before() else { return Ok(()) };
     if !is_true(conn, HAS_TABLES).await? {
@@ -132,7 +132,7 @@ async fn refuse_remains(lock: &FileLock, conn: &mut Conn) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes what the probe writes, if the tables are there.
+/// Makes the same write as the probe, if the tables exist.
 async fn try_tables(conn: &mut Conn, instance: &str) -> Result<Option<&'static str>, Error> {
     if !is_true(conn, HAS_TABLES).await? {
         return Ok(Some(super::NO_TABLES));
@@ -142,7 +142,7 @@ async fn try_tables(conn: &mut Conn, instance: &str) -> Result<Option<&'static s
     Ok(None)
 }
 
-/// Whether the file and its missing folders could be made, by a file that is gone at once.
+/// Checks that the file and its missing folders could be created, with a temporary file.
 fn try_folder_of(database: &Path) -> Result<(), Error> {
     let absolute =
         std::path::absolute(database).map_err(|error| unusable("the file", database, error))?;
@@ -161,7 +161,7 @@ pub(super) fn default_path() -> std::path::PathBuf {
     Config::default().path
 }
 
-/// What is not done in a file, which another process may be using.
+/// Settings that are not applied to a file that another process may be using.
 pub(super) async fn unfinished_in(path: &Path) -> Result<Unfinished, Error> {
     if !path.exists() {
         return Ok(Unfinished::default());
@@ -169,7 +169,7 @@ pub(super) async fn unfinished_in(path: &Path) -> Result<Unfinished, Error> {
     statements::transfer::unfinished(&mut open(path, false).await?).await
 }
 
-/// Opens the file, which is only made if it may be.
+/// Opens the file, creating it only if `make` is true.
 async fn open(path: &Path, make: bool) -> Result<Conn, Error> {
     let mode = if make { "rwc" } else { "rw" };
     let established = Conn::establish(&format!("{}?mode={mode}", uri(path))).await;
@@ -181,17 +181,17 @@ async fn open(path: &Path, make: bool) -> Result<Conn, Error> {
     })
 }
 
-/// The path as `SQLite` takes it together with a mode.
+/// The path as a URI, which `SQLite` requires for a mode.
 fn uri(path: &Path) -> String {
-    // Of an absolute one, two slashes at the begin would be taken for those before a host.
+    // `SQLite` would read two slashes at the start of an absolute path as the start of a host.
     let scheme = if path.is_absolute() { "file://" } else { "file:" };
     let path = path.display().to_string();
     let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     format!("{scheme}{path}")
 }
 
-/// Applies what is missing, all of it or nothing. A second build waits for the write lock, and then
-/// finds nothing missing.
+/// Applies all missing migrations or none. A second build waits for the write lock and then finds
+/// none missing.
 async fn migrate(conn: &mut Conn) -> Result<(), Error> {
     let migrated = conn.spawn_blocking(|conn| {
         conn.immediate_transaction(|conn| {
@@ -216,7 +216,7 @@ impl Factory {
 struct Connector {
     config: Config,
     lock: Arc<FileLock>,
-    /// What its first connection has opened.
+    /// The file that the first connection of the build has opened.
     file: OnceLock<Identity>,
 }
 
@@ -244,8 +244,8 @@ impl Connect for Connector {
             Synchronous::Full => "FULL",
             Synchronous::Normal => "NORMAL",
         };
-        // The busy timeout comes first: switching to WAL needs the lock that another connection
-        // of ours may hold.
+        // The busy timeout comes first, because switching to WAL needs a lock that another
+        // connection of this process may hold.
         let settings = format!(
             "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
              PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON;"
@@ -264,7 +264,7 @@ impl Connect for Connector {
 struct Db {
     pool: Pool<Connector>,
     connector: Arc<Connector>,
-    /// The probe's own connection, so that a busy pool does not look like an outage.
+    /// The probe's own connection, so that a busy pool is not mistaken for an outage.
     probe: tokio::sync::Mutex<Option<Conn>>,
     instance: Arc<str>,
     lock: Arc<FileLock>,
@@ -279,13 +279,13 @@ impl std::fmt::Debug for Db {
 }
 
 impl Db {
-    /// Whether what the connections have open still is the database, and to what size it has shrunk.
-    /// If it is not, they are closed.
+    /// Checks that the connections still have the database file open, and closes them if not.
+    /// Returns the size to which the file has shrunk, if it has.
     fn check_name(&self) -> Result<Option<u64>, Error> {
         self.lock.check().inspect_err(|_| self.let_go())
     }
 
-    /// A file that has become smaller was truncated, or somebody has tidied it up with `VACUUM`.
+    /// A smaller file was either truncated or compacted with `VACUUM`.
     async fn check_size(&self, conn: &mut Conn, shrunk_to: Option<u64>) -> Result<(), Error> {
         let Some(size) = shrunk_to else { return Ok(()) };
         let needed = "page_count * page_size FROM pragma_page_count, pragma_page_size";
@@ -301,8 +301,8 @@ impl Db {
         Ok(())
     }
 
-    /// Closes the connections to a file that is no longer the database: only once all are closed,
-    /// another is opened.
+    /// Closes the connections to a file that is no longer the database. A new one is opened only
+    /// after all are closed.
     fn let_go(&self) {
         self.pool.close_idle();
         if let Ok(mut probe) = self.probe.try_lock() {

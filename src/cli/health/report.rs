@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::cli::screen::{Cell, Screen, Tone, table};
 
-/// What of it is shown. Other versions may say more, or less.
+/// The fields that are shown. Other versions may send more, or fewer.
 #[derive(Debug, Deserialize)]
 pub(super) struct Report {
     pub(super) status: String,
@@ -68,7 +68,7 @@ fn tone(state: &str) -> Tone {
 }
 
 impl Report {
-    /// The whole of it. `with_key` says whether a key was sent that should bring the details.
+    /// The whole report. `with_key` tells whether a key was sent, which should bring the details.
     pub(super) fn text(&self, screen: Screen, with_key: bool) -> String {
         let Self { status, version, instance, connections, .. } = self;
         let status = screen.paint(tone(status), status);
@@ -78,7 +78,7 @@ impl Report {
         if connections.details.is_empty() {
             text += &self.in_short(screen);
             text += if with_key {
-                "\nno details: the key is not known, or lacks the scope `read`\n"
+                "\nno details: the key is unknown, or lacks the scope `read`\n"
             } else {
                 "\ndetails are for callers with the scope `read`: see --key-file\n"
             };
@@ -124,7 +124,7 @@ impl Report {
         lines.collect::<Vec<_>>().concat() + "\n"
     }
 
-    /// In one line, which differs when something has changed: nothing that was only measured anew.
+    /// One line that changes only when a state changes, not with each measurement.
     pub(super) fn line(&self) -> String {
         let states = self.connections.services.iter().map(|(name, state)| {
             let details = self.connections.details.get(name);

@@ -15,14 +15,14 @@ use crate::{
     model::time,
 };
 
-/// To the upper left corner.
+/// Moves the cursor to the upper left corner.
 const HOME: &str = "\u{1b}[H";
-/// Clears what an earlier report has left to the right.
+/// Clears the rest of the line, left over from an earlier report.
 const END_OF_LINE: &str = "\u{1b}[K\n";
-/// Clears what it has left below.
+/// Clears the rest of the screen.
 const END_OF_SCREEN: &str = "\u{1b}[J";
 
-/// Asks until it is told to stop, or nobody reads any more.
+/// Asks until Ctrl-C, or until the reader of the output has gone.
 pub(super) async fn run(
     service: &Service,
     screen: Screen,

@@ -49,7 +49,7 @@ async fn embedded_defaults_are_good_and_nothing_is_made() {
     let column = lines[0].find("ADDRESS").unwrap();
     assert!(lines[1].starts_with("event_broker") && lines[1][column..].starts_with("in this pro"));
     assert!(lines[3][column..].starts_with("data/agentarea.db"), "{table}");
-    assert!(lines[3].contains("ok: the file is not there yet"), "{table}");
+    assert!(lines[3].contains("ok: the file does not exist yet"), "{table}");
 }
 
 #[cfg(feature = "sqlite")]
@@ -239,7 +239,7 @@ mod postgres {
         assert_eq!(code, 0, "{report}");
         let line = connection(&report, "database");
         assert_eq!(line["address"], format!("{}/{}", database.address(), database.name()));
-        assert!(line["message"].as_str().unwrap().contains("tables are not there"), "{line}");
+        assert!(line["message"].as_str().unwrap().contains("tables do not exist"), "{line}");
         // Would fail if the check had made it.
         database.within("CREATE TABLE schema_info ()").await;
         database.drop().await;

@@ -250,7 +250,7 @@ mod health {
 
         fs::write(&key_file, "aak_wrong\n").unwrap();
         let text = stdout(&ask(&service, &["--key-file", key]).output().unwrap());
-        assert!(text.contains("the key is not known"), "{text}");
+        assert!(text.contains("the key is unknown"), "{text}");
         fs::write(&key_file, "\n").unwrap();
         for file in [key, "nowhere"] {
             let output = ask(&service, &["--key-file", file]).output().unwrap();
