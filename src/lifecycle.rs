@@ -14,29 +14,29 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Signals closer together are one.
+/// Signals that arrive closer together than this count as one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
-/// How the program ended, as the shell sees it.
+/// The result of the program, as an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It was asked to stop, and everything ended in time.
+    /// Stopped as asked, with everything ended in time.
     Clean,
     /// Something failed.
     Failed,
-    /// A connection that start needs cannot be made.
+    /// A connection that start needs cannot be established.
     ConnectionUnavailable,
-    /// The port cannot be listened on.
+    /// The program cannot listen on the port.
     CannotListen,
-    /// It was asked to stop, and something had to be cut off.
+    /// Stopped as asked, but something had to be cut off.
     CutOff,
-    /// What answers does not speak as this program does: another version, or TLS.
+    /// A backend speaks another protocol or version, or TLS fails.
     NotUnderstood,
-    /// A login was refused, or lacks rights.
+    /// A backend refuses the login, or the login lacks rights.
     NotPermitted,
     /// The configuration has problems.
     BadConfig,
-    /// It was asked to stop twice.
+    /// Asked to stop twice.
     Impatient,
 }
 
@@ -63,27 +63,27 @@ impl Exit {
 pub struct Lifecycle {
     /// Every task that outlives its creator.
     pub tasks: Tasks,
-    /// The listener accepts no more clients, and streams end.
+    /// Cancelled when the listener stops accepting clients and streams end.
     pub stop_serving: CancellationToken,
-    /// What works in the background ends.
+    /// Cancelled when background work ends.
     pub stop_work: CancellationToken,
 }
 
-/// What runs, and has to be stopped in order.
+/// The running parts of the program, which have to be stopped in order.
 #[derive(Debug)]
 pub struct Running {
     /// Tells load balancers that the instance stops.
     pub draining: Draining,
     /// The listener. True when every request was answered.
     pub serving: Option<JoinHandle<bool>>,
-    /// What works in the background, by name.
+    /// Background work, by name.
     pub working: Vec<(&'static str, JoinHandle<()>)>,
     /// The connections.
     pub manager: ConnectionManager,
 }
 
 impl Running {
-    /// Completes if the listener ends by itself, which nothing can make good.
+    /// Completes if the listener ends by itself, from which the program cannot recover.
     pub async fn listener_ended(&mut self) {
         if let Some(serving) = &mut self.serving {
             let _ended = serving.await.is_ok();
@@ -93,15 +93,15 @@ impl Running {
 }
 
 impl Lifecycle {
-    /// Tasks that `metrics` count.
+    /// No tasks yet; `metrics` counts their restarts.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         Self { tasks: Tasks::new(metrics.tasks()), ..Self::default() }
     }
 
-    /// Stops everything, in this order: not ready any more → serve on for `drain_delay` → no new
-    /// requests → the work in the background → the connections, in the reverse of the order in which
-    /// they build on each other. False when something had to be cut off after `shutdown_grace`.
+    /// Stops everything, in this order: report not ready → keep serving for `drain_delay` → accept
+    /// no new requests → end background work → close the connections, in reverse order of their
+    /// dependencies. False when something had to be cut off after `shutdown_grace`.
     pub async fn stop(&self, running: &mut Running, config: &Server) -> bool {
         running.draining.begin();
         sleep(config.drain_delay).await;
@@ -141,10 +141,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from their default, which ends the process.
+    /// Replaces the default handling of the signals, which ends the process.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the operating system refuses.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -152,8 +152,8 @@ impl Signals {
         })
     }
 
-    /// Waits for one that comes later than a moment after the first. Tools that end a process may
-    /// signal it and its group at once, which is not impatience.
+    /// Waits for a second signal that is not part of the first. Tools that end a process may signal
+    /// it and its group at the same time; that does not count as a second request.
     pub async fn again(&mut self) -> &'static str {
         let first = Instant::now();
         loop {
@@ -164,7 +164,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the next one; gives its name.
+    /// Waits for the next signal; returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -173,26 +173,26 @@ impl Signals {
     }
 }
 
-/// The signal that asks the program to read its configuration again.
+/// The signal that asks the program to reload its configuration.
 #[derive(Debug)]
 pub struct ReloadSignal(Signal);
 
 impl ReloadSignal {
-    /// Takes the signal over from its default, which ends the process.
+    /// Replaces the default handling of the signal, which ends the process.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the operating system refuses.
     pub fn listen() -> std::io::Result<Self> {
         signal(SignalKind::hangup()).map(Self)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         self.0.recv().await;
     }
 }
 
-/// Waits for `part` to stop, names it in the log if it does not. False when it was cut off.
+/// Waits for `part` to stop, and names it in the log if it does not. False when it was cut off.
 async fn stopped_in_time(
     part: &'static str,
     limit: Duration,

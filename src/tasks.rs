@@ -1,5 +1,5 @@
-//! The tasks that outlive their creator: tracked, so that shutdown can wait for them, and kept, so
-//! that none is missing without anybody's knowledge.
+//! The tasks that outlive their creator. They are tracked, so that shutdown can wait for them, and
+//! supervised, so that a task that ends is noticed and restarted.
 
 use std::{
     fmt,
@@ -23,11 +23,11 @@ use crate::{
     telemetry::metrics::{Counter, TaskMetrics},
 };
 
-/// Pauses before a task that ended is started again.
+/// Pauses before a task that ended is restarted.
 const RESTART: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(10));
-/// A task that has run for so long is well again.
+/// A task that has run for this long counts as recovered.
 const WELL_AFTER: Duration = Duration::from_mins(1);
-/// A task that ended so often without having been well cannot be restarted.
+/// A task that ended this many times without recovering is hopeless.
 const HOPELESS_AFTER: u32 = 5;
 
 /// The tasks of the program.
@@ -44,9 +44,9 @@ struct Shared {
 /// A task that is kept running.
 struct Kept {
     name: String,
-    /// It ends again and again.
+    /// True when the task keeps ending.
     hopeless: AtomicBool,
-    /// Stands for the task as it runs now.
+    /// The handle of the current run.
     running: Mutex<Option<AbortHandle>>,
     restarts: Counter,
 }
@@ -58,7 +58,7 @@ impl Tasks {
         Self(Arc::new(Shared { metrics, ..Shared::default() }))
     }
 
-    /// Starts a task that ends by itself.
+    /// Starts a task that may end by itself.
     pub fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -66,9 +66,9 @@ impl Tasks {
         self.0.tracker.spawn(task)
     }
 
-    /// Keeps `task` of `owner` running until `stop`, which it watches itself: whenever it ends before,
-    /// by a panic or because it returns, that is logged and counted, and it is started again. The
-    /// handle completes when it has ended after `stop`.
+    /// Keeps `task` of `owner` running until `stop`, which the task watches itself. Whenever it
+    /// panics or returns before, the end is logged and counted, and the task is restarted. The
+    /// handle completes when the task has ended after `stop`.
     pub fn keep<S, F, Fut>(
         &self,
         name: impl Into<String>,
@@ -97,7 +97,7 @@ impl Tasks {
         })
     }
 
-    /// As [`Tasks::keep`], for a task that never ends by itself and is dropped at `stop`.
+    /// Like [`Tasks::keep`], for a task that never ends by itself and is dropped at `stop`.
     pub fn keep_until<S, F, Fut>(
         &self,
         name: impl Into<String>,
@@ -118,7 +118,7 @@ impl Tasks {
         })
     }
 
-    /// The name of a task that cannot be restarted, if there is one.
+    /// The name of a task that keeps ending, if there is one.
     #[must_use]
     pub fn hopeless(&self) -> Option<String> {
         let kept = self.0.kept.lock();
@@ -126,17 +126,17 @@ impl Tasks {
         hopeless.map(|task| task.name.clone())
     }
 
-    /// No more tasks will come that shutdown has to wait for.
+    /// Marks that no further tasks will be added, so that [`Tasks::wait`] can complete.
     pub fn close(&self) {
         self.0.tracker.close();
     }
 
-    /// Waits until every task has ended, once [`Tasks::close`] was called.
+    /// Waits until every task has ended, after [`Tasks::close`].
     pub async fn wait(&self) {
         self.0.tracker.wait().await;
     }
 
-    /// The names of the tasks that are kept.
+    /// The names of the supervised tasks.
     #[cfg(test)]
     pub(crate) fn names(&self) -> Vec<String> {
         self.0.kept.lock().iter().map(|task| task.name.clone()).collect()
@@ -152,7 +152,7 @@ impl Tasks {
         }
     }
 
-    /// How often a task was started again.
+    /// How often a task was restarted.
     #[cfg(test)]
     pub(crate) fn restarts(&self, name: &str) -> u64 {
         let kept = self.0.kept.lock();
@@ -191,7 +191,7 @@ impl Kept {
             self.hopeless.store(failures >= HOPELESS_AFTER, Ordering::Relaxed);
             self.restarts.inc();
             let (task, how) = (&*self.name, how(ended));
-            tracing::error!(task, failures, "the task {task} {how}, it is started again");
+            tracing::error!(task, failures, "the task {task} {how}; restarting it");
             tokio::select! {
                 () = sleep(RESTART.pause_after(failures)) => {}
                 () = stop.cancelled() => return,

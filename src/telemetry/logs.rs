@@ -11,7 +11,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{LogFormat, LogRotation, Telemetry};
 
-/// Writes what is still buffered for the log files when dropped.
+/// Flushes the log files when dropped.
 pub(super) type LogGuard = Option<WorkerGuard>;
 
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;

@@ -1,7 +1,7 @@
-//! Every metric, declared once. The doc comment of a field is its help text in short.
+//! Every metric, declared once.
 //!
-//! Labels come from closed sets, and the series of connections exist from the start, so that a
-//! rate is never missing its first value.
+//! Labels come from closed sets, and the series of connections exist from the start, so that
+//! `rate()` sees their first increase.
 
 mod acquisition;
 mod connections;
@@ -89,13 +89,13 @@ impl Metrics {
         let http_request_seconds = HistogramFamily::new_with_constructor(seconds as fn() -> _);
         registry.register_with_unit(
             "http_request",
-            "Time until the answer begins",
+            "Time until the response begins",
             Unit::Seconds,
             http_request_seconds.clone(),
         );
         let outbox = OutboxMetrics::register(&mut registry);
         let tasks = TaskMetrics::default();
-        registry.register("tasks_restarted", "Tasks that were started again", tasks.family());
+        registry.register("tasks_restarted", "Restarts of background tasks", tasks.family());
         let event_stream_clients = Gauge::default();
         registry.register(
             "event_stream_clients",
@@ -122,24 +122,24 @@ impl Metrics {
         self.connections.handles(name)
     }
 
-    /// Those of the tasks that are kept running.
+    /// The metrics of the supervised tasks.
     #[must_use]
     pub fn tasks(&self) -> TaskMetrics {
         self.tasks.clone()
     }
 
-    /// Shows how much accepted work waits for `destination`, since when, and how much of it was
+    /// Sets how much accepted work waits for `destination`, since when, and how much of it was
     /// refused for good.
     pub fn show_outbox(&self, destination: Destination, backlog: &Backlog) {
         self.outbox.show(destination, backlog);
     }
 
-    /// Counts work that `destination` has acknowledged.
+    /// Counts accepted work that `destination` has acknowledged.
     pub fn outbox_delivered(&self, destination: Destination, rows: usize) {
         self.outbox.delivered(destination, rows);
     }
 
-    /// Makes the series of a workflow's executions that reach `status`.
+    /// Creates the series of a workflow's executions that reach `status`.
     pub fn declare_execution(&self, workflow: &str, status: &'static str) {
         let labels = ByExecution { workflow: workflow.to_owned(), status };
         drop(self.executions.get_or_create(&labels));

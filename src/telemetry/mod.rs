@@ -10,16 +10,16 @@ use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::Telemetry;
 
-/// Sends what is left of logs and spans when dropped.
+/// Flushes logs and spans when dropped.
 #[derive(Debug)]
 pub struct TelemetryGuard {
-    // In this order: what the exporter says at its end is still logged.
+    // In this order, so that the exporter's last messages are still logged.
     #[cfg(feature = "otel")]
     _spans: Option<otlp::Exporter>,
     _logs: logs::LogGuard,
 }
 
-/// Installs the subscriber of the process. Has to be called in a runtime.
+/// Installs the subscriber of the process. Must be called within a runtime.
 ///
 /// # Errors
 /// When the filter cannot be read, the log folder cannot be written, or the collector's address

@@ -26,7 +26,7 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 use super::traces::TraceContext;
 use crate::config::Telemetry;
 
-/// How long the end of the program waits for spans that are not sent yet.
+/// How long the program waits at its end for unsent spans.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Sends spans in the background, in batches.
@@ -34,10 +34,10 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 pub(super) struct Exporter(SdkTracerProvider);
 
 impl Exporter {
-    /// The exporter that `config` wants. Has to be called in a runtime.
+    /// The exporter that `config` asks for. Must be called within a runtime.
     ///
     /// # Errors
-    /// When the endpoint cannot be used. A collector that is down is no error.
+    /// When the endpoint cannot be used. A collector that is down is not an error.
     pub(super) fn new(config: &Telemetry) -> anyhow::Result<Option<Self>> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
         let exporter = OtlpExporter::builder().with_tonic().with_endpoint(endpoint);
@@ -54,7 +54,7 @@ impl Exporter {
             .with_service_name(env!("CARGO_PKG_NAME"))
             .with_attribute(version)
             .build();
-        // Who has decided for a trace before us has decided.
+        // The sampling decision of the caller is kept.
         let share = Sampler::TraceIdRatioBased(config.trace_sampling);
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(Reporting { exporter, failing: AtomicBool::new(false) })
@@ -64,7 +64,7 @@ impl Exporter {
         Ok(Some(Self(provider)))
     }
 
-    /// Takes the program's own spans.
+    /// The layer that receives the program's own spans.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -75,7 +75,7 @@ impl Exporter {
     }
 }
 
-/// Sends what is left.
+/// Sends the remaining spans.
 impl Drop for Exporter {
     fn drop(&mut self) {
         if let Err(error) = self.0.shutdown_with_timeout(LAST_SPANS) {
@@ -84,14 +84,14 @@ impl Drop for Exporter {
     }
 }
 
-/// Spans of calls and of requests, but for those of probes and pages, which nobody follows. Log
-/// lines go their own way.
+/// Exports spans of calls and of requests, except those of probes and pages, which are of no
+/// interest. Log lines are handled by another layer.
 fn is_exported(of: &Metadata<'_>) -> bool {
     let is_quiet_request = of.name() == "request" && *of.level() == Level::DEBUG;
     of.is_span() && of.target().starts_with("agentarea_api") && !is_quiet_request
 }
 
-/// Begins the exported span of a request; none if spans are not exported.
+/// Starts the exported span of a request; `None` if spans are not exported.
 pub(super) fn begin_request(
     span: &Span,
     method: &str,
@@ -131,7 +131,7 @@ fn remote(context: TraceContext) -> SpanContext {
     )
 }
 
-/// Tells once that the collector does not take spans, and once that it does again.
+/// Logs once that the collector does not accept spans, and once that it accepts them again.
 #[derive(Debug)]
 struct Reporting<E> {
     exporter: E,
@@ -145,9 +145,9 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
         let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
             Err(error) if !failed_before => {
-                tracing::warn!(%error, spans, "the collector takes no spans; they are dropped");
+                tracing::warn!(%error, spans, "the collector does not accept spans; dropping them");
             }
-            Ok(()) if failed_before => tracing::info!("the collector takes spans again"),
+            Ok(()) if failed_before => tracing::info!("the collector accepts spans again"),
             _ => {}
         }
         result

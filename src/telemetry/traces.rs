@@ -1,4 +1,4 @@
-//! W3C trace context: the trace that a request belongs to, handed on to whatever it causes.
+//! W3C trace context: the trace of a request, propagated to everything the request causes.
 
 use std::{fmt, future::Future, str::FromStr};
 
@@ -28,8 +28,8 @@ impl TraceContext {
         }
     }
 
-    /// The place of a request, whose `span` this is, in the trace that `traceparent` names, or in a
-    /// new one. Exported traces call it by its method and route.
+    /// The place of a request with this `span` in the trace that `traceparent` names, or in a new
+    /// one. Exported traces call it by its method and route.
     #[must_use]
     #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "nothing is exported"))]
     pub fn of_request(span: &Span, method: &str, route: &str, traceparent: Option<&str>) -> Self {
@@ -44,13 +44,13 @@ impl TraceContext {
         Self::continued(traceparent)
     }
 
-    /// That of the request which the current task serves.
+    /// The trace context of the request that the current task serves.
     #[must_use]
     pub fn current() -> Option<Self> {
         CURRENT.try_with(|current| *current).ok()
     }
 
-    /// Runs `future` as part of it. What the future spawns is not.
+    /// Runs `future` within this trace context. Tasks that the future spawns are outside it.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         CURRENT.scope(self, future).await
     }
@@ -62,14 +62,14 @@ impl TraceContext {
     }
 }
 
-/// As `traceparent` writes it.
+/// In the form of `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
     }
 }
 
-/// Tells the exported span of a request what the answer was.
+/// Records the answer in the exported span of a request.
 #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "nothing is exported"))]
 pub fn answered(span: &Span, status: u16) {
     #[cfg(feature = "otel")]
@@ -84,7 +84,7 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// The text is no `traceparent`.
+/// The text is not a `traceparent`.
 #[derive(Debug)]
 pub struct NoTraceparent;
 
@@ -102,7 +102,7 @@ impl FromStr for TraceContext {
         let trace = hex(32).filter(|trace| *trace != 0).ok_or(NoTraceparent)?;
         let span = hex(16).filter(|span| *span != 0).ok_or(NoTraceparent)?;
         let flags = hex(2).ok_or(NoTraceparent)?;
-        // Later versions may append to it; version 0 has four parts.
+        // Later versions may append parts; version 0 has four.
         if version == 0 && parts.next().is_some() {
             return Err(NoTraceparent);
         }

@@ -1,4 +1,4 @@
-//! How long calls wait for what they need before they can begin.
+//! The time that calls wait before they can begin.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Time that calls spent waiting for a backend that was being built, or for a pooled connection.
-/// Those who find both wait for nothing.
+/// Calls that find both ready do not wait.
 #[derive(Debug, Default)]
 pub struct Acquisition {
     total_nanos: AtomicU64,
@@ -14,20 +14,20 @@ pub struct Acquisition {
 }
 
 impl Acquisition {
-    /// A call has waited for so long.
+    /// Records the wait of a call.
     pub fn add(&self, waited: Duration) {
         let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         self.total_nanos.fetch_add(nanos, Ordering::Relaxed);
         self.max_nanos.fetch_max(nanos, Ordering::Relaxed);
     }
 
-    /// The mean of so many calls.
+    /// The mean wait over `calls`.
     #[must_use]
     pub fn mean(&self, calls: u64) -> Duration {
         Duration::from_nanos(self.total_nanos.load(Ordering::Relaxed) / calls.max(1))
     }
 
-    /// The longest.
+    /// The longest wait.
     #[must_use]
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max_nanos.load(Ordering::Relaxed))

@@ -59,7 +59,8 @@ macro_rules! connection_metrics {
             pub(super) fn handles(&self, connection: &'static str) -> ConnectionMetrics {
                 ConnectionMetrics {
                     connection,
-                    // Owned handles: a guard of one series would lock out the next of its family.
+                    // Owned handles, because the guard of one series would block the next series of
+                    // its family.
                     $($field: connection_metrics!(@handle [$($key)?] |label| {
                         self.$field.get_or_create_owned(&By { connection, label })
                     }),)*
@@ -81,8 +82,8 @@ macro_rules! connection_metrics {
             /// Time until calls had what they need, for the connection's own report.
             pub acquisition: Arc<Acquisition>,
             call_seconds: HistogramFamily<ByCall>,
-            /// Those of the operations: a search among a few names is quicker than to hash the labels
-            /// of each call.
+            /// The metrics of each operation. A search among a few names is faster than hashing the
+            /// labels of each call.
             calls: Arc<ArcSwap<Vec<CallSeries>>>,
         }
     };
@@ -107,7 +108,7 @@ connection_metrics! {
     build_seconds: Histogram = seconds, "connection_build" Seconds;
     /// Calls served by a built backend.
     uses: Counter = Counter::default, "connection_uses";
-    /// Bound of pooled connections.
+    /// Maximum number of pooled connections.
     pool_max: Gauge = Gauge::default, "connection_pool_max";
     /// Checked-out connections.
     pool_in_use: Gauge = Gauge::default, "connection_pool_in_use";
@@ -160,7 +161,7 @@ struct CallSeries {
 }
 
 impl ConnectionMetrics {
-    /// Makes the series of an operation.
+    /// Creates the series of an operation.
     pub fn declare_call(&self, operation: &'static str) {
         let seconds = |outcome: Outcome| {
             let labels = ByCall { connection: self.connection, operation, outcome: outcome.into() };
@@ -180,7 +181,8 @@ impl ConnectionMetrics {
     /// Counts a guarded call.
     pub fn call(&self, operation: &'static str, outcome: Outcome, took: Duration) {
         let calls = self.calls.load();
-        // Nearly always it is the very same constant, which is quicker seen than the same letters.
+        // Nearly always both are the same constant, and comparing pointers is faster than comparing
+        // text.
         let same_constant = calls.iter().find(|one| std::ptr::eq(one.operation, operation));
         let same_name = || calls.iter().find(|one| one.operation == operation);
         let Some(series) = same_constant.or_else(same_name) else {
@@ -194,7 +196,7 @@ impl ConnectionMetrics {
         seconds.observe(took.as_secs_f64());
     }
 
-    /// Shows how full the pool is; nothing of a backend that has none.
+    /// Sets the gauges of the pool, if the backend has one.
     pub fn show_pool(&self, max: usize, in_use: usize, idle: usize, waiting: usize) {
         let gauges = [
             (&self.pool_max, max),
@@ -207,7 +209,7 @@ impl ConnectionMetrics {
         }
     }
 
-    /// Shows the state that the circuit breaker is in.
+    /// Sets the state of the circuit breaker.
     pub fn show_breaker(&self, state: Circuit) {
         for (one, gauge) in self.breaker_state.iter() {
             gauge.set(i64::from(one == state));

@@ -1,17 +1,17 @@
-//! Labels with a closed set of values, of which every series exists from the start.
+//! Labels with a closed set of values. Every series exists from the start.
 
 use std::{fmt, marker::PhantomData};
 
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use strum::{IntoStaticStr, VariantArray};
 
-/// A call, a build or a probe went well or not.
+/// The outcome of a call, a build or a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Outcome {
-    /// It went well.
+    /// It succeeded.
     Success,
-    /// It did not.
+    /// It failed.
     Failure,
 }
 
@@ -27,11 +27,11 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Phase {
-    /// Waiting for a free one.
+    /// Waiting for a free connection.
     Wait,
-    /// Opening one.
+    /// Opening a connection.
     Connect,
-    /// Checking one before use.
+    /// Checking a connection before use.
     Validate,
 }
 
@@ -41,13 +41,13 @@ pub enum Phase {
 pub enum Rejection {
     /// The circuit breaker lets no call pass.
     CircuitOpen,
-    /// Too many calls wait already.
+    /// Too many calls are waiting already.
     QueueFull,
-    /// No place became free in time.
+    /// No slot became free in time.
     QueueTimeout,
 }
 
-/// The labels of a series: the connection, and perhaps another.
+/// The labels of a series: the connection, and optionally another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct By {
     pub(super) connection: &'static str,
@@ -61,7 +61,7 @@ impl EncodeLabelSet for By {
     }
 }
 
-/// A metric for each value of a label, which is a closed set.
+/// One metric for each value of a closed-set label.
 #[derive(Clone, Debug)]
 pub struct PerLabel<L, M> {
     metrics: Vec<M>,
@@ -80,17 +80,17 @@ where
         Self { metrics: metrics.collect(), label: PhantomData }
     }
 
-    /// The one of a value.
+    /// The metric of a value.
     ///
     /// # Panics
-    /// Never: there is one for each.
+    /// Never: each value has a metric.
     #[must_use]
     pub fn of(&self, value: L) -> &M {
         let place = L::VARIANTS.iter().position(|one| *one == value);
         &self.metrics[place.expect("every value is listed")]
     }
 
-    /// All of them, with their values.
+    /// All metrics, with their label values.
     pub fn iter(&self) -> impl Iterator<Item = (L, &M)> {
         L::VARIANTS.iter().copied().zip(&self.metrics)
     }

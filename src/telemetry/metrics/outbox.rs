@@ -10,7 +10,7 @@ use strum::{IntoStaticStr, VariantArray};
 use super::Seconds;
 use crate::model::backlog::Backlog;
 
-/// Where accepted work is handed over to.
+/// The destination of accepted work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Destination {
@@ -21,7 +21,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// Its name, which is that of the connection.
+    /// Its name, the same as that of the connection.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -57,7 +57,7 @@ pub(super) struct OutboxMetrics {
 impl OutboxMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let outbox = Self::default();
-        registry.register("outbox_rows", "Accepted work that waits", outbox.rows.clone());
+        registry.register("outbox_rows", "Accepted work that is waiting", outbox.rows.clone());
         registry.register_with_unit(
             "outbox_oldest",
             "How long the oldest accepted work has waited",
@@ -66,7 +66,7 @@ impl OutboxMetrics {
         );
         registry.register(
             "outbox_delivered",
-            "Accepted work handed over",
+            "Accepted work that was delivered or started",
             outbox.delivered.clone(),
         );
         registry.register(

@@ -1,4 +1,4 @@
-//! Metrics of the tasks that are kept running.
+//! Metrics of the supervised tasks.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -17,7 +17,7 @@ pub struct TaskMetrics {
 }
 
 impl TaskMetrics {
-    /// Makes the series of a task, which counts its restarts.
+    /// Creates the series of a task, which counts its restarts.
     #[must_use]
     pub fn restarted(&self, task: &str) -> Counter {
         self.restarted.get_or_create_owned(&ByTask { task: task.to_owned() })

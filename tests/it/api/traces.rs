@@ -162,7 +162,7 @@ async fn a_failed_request_is_marked_and_an_unsampled_one_is_not_sent() {
 async fn a_collector_that_is_down_is_told_once_and_holds_up_nobody() {
     let port = free_port();
     let service = start(port).await;
-    let told = || service.log().matches("the collector takes no spans").count();
+    let told = || service.log().matches("the collector does not accept spans").count();
     eventually("the log tells", async || {
         let (status, _) = service.send("/v1/events", &json!({"type": "t"})).await;
         assert_eq!(status, 202);
@@ -172,7 +172,7 @@ async fn a_collector_that_is_down_is_told_once_and_holds_up_nobody() {
     let mut collector = Collector::start(port).await;
     eventually("the log tells that it is back", async || {
         service.send("/v1/events", &json!({"type": "t"})).await;
-        service.log().contains("the collector takes spans again").then_some(())
+        service.log().contains("the collector accepts spans again").then_some(())
     })
     .await;
     assert_eq!(told(), 1);
