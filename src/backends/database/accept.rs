@@ -1,4 +1,4 @@
-//! What is accepted, and what became of it.
+//! Work to be accepted, and the outcome of accepting it.
 
 use std::time::Duration;
 
@@ -9,19 +9,20 @@ use crate::{
     model::{events::Event, executions::Execution},
 };
 
-/// Work to be accepted, with the idempotency key it came with.
+/// Work to be accepted, with its idempotency key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admission {
-    /// What is to be stored.
+    /// The work to store.
     pub work: Work,
     /// The key, if the client gave one.
     pub key: Option<KeyUse>,
 }
 
-/// What is to be stored.
+/// The work to store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// Events, all or none. One that is stored already, with the same content, stays as it is.
+    /// Events, all or none. An event that is already stored with the same content is left
+    /// unchanged.
     Events(Vec<NewEvent>),
     /// An execution.
     Execution(Box<NewRecord>),
@@ -32,9 +33,9 @@ pub enum Work {
 pub struct NewRecord {
     /// Its record, which is `accepted`.
     pub execution: Execution,
-    /// Announces it.
+    /// The event that announces it.
     pub announcement: NewEvent,
-    /// Who hands it over at once, if anybody does.
+    /// The process that starts it at once, if any.
     pub claim: Option<Claim>,
 }
 
@@ -50,19 +51,19 @@ pub struct NewEvent {
 /// The use of an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyUse {
-    /// Principal, method and route; keys of different scopes do not meet.
+    /// Principal, method and route; keys of different scopes are independent.
     pub scope: String,
     /// The key.
     pub key: String,
     /// Hash of the request body.
     pub body_hash: String,
-    /// What the request is answered, now and whenever it is repeated.
+    /// The answer to the request, now and whenever it is repeated.
     pub answer: String,
     /// How long the answer is kept.
     pub keep_for: Duration,
 }
 
-/// A claim on an execution's hand-over.
+/// A claim on an execution to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The process.
@@ -76,19 +77,19 @@ impl Claim {
     pub const FIRST_FENCE: i64 = 1;
 }
 
-/// What became of work that was to be accepted.
+/// The outcome of accepting work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acceptance {
     /// It is stored.
     Stored,
     /// Another execution has the id.
     IdTaken,
-    /// Another event has the source and id of the event at this place.
+    /// Another event has the source and id of the event at this index.
     EventTaken(usize),
-    /// The key was used for the same request: this was the answer.
+    /// The key was used for the same request, which got this answer.
     Answered(String),
-    /// The key was used for the same request, which another version of this program serves and has
-    /// not answered yet.
+    /// The key was used for the same request, which another version of this program is serving and
+    /// has not answered yet.
     Busy,
     /// The key was used for another request.
     KeyReused,
@@ -97,17 +98,17 @@ pub enum Acceptance {
 /// Stores accepted work.
 #[async_trait]
 pub trait Accept {
-    /// Stores all admissions in one transaction, each with its key or not at all; what becomes of
-    /// one does not touch the others.
+    /// Stores all admissions in one transaction, each with its key or not at all; the outcome of
+    /// one does not affect the others.
     ///
     /// # Errors
-    /// Then none is stored, unless `outcome_unknown()` tells that the answer to the commit was lost.
+    /// Then none is stored, unless `outcome_unknown()` says that the answer to the commit was lost.
     ///
     /// # Cancel safety
     /// A dropped call may have stored all of them; it never stores a part.
     async fn accept(&self, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error>;
 
-    /// Removes idempotency keys that are kept no longer, at most `limit`. Gives their number.
+    /// Removes expired idempotency keys, at most `limit`. Returns their number.
     ///
     /// # Errors
     /// When the database cannot be asked.

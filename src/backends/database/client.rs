@@ -22,7 +22,7 @@ guarded! {
     dyn Database;
 
     Accept {
-        // What an earlier try has stored is recognised and stays as it is.
+        // Idempotent: rows stored by an earlier attempt are recognised and left unchanged.
         idempotent accept(batch: &[&Admission]) -> Vec<Acceptance>;
         idempotent forget_keys(limit: i64) -> usize;
     }
@@ -38,7 +38,7 @@ guarded! {
     }
 
     ExecutionQueue {
-        // A claim whose answer was lost holds until its lease ends; another would hold more.
+        // A claim whose answer was lost lasts until its lease ends; repeating it would claim more.
         once claim_executions(
             backend: &str, owner: &str, lease: Duration, limit: i64
         ) -> ClaimedExecutions;
@@ -47,7 +47,7 @@ guarded! {
         once reject_execution(
             id: &str, fence: i64, outcome: &Outcome, announcement: &NewEvent
         ) -> bool;
-        // Its answer tells whether this very call ended it.
+        // Not idempotent: the answer tells whether this very call ended the execution.
         once end_accepted(
             id: &str, ending: &Ending, outcome: &Outcome, announcement: &NewEvent
         ) -> Ended;
@@ -94,7 +94,7 @@ guarded! {
 
     DeadLetters {
         idempotent dead_letters(before: Option<i64>, limit: i64) -> Vec<DeadLetter>;
-        // Their answers tell whether this very call did it.
+        // Not idempotent: the answers tell whether this very call made the change.
         once redrive(seq: i64) -> bool;
         once discard(seq: i64) -> bool;
         idempotent rejected_executions(after: Option<&str>, limit: i64) -> Vec<RejectedExecution>;
@@ -113,7 +113,7 @@ guarded! {
     }
 
     Transfer {
-        // Rows that are stored already stay as they are.
+        // Idempotent: rows that are already stored are left unchanged.
         idempotent take_in(parcel: &Parcel) -> ();
     }
 }

@@ -1,4 +1,4 @@
-//! What every database must do. Each backend runs this suite on a database of its own.
+//! The contract of every database. Each backend runs this suite on a database of its own.
 
 mod admissions;
 mod executions;
@@ -51,8 +51,9 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     database.close().await;
 }
 
-/// What the version before this one writes, after this one has migrated: both may run side by side
-/// during an upgrade, and this one goes on with what that one left.
+/// Rows as the previous version writes them after this version has migrated the schema. Both may
+/// run side by side during an upgrade, and this version continues with the rows of the previous
+/// one.
 pub(super) const WRITTEN_BY_THE_VERSION_BEFORE: &str = r#"
     INSERT INTO executions (id, workflow, input, status, created_at, backend, request_id, definition)
     VALUES ('old', 'echo', 'null', 'accepted', 1, 'before', 'request',

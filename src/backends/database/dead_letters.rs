@@ -14,7 +14,7 @@ pub struct DeadLetter {
     pub seq: i64,
     /// The event, unless it cannot be read.
     pub event: Option<Event>,
-    /// How the broker refused it last, or why it cannot be read.
+    /// The broker's last refusal, or the reason why the event cannot be read.
     pub error: String,
     /// How often it was refused.
     pub refusals: i32,
@@ -32,13 +32,13 @@ pub trait DeadLetters {
     async fn dead_letters(&self, before: Option<i64>, limit: i64)
     -> Result<Vec<DeadLetter>, Error>;
 
-    /// Lets an event be handed over again. False when there is none.
+    /// Queues an event for delivery again. False when it does not exist.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn redrive(&self, seq: i64) -> Result<bool, Error>;
 
-    /// Removes an event. False when there is none.
+    /// Removes an event. False when it does not exist.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -54,14 +54,14 @@ pub trait DeadLetters {
         limit: i64,
     ) -> Result<Vec<RejectedExecution>, Error>;
 
-    /// Makes an execution `accepted` again, as if it had never been tried. False when there is
-    /// none.
+    /// Makes an execution `accepted` again, as if it had never been tried. False when it does not
+    /// exist.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn redrive_execution(&self, id: &str) -> Result<bool, Error>;
 
-    /// Leaves an execution failed for good. False when there is none.
+    /// Leaves an execution failed for good. False when it does not exist.
     ///
     /// # Errors
     /// When the database cannot be asked.

@@ -1,4 +1,4 @@
-//! What failures of a database mean.
+//! Translates database failures into errors.
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
@@ -10,7 +10,7 @@ impl From<DieselError> for Error {
     }
 }
 
-/// What a failed statement means.
+/// The error for a failed statement.
 fn translate(error: DieselError) -> Error {
     let failed = |kind| (kind, "the statement failed");
     let (kind, message) = match &error {
@@ -29,7 +29,7 @@ fn translate(error: DieselError) -> Error {
         DieselError::BrokenTransactionManager => failed(ErrorKind::Disconnected),
         _ => failed(ErrorKind::Unavailable),
     };
-    // The statement reached the database, so what it did is unknown unless the kind says better.
+    // The statement reached the database, so its outcome is unknown unless the kind rules that out.
     let error = Error::new(kind, message).with_source(error);
     let error = match message {
         DAMAGED => error.with_remedy("restore the file from a backup"),
@@ -39,7 +39,7 @@ fn translate(error: DieselError) -> Error {
     };
     match kind {
         ErrorKind::Unavailable => error.with_retry(RetryClass::MaybeSent),
-        // The server itself has told that it gave up.
+        // The server itself reports that it gave up.
         ErrorKind::Timeout => error.with_retry(RetryClass::NotSent),
         _ => error,
     }
@@ -49,9 +49,9 @@ const CANCELLED: &str = "somebody has cancelled the statement";
 const DAMAGED: &str = "the file is damaged; restore it from a backup";
 const TOO_SLOW: &str = "the statement took longer than the server's statement_timeout";
 const IN_THE_WAY: &str = "another transaction stood in the way of this one";
-const LOCKED: &str = "another transaction, which has not ended, holds what this one needs";
+const LOCKED: &str = "another transaction, which has not ended, holds a lock that this one needs";
 
-/// What an error means by its text, where the driver has no kind of its own for it.
+/// The kind of an error by its text, where the driver has no kind for it.
 fn said(text: &str) -> Option<(ErrorKind, &'static str)> {
     let failed = "the statement failed";
     Some(match text {
@@ -69,13 +69,13 @@ fn said(text: &str) -> Option<(ErrorKind, &'static str)> {
     })
 }
 
-/// `PostgreSQL` after `lock_timeout`, or `SQLite` after `busy_timeout`.
+/// True for the message of `PostgreSQL` after `lock_timeout`, or of `SQLite` after `busy_timeout`.
 fn gave_up_waiting(text: &str) -> bool {
     let sqlite = text.starts_with("database ") && text.contains("is locked");
     text.ends_with("due to lock timeout") || text.starts_with("could not obtain lock") || sqlite
 }
 
-/// Whether a statement has waited in vain for what another transaction holds.
+/// True when a statement timed out waiting for a lock of another transaction.
 pub(super) fn is_lock_timeout(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(_, said) if gave_up_waiting(said.message()))
 }

@@ -13,13 +13,13 @@ use crate::{
 /// The records of executions.
 #[async_trait]
 pub trait ExecutionStore {
-    /// One execution. What of it cannot be read is `null`, and `error` says why.
+    /// One execution. Parts that cannot be read are `null`, and `error` says why.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn execution(&self, id: &str) -> Result<Option<Execution>, Error>;
 
-    /// Executions, newest first, each as [`execution`](Self::execution) gives it.
+    /// Executions, newest first, each as [`execution`](Self::execution) returns it.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -38,26 +38,26 @@ pub trait ExecutionStore {
         announcements: &[NewEvent],
     ) -> Result<bool, Error>;
 
-    /// Remembers that the backend has confirmed the status of these executions.
+    /// Records that the backend has confirmed the status of these executions.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn confirm(&self, ids: &[String]) -> Result<(), Error>;
 
-    /// Running executions of `backend`, the longest unconfirmed first.
+    /// Running executions of `backend`, the longest unconfirmed ones first.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<OpenExecution>, Error>;
 
-    /// Those of `ids` that have not ended.
+    /// The subset of `ids` that has not ended.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn open_among(&self, ids: &[String]) -> Result<Vec<OpenExecution>, Error>;
 
-    /// Removes executions that ended so long ago, and their runs, at most `limit`; dead letters
-    /// stay. Gives their number.
+    /// Removes executions that ended at least this long ago, with their runs, at most `limit`; dead
+    /// letters stay. Returns their number.
     ///
     /// # Errors
     /// When the database cannot be asked.

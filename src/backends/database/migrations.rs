@@ -1,4 +1,5 @@
-//! Applies what the schema lacks, and says so: on a large database it can take long.
+//! Applies missing migrations and logs each one, because a migration of a large database can take
+//! long.
 
 use std::{
     error::Error,
@@ -8,7 +9,7 @@ use std::{
 use diesel::backend::Backend;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 
-/// Each is told as it begins, so that the log names the one that takes long.
+/// Each migration is logged when it begins, so that the log names a slow one.
 pub(super) fn apply<DB: Backend>(
     conn: &mut impl MigrationHarness<DB>,
     migrations: EmbeddedMigrations,

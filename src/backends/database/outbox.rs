@@ -15,9 +15,9 @@ use crate::{
 /// A lane that this process has claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
-    /// Which one.
+    /// The number of the lane.
     pub number: i32,
-    /// Proves the claim: marks made with an older number are refused.
+    /// The fencing number: changes with an older number are refused.
     pub fence: i64,
 }
 
@@ -32,7 +32,7 @@ pub struct PendingEvent {
     pub event: Event,
 }
 
-/// An accepted event that cannot be read: it is damaged, or another version has written it.
+/// An accepted event that cannot be read, because it is damaged or another version has written it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableEvent {
     /// Its place in the database's sequence.
@@ -46,9 +46,9 @@ pub struct UnreadableEvent {
 /// Accepted events that wait, in the order in which they were accepted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PendingEvents {
-    /// Those that can be handed over.
+    /// The readable events.
     pub readable: Vec<PendingEvent>,
-    /// Those in between that cannot, because this program cannot read them.
+    /// The events in between that this program cannot read.
     pub unreadable: Vec<UnreadableEvent>,
 }
 
@@ -57,31 +57,31 @@ pub struct PendingEvents {
 pub struct DeliveredEvent {
     /// Its place in the database's sequence.
     pub seq: i64,
-    /// Its place in the broker, which the version before this one did not store.
+    /// Its place in the broker; the previous version did not store it.
     pub position: Option<Position>,
     /// The event as it was delivered.
     pub json: String,
 }
 
 /// Accepted events, in lanes. A lane is claimed by one process at a time; a claim that is not
-/// renewed ends by itself.
+/// renewed expires.
 #[async_trait]
 pub trait Outbox {
-    /// Renews the claims of `owner`, and changes them towards its fair share of the lanes. Gives
-    /// those it holds now.
+    /// Renews the claims of `owner`, and adjusts them towards its fair share of the lanes. Returns
+    /// the lanes that it holds now.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error>;
 
-    /// Gives all lanes of `owner` back.
+    /// Releases all lanes of `owner`.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn release_lanes(&self, owner: &str) -> Result<(), Error>;
 
-    /// Events of these lanes that wait, in the order in which they were accepted: at most `limit`,
-    /// with at most `max_bytes` in all unless the first alone has more.
+    /// Waiting events of these lanes, in the order in which they were accepted: at most `limit`,
+    /// with at most `max_bytes` in total unless the first event alone is larger.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -92,8 +92,8 @@ pub trait Outbox {
         max_bytes: i64,
     ) -> Result<PendingEvents, Error>;
 
-    /// Marks events as delivered, those in lanes that `owner` still holds, each with its place in
-    /// the broker. Gives their number.
+    /// Marks events in lanes that `owner` still holds as delivered, each with its place in the
+    /// broker. Returns their number.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -132,8 +132,8 @@ pub trait Outbox {
         limit: i64,
     ) -> Result<Vec<(i64, Position)>, Error>;
 
-    /// Lets delivered events in lanes that `owner` still holds be handed over again, unless they
-    /// were meanwhile. Gives their number.
+    /// Queues delivered events in lanes that `owner` still holds for delivery again, unless that
+    /// has happened meanwhile. Returns their number.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -144,8 +144,8 @@ pub trait Outbox {
         events: &[(i64, Position)],
     ) -> Result<usize, Error>;
 
-    /// Counts that the broker refused this very event. True when it was refused `most` times and
-    /// is tried no more.
+    /// Counts a refusal of this very event by the broker. True when it was refused `most` times and
+    /// is not tried again.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -158,13 +158,14 @@ pub trait Outbox {
         most: i32,
     ) -> Result<bool, Error>;
 
-    /// What is not delivered; counts no further than one beyond `most`.
+    /// The undelivered events; counting stops at one more than `most`.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn backlog(&self, most: i64) -> Result<Backlog, Error>;
 
-    /// Removes events that were delivered so long ago, at most `limit`. Gives their number.
+    /// Removes events that were delivered at least this long ago, at most `limit`. Returns their
+    /// number.
     ///
     /// # Errors
     /// When the database cannot be asked.

@@ -1,4 +1,4 @@
-//! What the pool promises, on real databases.
+//! The guarantees of the pool, on real databases.
 
 use std::{any::Any, io, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Nothing happens by itself.
+/// Nothing happens without being triggered by the test.
 fn quiet() -> Pool {
     Pool {
         max_lifetime: Duration::ZERO,
@@ -51,7 +51,7 @@ async fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// A database in use as the program uses it: through its managed connection.
+/// A database used as in the program: through its managed connection.
 struct World {
     database: Managed<dyn Database>,
     metrics: Arc<Metrics>,
@@ -79,13 +79,13 @@ impl World {
         self.database.report().pool.unwrap()
     }
 
-    /// The time that all calls together waited for what they needed.
+    /// The total time that calls waited before they began.
     fn waited(&self) -> Duration {
         let report = self.database.report();
         report.acquire_mean * u32::try_from(report.uses).unwrap()
     }
 
-    /// A metric's value of this connection.
+    /// The value of a metric of this connection.
     fn count(&self, metric: &str) -> u64 {
         let text = self.metrics.text();
         let value = text.lines().find_map(|line| line.strip_prefix(metric));
@@ -121,7 +121,7 @@ async fn block_sqlite(table: &Value) -> Block {
     Box::new(conn)
 }
 
-/// A folder that goes away with the test, and the table of a database in it.
+/// A folder that is removed after the test, and the table of a database in it.
 #[cfg(feature = "sqlite")]
 fn sqlite() -> (tempfile::TempDir, Value) {
     let folder = tempfile::tempdir().unwrap();
@@ -209,7 +209,7 @@ async fn a_held_connection_is_reported_once(world: World, block: Block) {
             done = &mut leak => panic!("nothing blocked it: {done:?}"),
             () = reported => {}
         }
-        // When the second is reported, the first was looked at again meanwhile.
+        // By the time the second is reported, the first has been checked again.
         let second = insert("second");
         tokio::pin!(second);
         let reported = eventually("the second is reported", || (world.leaks() == 2).then_some(()));
@@ -355,7 +355,7 @@ async fn a_connection_that_the_server_closed_leaves_the_pool_unused() {
     database.drop().await;
 }
 
-/// Looks things up until `stop`, counting in `looks`; gives the errors.
+/// Runs lookups until `stop`, counting them in `looks`; returns the errors.
 #[cfg(feature = "postgres")]
 async fn look_until(
     world: &World,
@@ -373,7 +373,7 @@ async fn look_until(
     errors
 }
 
-/// Changes the password ten times while calls run; gives the errors of the calls.
+/// Changes the password ten times while calls run; returns the errors of the calls.
 #[cfg(feature = "postgres")]
 async fn rotate_under_load(max_lifetime: Duration, kill: bool) -> Vec<Error> {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -381,7 +381,7 @@ async fn rotate_under_load(max_lifetime: Duration, kill: bool) -> Vec<Error> {
     let role = format!("role_{}", uuid::Uuid::now_v7().simple());
     let url = database.give_to(&role, "password-0").await;
     let file = SecretFile::new("password-0");
-    // Connecting takes a busy machine long.
+    // Connecting can take long on a busy machine.
     let pool = Pool { max_size: 4, max_lifetime, acquire_timeout: DEADLINE, ..quiet() };
     let table = json!({"url": url, "password": file.value()});
     let world = World::new("postgres", table, pool).await;
@@ -397,7 +397,7 @@ async fn rotate_under_load(max_lifetime: Duration, kill: bool) -> Vec<Error> {
                 let theirs = format!("FROM pg_stat_activity WHERE usename = '{role}'");
                 database.execute(&format!("SELECT pg_terminate_backend(pid) {theirs}")).await;
             }
-            // More connections than can have been on their way with the old password.
+            // More connections than can have been opening with the old password.
             let (opened, before) = (world.phase("connect"), looks.load(Ordering::Relaxed));
             eventually("calls go on over new connections", || {
                 let called = looks.load(Ordering::Relaxed) > before + 20;

@@ -13,53 +13,54 @@ use crate::{
     },
 };
 
-/// An execution whose hand-over this process has claimed.
+/// An accepted execution that this process has claimed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimedExecution {
     /// The record.
     pub execution: Execution,
-    /// Proves the claim: marks made with an older number are refused.
+    /// The fencing number: changes with an older number are refused.
     pub fence: i64,
-    /// How long ago a try was made that may have reached the backend.
+    /// The time since the first attempt that may have reached the backend.
     pub first_tried: Option<Duration>,
 }
 
-/// Executions whose hand-over this process has claimed.
+/// Accepted executions that this process has claimed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClaimedExecutions {
-    /// Those that can be handed over.
+    /// The readable executions.
     pub readable: Vec<ClaimedExecution>,
-    /// Those that cannot, because this program cannot read them.
+    /// The executions that this program cannot read.
     pub unreadable: Vec<UnreadableExecution>,
 }
 
-/// A claimed execution that cannot be read: it is damaged, or another version has written it.
+/// A claimed execution that cannot be read, because it is damaged or another version has written
+/// it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnreadableExecution {
-    /// What can be read of it.
+    /// The readable part.
     pub execution: OpenExecution,
-    /// Proves the claim.
+    /// The fencing number.
     pub fence: i64,
     /// Why it cannot be read.
     pub reason: String,
 }
 
-/// How an `accepted` execution was ended.
+/// The outcome of ending an `accepted` execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It was never tried and has ended.
     Now,
-    /// It may have reached the backend: the wish is stored, and due once the execution runs.
+    /// It may have reached the backend: the request to end it is stored, and due once it runs.
     Later,
-    /// It is not `accepted` any more.
+    /// It is no longer `accepted`.
     NotAccepted,
 }
 
-/// Accepted executions. A hand-over is claimed by one process at a time; a claim that is not
-/// released ends by itself.
+/// Accepted executions. Each is claimed by one process at a time; a claim that is not released
+/// expires.
 #[async_trait]
 pub trait ExecutionQueue {
-    /// Claims executions for `backend` that nobody holds, oldest first.
+    /// Claims unclaimed executions for `backend`, oldest first.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -71,14 +72,14 @@ pub trait ExecutionQueue {
         limit: i64,
     ) -> Result<ClaimedExecutions, Error>;
 
-    /// Gives a claim back. `untried`: no try has reached the backend, this one included.
+    /// Releases a claim. `untried`: no attempt has reached the backend, including this one.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn release_execution(&self, id: &str, fence: i64, untried: bool) -> Result<(), Error>;
 
-    /// Counts that the backend refused this very execution, and lets nobody claim it for `pause`.
-    /// Gives the number of refusals; nothing when the claim is lost.
+    /// Counts a refusal of this very execution by the backend, and blocks claims on it for `pause`.
+    /// Returns the number of refusals; `None` when the claim is lost.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -101,7 +102,8 @@ pub trait ExecutionQueue {
         announcement: &NewEvent,
     ) -> Result<bool, Error>;
 
-    /// Ends an `accepted` execution with `outcome` if it was never tried, else stores the wish.
+    /// Ends an `accepted` execution with `outcome` if it was never tried; otherwise stores the
+    /// request to end it.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -113,8 +115,8 @@ pub trait ExecutionQueue {
         announcement: &NewEvent,
     ) -> Result<Ended, Error>;
 
-    /// The ids of running executions of `backend` that are to be ended, and how, unless the wish
-    /// cannot be read.
+    /// The ids of running executions of `backend` that are to be ended, with the stored request,
+    /// unless that cannot be read.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -124,13 +126,13 @@ pub trait ExecutionQueue {
         limit: i64,
     ) -> Result<Vec<(String, Result<Ending, Error>)>, Error>;
 
-    /// Forgets a wish that the backend has.
+    /// Removes a stored request that the backend has received.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn forget_wish(&self, id: &str) -> Result<(), Error>;
 
-    /// What is not handed over; counts no further than one beyond `most`.
+    /// The executions not yet started; counting stops at one more than `most`.
     ///
     /// # Errors
     /// When the database cannot be asked.

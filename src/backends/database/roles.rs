@@ -11,19 +11,19 @@ use crate::{connection::Client, error::Error};
 /// Work that one process does for all that share the database.
 #[async_trait]
 pub trait Roles {
-    /// Takes a role, or keeps it for another `lease`. False while another process holds it.
+    /// Acquires a role, or renews it for another `lease`. False while another process holds it.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn take_role(&self, role: &str, owner: &str, lease: Duration) -> Result<bool, Error>;
 
-    /// Gives a role back, if `owner` still has it.
+    /// Releases a role, if `owner` still holds it.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn give_role_back(&self, role: &str, owner: &str) -> Result<(), Error>;
 
-    /// Removes what is left of processes that were not seen for so long.
+    /// Removes the rows of processes that have been silent for this long.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -37,12 +37,12 @@ pub struct Role {
     name: &'static str,
     owner: Arc<str>,
     lease: Duration,
-    /// When this process took it, or took it again.
+    /// When this process acquired or last renewed the role.
     taken: Option<Instant>,
 }
 
 impl Role {
-    /// The role `name`, which `owner` does not have yet. One that died keeps the next out for
+    /// The role `name`, which `owner` does not hold yet. A holder that dies blocks the next one for
     /// `lease`.
     #[must_use]
     pub fn new(
@@ -54,8 +54,8 @@ impl Role {
         Self { database, name, owner, lease, taken: None }
     }
 
-    /// Takes it, or keeps it for another lease once a third of the last one has passed. False while
-    /// another process has it. An error does not end a lease: it may be held still.
+    /// Acquires the role, or renews it once a third of the lease has passed. False while another
+    /// process holds it. An error does not end a lease, which may still be held.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -63,14 +63,14 @@ impl Role {
         if self.taken.is_some_and(|at| at.elapsed() <= self.lease / 3) {
             return Ok(true);
         }
-        // The time begins before the database counts it from.
+        // Taken before the call, so that our lease ends no later than the one in the database.
         let now = Instant::now();
         let held = self.take().await?;
         self.taken = held.then_some(now);
         Ok(held)
     }
 
-    /// Takes it, or keeps it for another lease. False while another process has it.
+    /// Acquires the role, or renews it. False while another process holds it.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -78,7 +78,8 @@ impl Role {
         self.database.take_role(self.name, &self.owner, self.lease).await
     }
 
-    /// Lets the next process in at once, if the database can be told.
+    /// Releases the role, so that the next process can take it at once, if the database can be
+    /// reached.
     pub async fn give_back(&self) {
         if let Err(error) = self.database.give_role_back(self.name, &self.owner).await {
             tracing::debug!(%error, role = self.name, "a role cannot be given back, it expires");

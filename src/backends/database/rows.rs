@@ -1,4 +1,4 @@
-//! Rows of the tables, and what they mean.
+//! Rows of the tables, and their conversion to model types.
 
 mod event;
 mod execution;
@@ -41,7 +41,7 @@ fn from_millis(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
-/// A value as the tables keep it.
+/// A value in the form stored in the tables.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value)
         .map_err(|error| Error::new(ErrorKind::Internal, "not JSON").with_source(error))

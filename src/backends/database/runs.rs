@@ -12,14 +12,14 @@ use crate::{
     },
 };
 
-/// A run of the embedded execution service, as the database keeps it.
+/// A run of the embedded execution service, as the database stores it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// The execution's id.
     pub id: String,
-    /// The hand-over that started it.
+    /// The start request that created it.
     pub request_id: String,
-    /// Where it stands.
+    /// Its status and outcome.
     pub outcome: Outcome,
 }
 
@@ -28,29 +28,29 @@ pub struct Run {
 pub struct ClaimedRun {
     /// The execution's id.
     pub id: String,
-    /// What it does.
+    /// The step to run.
     pub definition: Workflow,
-    /// What it was given.
+    /// The input.
     pub input: serde_json::Value,
-    /// Step tries so far.
+    /// Step attempts so far.
     pub tries: u32,
-    /// Proves the claim: marks made with an older number are refused.
+    /// The fencing number: changes with an older number are refused.
     pub fence: i64,
-    /// Time that is left of its timeout.
+    /// Time left until its timeout.
     pub time_left: Option<Duration>,
-    /// Time until the next try is due.
+    /// Time until the next attempt is due.
     pub pause: Duration,
-    /// Whether its cancellation was asked for.
+    /// Whether its cancellation was requested.
     pub cancel_requested: bool,
-    /// The trace that it belongs to, as W3C's `traceparent`.
+    /// Its trace, as a W3C `traceparent`.
     pub traceparent: Option<String>,
 }
 
-/// Runs of the embedded execution service. A run is claimed by one process at a time; a claim
-/// that is not renewed ends by itself.
+/// Runs of the embedded execution service. A run is claimed by one process at a time; a claim that
+/// is not renewed expires.
 #[async_trait]
 pub trait RunStore {
-    /// Stores a new run. False when the id is taken; look at the run to see by whom.
+    /// Stores a new run. False when the id is taken; the stored run shows by which request.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -68,7 +68,7 @@ pub trait RunStore {
     /// When the database cannot be asked.
     async fn ended_runs(&self, since: Timestamp, limit: i64) -> Result<Vec<Run>, Error>;
 
-    /// Claims runs that nobody holds, oldest first.
+    /// Claims unclaimed runs, oldest first.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -79,8 +79,8 @@ pub trait RunStore {
         limit: i64,
     ) -> Result<Vec<ClaimedRun>, Error>;
 
-    /// Extends the claims of `owner` on those of `ids` that it works on; others expire. Gives the
-    /// runs it still holds, and of each whether its cancellation was asked for.
+    /// Renews the claims of `owner` on `ids`; its other claims expire. Returns the runs it still
+    /// holds, each with whether its cancellation was requested.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -91,8 +91,8 @@ pub trait RunStore {
         lease: Duration,
     ) -> Result<Vec<(String, bool)>, Error>;
 
-    /// Stores that a step try has begun, so that tries are counted over restarts, and when the
-    /// next one is due if this one fails. False when the claim is lost.
+    /// Records that a step attempt has begun, so that attempts are counted across restarts, and
+    /// when the next attempt is due if this one fails. False when the claim is lost.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -110,8 +110,8 @@ pub trait RunStore {
     /// When the database cannot be asked.
     async fn finish_run(&self, id: &str, fence: i64, outcome: &Outcome) -> Result<bool, Error>;
 
-    /// Asks for the cancellation of a run. A run that nobody holds is cancelled at once. False when
-    /// it is not running.
+    /// Requests the cancellation of a run. An unclaimed run is cancelled at once. False when it is
+    /// not running.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -123,14 +123,15 @@ pub trait RunStore {
     /// When the database cannot be asked.
     async fn terminate_run(&self, id: &str, reason: &str) -> Result<bool, Error>;
 
-    /// Gives all claims of `owner` back.
+    /// Releases all claims of `owner`.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn release_runs(&self, owner: &str) -> Result<(), Error>;
 
-    /// Gives back the claims of every owner whose name does not begin with `instance`, in a database
-    /// that serves one process: they died holding them. Others keep theirs until they end.
+    /// Releases the claims of every owner whose name does not begin with `instance`, in a database
+    /// that serves one process, where those owners must have died. In other databases the claims
+    /// last until they expire.
     ///
     /// # Errors
     /// When the database cannot be asked.

@@ -35,7 +35,7 @@ pub(super) fn verified(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, Erro
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// TLS that hides the traffic from listeners, but not from somebody who poses as the server.
+/// TLS that protects against eavesdropping, but not against an impostor of the server.
 pub(super) fn unverified() -> Result<MakeRustlsConnect, Error> {
     let verifier = Arc::new(AnyCertificate(provider()));
     let config =

@@ -1,26 +1,27 @@
-//! Moving everything that is kept from one database to another.
+//! Moves all stored rows from one database to another.
 
 use async_trait::async_trait;
 
 use super::rows::{ExecutionRow, HandOverRow, KeyRow, OutboxRow, RunRow, WishRow};
 use crate::error::Error;
 
-/// Some rows on their way.
+/// A batch of rows to move.
 #[derive(Clone, Debug)]
 pub struct Parcel(pub(super) Rows);
 
-/// Rows of one kind. An execution never goes before its run, so that whoever finds it finds both.
+/// Rows of one kind. Runs move before their executions, so that a reader who finds an execution
+/// also finds its run.
 #[derive(Clone, Debug)]
 pub(super) enum Rows {
     Runs(Vec<RunRow>),
     Executions(Vec<(ExecutionRow, HandOverRow, WishRow)>),
     Keys(Vec<KeyRow>),
-    /// Those that are not delivered.
+    /// Undelivered events.
     Events(Vec<(i64, OutboxRow)>),
 }
 
 impl Parcel {
-    /// How many rows it holds.
+    /// The number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         match &self.0 {
@@ -37,43 +38,43 @@ impl Parcel {
     }
 }
 
-/// Accepted work that is not done.
+/// Unfinished accepted work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Events that are not delivered.
+    /// Undelivered events.
     pub events: i64,
     /// Executions that have not ended.
     pub executions: i64,
 }
 
-/// Takes rows out of one database and into another. Each step can be repeated.
+/// Moves rows from one database into another. Each step is idempotent.
 #[async_trait]
 pub trait Transfer {
-    /// What is not done yet.
+    /// The unfinished work.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn unfinished(&self) -> Result<Unfinished, Error>;
 
-    /// How many executions have not ended that are served by another backend than this one.
+    /// The number of unfinished executions of backends other than this one.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn open_elsewhere(&self, backend: &str) -> Result<i64, Error>;
 
-    /// The next rows to move, which stay until they are forgotten; none when all have moved.
+    /// The next rows to move, which stay until they are removed; none when all have moved.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn next_parcel(&self, limit: i64) -> Result<Option<Parcel>, Error>;
 
-    /// Stores the rows; those that are stored already stay as they are.
+    /// Stores the rows; rows already stored are left unchanged.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn take_in(&self, parcel: &Parcel) -> Result<(), Error>;
 
-    /// Removes rows that another database has taken in.
+    /// Removes rows that the other database has stored.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -99,7 +100,7 @@ mod tests {
             .collect()
     }
 
-    /// A column that is added to a table is read before a row moves, or this fails.
+    /// Fails when a new column of a table is not moved.
     #[test]
     fn a_row_moves_with_every_column() {
         let row = (ExecutionRow::as_select(), HandOverRow::as_select(), WishRow::as_select());
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(moved, columns(&runs::table.select(runs::all_columns)));
         let moved = columns(&idempotency_keys::table.select(KeyRow::as_select()));
         assert_eq!(moved, columns(&idempotency_keys::table.select(idempotency_keys::all_columns)));
-        // The other database numbers events anew.
+        // The other database assigns new sequence numbers.
         let moved = columns(&outbox::table.select((outbox::seq, OutboxRow::as_select())));
         assert_eq!(moved, columns(&outbox::table.select(outbox::all_columns)));
         assert!(moved.len() > 10, "{moved:?}");

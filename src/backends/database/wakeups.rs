@@ -1,23 +1,23 @@
-//! How processes that share the database wake each other.
+//! Notifications between processes that share the database.
 
 use async_trait::async_trait;
 
 use crate::error::Error;
 
-/// What processes that share the database tell each other, so that work does not wait until it is
-/// looked for.
+/// Notifications between processes that share the database, so that new work need not wait for the
+/// next poll.
 #[async_trait]
 pub trait Wakeups {
-    /// Tells the others that events wait.
+    /// Notifies the other processes that events wait.
     ///
     /// # Errors
     /// When the database cannot be asked.
     async fn wake_others(&self) -> Result<(), Error>;
 
-    /// Waits until another tells it, or may have told it unheard. For ever in a database that
-    /// serves one process. Call it on a [`Lease`](crate::connection::Lease).
+    /// Waits until another process notifies, or may have notified unheard. Never completes in a
+    /// database that serves one process. Call it on a [`Lease`](crate::connection::Lease).
     ///
     /// # Errors
-    /// When the database cannot be asked any more.
+    /// When the connection to the database fails.
     async fn woken(&self) -> Result<(), Error>;
 }

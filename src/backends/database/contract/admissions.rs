@@ -1,4 +1,4 @@
-//! What is accepted, and what a key gives.
+//! Accepted work, and answers to repeated idempotency keys.
 
 use std::time::Duration;
 
@@ -96,14 +96,14 @@ async fn events_of_many_requests_are_stored_together(database: &dyn Database) {
     assert_eq!(waiting, still, "it was there already");
 }
 
-/// Wherever a caller leaves, inside a transaction too, nothing stays locked.
+/// Wherever a caller drops its call, even inside a transaction, nothing stays locked.
 async fn callers_that_go_away_hold_nobody_up(database: &dyn Database) {
     for step in 0..100 {
         let leaving = execution("a");
         let patience = Duration::from_micros(step * 30);
         let leaving = admission(&leaving, None, None);
         let left = tokio::time::timeout(patience, database.accept(&[&leaving])).await;
-        // Sooner or later one is stored before its caller leaves; either is fine.
+        // Some calls are stored before their caller drops them; both outcomes are fine.
         assert!(!matches!(left, Ok(Err(_))), "{left:?}");
         let next = execution("a");
         let stored = tokio::time::timeout(MINUTE, accept(database, &next, None)).await;

@@ -32,7 +32,7 @@ async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {
     let (held, free) = (fresh(), fresh());
     admit(database, &admission(&held, None, Some(claim_by("one")))).await;
     accept(database, &free, None).await;
-    // A lease of no time ends at once.
+    // A lease of zero length ends at once.
     let lost = claim("one", Duration::ZERO).await;
     assert_eq!(lost.len(), 1, "what was claimed when it was accepted is not free");
     assert_eq!((&lost[0].execution, lost[0].first_tried), (&free, None));

@@ -18,7 +18,7 @@ pub(super) async fn suite(database: &dyn Database) {
     a_refused_event_is_a_dead_letter_in_the_end(database).await;
 }
 
-/// What waits in `held`, as the ids of events.
+/// The ids of the events that wait in `held`.
 async fn waiting(database: &dyn Database, held: &[Lane]) -> Vec<String> {
     pending(database, held).await.into_iter().map(|pending| pending.event.id).collect()
 }
@@ -28,14 +28,14 @@ async fn pending(database: &dyn Database, held: &[Lane]) -> Vec<PendingEvent> {
     pending.expect("the database answers").readable
 }
 
-/// Where the broker may have put them.
+/// Places that the broker may have given to them.
 pub(super) fn placed(pending: &[PendingEvent]) -> Vec<(i64, Position)> {
     let place = |number| Position { millis: 1_795_445_533_304, number };
     (0..).zip(pending).map(|(number, pending)| (pending.seq, place(number))).collect()
 }
 
 async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
-    // What the suite has announced so far is of no interest here.
+    // Earlier announcements of the suite do not matter here.
     let held = claim(database, "one", MINUTE).await;
     let pending = pending(database, &held).await;
     let places = placed(&pending);

@@ -1,4 +1,5 @@
-//! Rows that this program cannot read: they hold up no others, and are shown as far as they can be.
+//! Rows that this program cannot read: they do not block others, and their readable parts are
+//! shown.
 
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ pub(super) async fn suite(database: &dyn Database) {
     an_unreadable_run_has_failed_and_others_go_on(database).await;
 }
 
-/// Readers of JSON stop at 128 levels; whoever writes does not.
+/// JSON readers stop at 128 levels; writers do not.
 fn unreadable_value() -> Value {
     (0..150).fold(json!(1), |inner, _| json!([inner]))
 }
@@ -70,7 +71,7 @@ async fn what_is_read_at_once_is_bounded_by_bytes(database: &dyn Database) {
     assert!(database.pending_events(&[], 10, 10).await.expect("no error").readable.is_empty());
 }
 
-/// What waits is of no more interest.
+/// Clears the waiting events, which do not matter any more.
 async fn deliver_all(database: &dyn Database) {
     let held = claim(database, "one", MINUTE).await;
     let pending = database.pending_events(&held, 1000, i64::MAX).await.expect("they are read");

@@ -1,4 +1,4 @@
-//! Connections to `PostgreSQL`: who we are, over which TLS, and what a failure means.
+//! Connections to `PostgreSQL`: login, TLS, and the meaning of failures.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ use crate::{
     error::{Error, ErrorKind, RetryClass},
 };
 
-/// A process that is paused in the middle of a transaction must not keep its locks from others, nor
-/// may one request that needs such a lock hold up those that share its commit. What is committed
-/// must be on the disk, whatever server, database or user are set to.
+/// Session settings. A process that is paused inside a transaction must not keep its locks, and a
+/// request that waits for such a lock must not delay the requests that share its commit. A commit
+/// must be durable, whatever the defaults of server, database or user.
 pub(super) const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '1s'; \
     SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Identity columns came with it.
+/// The first version with identity columns.
 const OLDEST_SERVER: u32 = 10;
 
-/// Who we are to the server, and how it is reached.
+/// The login and the address.
 #[derive(Clone)]
 struct Access {
     url: Secret,
@@ -65,7 +65,7 @@ impl Credentials for Access {
             .keepalives_idle(Duration::from_secs(30))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3)
-            // A peer that acknowledges nothing for so long is gone, whatever waits for it.
+            // A peer that acknowledges nothing for this long is gone, even while calls wait for it.
             .tcp_user_timeout(Duration::from_secs(15))
             .ssl_mode(self.tls);
         Ok(config)
@@ -119,7 +119,8 @@ impl Connector {
     }
 }
 
-/// Refuses a server that is too old. One that does not tell its version, as some proxies, is tried.
+/// Refuses a server that is too old. A server that does not report its version, such as some
+/// proxies, is accepted.
 fn check_server(version: Option<&str>) -> Result<(), Error> {
     let version = version.unwrap_or_default();
     let major = version.split(|sign: char| !sign.is_ascii_digit()).next().unwrap_or_default();
@@ -132,7 +133,7 @@ fn check_server(version: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// What a failed connect means, and what to do about it.
+/// The error for a failed connect, with a remedy.
 fn connect_error(config: &tokio_postgres::Config, error: tokio_postgres::Error) -> Error {
     let database = config.get_dbname().unwrap_or("postgres");
     let (kind, message) = match error.code() {
@@ -171,7 +172,7 @@ fn transport_kind(error: &tokio_postgres::Error) -> ErrorKind {
                 | std::io::ErrorKind::ConnectionAborted
                 | std::io::ErrorKind::UnexpectedEof
                 | std::io::ErrorKind::BrokenPipe => ErrorKind::Disconnected,
-                // A name that does not resolve has no kind of its own.
+                // The driver has no kind for a name that does not resolve.
                 _ if io.to_string().contains("lookup") => ErrorKind::NameNotFound,
                 _ => ErrorKind::Unavailable,
             };

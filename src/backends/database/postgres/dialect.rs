@@ -1,4 +1,4 @@
-//! What `PostgreSQL` provides to the statements.
+//! The dialect of `PostgreSQL`.
 
 use std::ops::DerefMut;
 
@@ -38,8 +38,8 @@ impl Dialect for Db {
         Ok(diesel::select(now).get_result(conn).await?)
     }
 
-    /// The statement is a transaction by itself: one round trip in place of three, and nothing is
-    /// open while this process is paused.
+    /// The statement is a transaction by itself: one round trip instead of three, and no
+    /// transaction stays open while this process is paused.
     async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
         match InsertAll::new(events).execute(conn).await {
             Ok(_) => Ok(true),
@@ -48,7 +48,7 @@ impl Dialect for Db {
         }
     }
 
-    /// The server has answered for it.
+    /// The server's answer to the commit guarantees it.
     async fn committed(&self, _conn: &mut Conn) -> Result<(), Error> {
         Ok(())
     }
@@ -66,7 +66,7 @@ macro_rules! locked {
     };
 }
 
-/// Replicas that claim at once take different rows.
+/// Replicas that claim at the same time take different rows.
 macro_rules! skip_locked {
     ($query:expr) => {
         $query.for_update().skip_locked()

@@ -8,8 +8,8 @@ use diesel::{
     sql_types::{Array, Integer, Text},
 };
 
-/// The columns come as arrays, so that the statement is the same for any number of events, and is
-/// prepared once for a connection.
+/// The columns are passed as arrays, so that the statement is the same for any number of events and
+/// is prepared once per connection.
 pub(super) struct InsertAll<'a> {
     lanes: Vec<i32>,
     sources: Vec<&'a str>,
@@ -46,7 +46,7 @@ impl QueryFragment<Pg> for InsertAll<'_> {
         }
         out.push_sql(", ");
         out.push_bind_param::<Array<Text>, _>(&self.events)?;
-        // The sequence numbers them in the order in which they came.
+        // The sequence numbers the events in the order of the arrays.
         out.push_sql(
             ") WITH ORDINALITY AS new (lane, source, event_id, content_hash, event, place) \
              ORDER BY place",

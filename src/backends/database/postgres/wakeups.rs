@@ -13,12 +13,12 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// How often a silent connection is asked whether it still stands.
+/// How often a silent connection is checked.
 const ASK_EVERY: Duration = Duration::from_secs(15);
-/// How long its answer may take.
+/// How long the check may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// The next notification. Nothing when none came for long and the connection stands.
+/// The next notification. `None` when none came for a while and the connection still works.
 async fn next(conn: &mut Conn) -> Result<Option<()>, Error> {
     let heard = {
         let mut notifications = std::pin::pin!(conn.notifications_stream());
@@ -42,7 +42,7 @@ fn silent(message: &'static str) -> Error {
 
 #[async_trait]
 impl Wakeups for Db {
-    // Not in the transaction that accepts: `NOTIFY` there makes all commits wait for one lock.
+    // Not in the accepting transaction, where `NOTIFY` would make all commits wait for one lock.
     async fn wake_others(&self) -> Result<(), Error> {
         let mut conn = self.pool.get().await?;
         Ok(conn.batch_execute("NOTIFY agentarea_outbox").await?)
@@ -54,10 +54,10 @@ impl Wakeups for Db {
             let mut conn = self.connector.connect().await?;
             conn.batch_execute("LISTEN agentarea_outbox").await?;
             *ear = Some(conn);
-            // What was told before is not heard.
+            // Earlier notifications are not received.
             return Ok(());
         }
-        // Taken out, so that a connection that fails or is left in the middle is not used again.
+        // Taken out, so that a connection that fails or is cancelled midway is not reused.
         let Some(mut conn) = ear.take() else { return Ok(()) };
         loop {
             if next(&mut conn).await?.is_some() {

@@ -12,7 +12,7 @@ pub(in super::super) const PENDING: &str = "pending";
 pub(in super::super) const DELIVERED: &str = "delivered";
 pub(in super::super) const DEAD: &str = "dead";
 
-/// An event of the outbox, with every column but its number, which the database gives.
+/// An event of the outbox, with every column but its number, which the database assigns.
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = schema::outbox)]
 pub(in super::super) struct OutboxRow {
@@ -69,7 +69,7 @@ impl DeadRow {
     }
 }
 
-/// An event that waits to be handed over.
+/// An event that waits for delivery.
 #[derive(Debug, QueryableByName)]
 #[diesel(table_name = schema::outbox)]
 pub(in super::super) struct PendingRow {

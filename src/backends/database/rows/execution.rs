@@ -36,7 +36,7 @@ pub(in super::super) struct ExecutionRow {
     traceparent: Option<String>,
 }
 
-/// What of an execution is read to follow it.
+/// The columns of an execution that following it needs.
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = schema::executions)]
 pub(in super::super) struct OpenRow {
@@ -50,7 +50,7 @@ pub(in super::super) struct OpenRow {
 }
 
 impl OpenRow {
-    /// Only of a row that is `accepted` or `running`.
+    /// Only for a row that is `accepted` or `running`.
     pub(in super::super) fn read(self) -> OpenExecution {
         let accepted = self.status == Status::Accepted.as_str();
         OpenExecution {
@@ -65,7 +65,7 @@ impl OpenRow {
     }
 }
 
-/// What was decided about an execution beside its status.
+/// The settings of an execution beside its status.
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = schema::executions)]
 pub(in super::super) struct WishRow {
@@ -102,7 +102,7 @@ impl ExecutionRow {
         })
     }
 
-    /// For people and clients, who are shown what can be read.
+    /// For people and clients, who see the readable parts.
     pub(in super::super) fn show(self) -> Execution {
         let (mut execution, unreadable) = self.read_what_can_be();
         if let Some(unreadable) = unreadable {
@@ -112,7 +112,7 @@ impl ExecutionRow {
         execution
     }
 
-    /// The record, and why a part of it cannot be read, if one cannot: it is `null` then.
+    /// The record, and the reason if a part of it cannot be read and is `null`.
     fn read_what_can_be(self) -> (Execution, Option<Error>) {
         let mut unreadable = None;
         let input = note_error(parse(&self.input), &mut unreadable);
@@ -140,7 +140,7 @@ impl ExecutionRow {
     }
 }
 
-/// How the hand-over of an execution stands.
+/// The claim state of an accepted execution.
 #[derive(Clone, Debug, Queryable, Selectable, Insertable)]
 #[diesel(table_name = schema::executions, treat_none_as_default_value = false)]
 pub(in super::super) struct HandOverRow {
@@ -152,7 +152,7 @@ pub(in super::super) struct HandOverRow {
 }
 
 impl HandOverRow {
-    /// Of an execution that is accepted at `now`.
+    /// The state of an execution accepted at `now`.
     pub(in super::super) fn new(claim: Option<&Claim>, now: i64) -> Self {
         Self {
             owner: claim.map(|claim| claim.owner.clone()),
@@ -163,14 +163,14 @@ impl HandOverRow {
         }
     }
 
-    /// The claim that was made at `now`.
+    /// The claim made at `now`.
     pub(in super::super) fn claimed(
         self,
         execution: ExecutionRow,
         now: i64,
     ) -> Result<ClaimedExecution, Box<UnreadableExecution>> {
-        // The claim itself counts as a try. What another version accepted may have been tried as
-        // soon as it was there.
+        // The claim itself counts as an attempt. Another version may have tried an execution as
+        // soon as it accepted it.
         let earlier = self.tried_at.filter(|at| *at != now);
         let first_tried = earlier.map(|at| from_micros_span(now - at.max(execution.created_at)));
         let fence = self.fence;

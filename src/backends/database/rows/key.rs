@@ -29,7 +29,7 @@ impl KeyRow {
             scope: key.scope.clone(),
             idempotency_key: key.key.clone(),
             body_hash: key.body_hash.clone(),
-            // What the program before this one needs beside the answer.
+            // Columns that the previous version needs beside the answer.
             execution_id: String::new(),
             answer: Some(key.answer.clone()),
             busy_until: 0,

@@ -59,7 +59,7 @@ impl RunRow {
         })
     }
 
-    /// A run whose end cannot be read has failed, for all that anybody will ever know of it.
+    /// A run whose outcome cannot be read counts as failed, because its result is lost.
     pub(in super::super) fn read(self) -> Run {
         let mut unreadable = None;
         let status = note_error(status(&self.status), &mut unreadable);

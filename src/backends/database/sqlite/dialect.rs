@@ -1,4 +1,4 @@
-//! What `SQLite` provides to the statements.
+//! The dialect of `SQLite`.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -28,24 +28,23 @@ impl Dialect for Db {
     const SERVES_ONE_PROCESS: bool = true;
 
     async fn reader(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
-        // Those who read go too, or it would never be let go of.
+        // Readers are closed too, or the old file would stay open.
         self.check_name()?;
         self.pool.get().await
     }
 
-    /// For work in the background: of all that waits, one at a time asks for its turn.
+    /// For background work: only one background writer at a time queues for its turn.
     async fn writer(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
         let place = self.wait(&self.lock.background).await?;
         Ok(Writer { _place: Some(place), ..self.take_turn().await? })
     }
 
-    /// For clients that wait to have their work accepted: however much is to be done in the
-    /// background, they wait for one of it at most.
+    /// For clients that wait for acceptance: they wait for one background writer at most.
     async fn first_writer(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
         self.take_turn().await
     }
 
-    /// One process writes the file, so its clock is the database's.
+    /// Only one process writes the file, so its clock serves as the database's.
     async fn now(_conn: &mut Conn) -> Result<i64, Error> {
         Ok(micros())
     }
@@ -54,7 +53,7 @@ impl Dialect for Db {
         insert_all(conn, events).await
     }
 
-    /// What was committed into a file that has gone meanwhile is lost, unless the file comes back.
+    /// A commit into a file that was deleted meanwhile is lost, unless the file comes back.
     async fn committed(&self, conn: &mut Conn) -> Result<(), Error> {
         let kept = match self.check_name() {
             Ok(shrunk_to) => self.check_size(conn, shrunk_to).await,
@@ -74,8 +73,8 @@ impl Db {
     }
 }
 
-/// A hop to a thread that may block costs more than the statement that is run there, so all of them
-/// share one.
+/// Moving to a blocking thread costs more than a statement, so all statements of the transaction
+/// share one move.
 async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
     use diesel::{RunQueryDsl, result::Error::RollbackTransaction};
 
@@ -98,8 +97,8 @@ async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error
     }
 }
 
-/// Begins with the wall clock and goes on with the monotonic one: no claim and no pause may end
-/// sooner or later because somebody sets the clock.
+/// Starts from the wall clock and continues with the monotonic clock, so that setting the clock
+/// neither shortens nor extends a claim or a pause.
 fn micros() -> i64 {
     static BEGAN: LazyLock<(i64, Instant)> =
         LazyLock::new(|| (time::now().as_microsecond(), Instant::now()));
@@ -107,9 +106,9 @@ fn micros() -> i64 {
     BEGAN.0.saturating_add(since)
 }
 
-/// A pooled connection whose turn it is to write.
+/// A pooled connection that holds the turn to write.
 struct Writer {
-    // Fields are dropped in this order: a transaction that was left open ends before the next turn.
+    // Fields are dropped in this order, so an open transaction ends before the next turn begins.
     conn: Checkout<Connector>,
     _turn: OwnedMutexGuard<()>,
     _place: Option<OwnedMutexGuard<()>>,
@@ -136,14 +135,14 @@ macro_rules! transaction {
     };
 }
 
-/// There are no row locks: the one writer at a time has the whole file.
+/// No row locks are needed: the single writer has locked the whole file.
 macro_rules! skip_locked {
     ($query:expr) => {
         $query
     };
 }
 
-/// The writer has the whole file.
+/// The writer has locked the whole file.
 macro_rules! locked {
     ($query:expr) => {
         $query

@@ -1,8 +1,9 @@
-//! The file of the database: one process serves it, and it stays the one that was opened.
+//! Guards the database file: only one process may serve it, and it must stay the file that was
+//! opened.
 //!
-//! `SQLite` goes on in a file that was deleted, replaced or emptied under it, and says nothing: what
-//! is committed then is lost. So its name is looked up around each commit, which costs a
-//! microsecond, and what has its name must be what the connections have open.
+//! `SQLite` silently keeps using a file that was deleted, replaced or emptied, and commits into it
+//! are lost. So the path is looked up around each commit, which costs a microsecond, and must still
+//! lead to the file that the connections have open.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -17,37 +18,38 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
 
-const BEGIN_ANEW: &str = "put it back, or restart the service to begin with an empty one";
+const BEGIN_ANEW: &str = "put it back, or restart the service to start with an empty one";
 
-/// A file, whatever its name.
+/// The identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
 }
 
-/// What has the name of the database.
+/// The file at the path of the database.
 struct Found {
     identity: Identity,
     size: u64,
 }
 
-/// The file that the last build has found good.
+/// The file that the last build has accepted.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     identity: Identity,
     size: u64,
-    /// It was truncated since.
+    /// It has been truncated since.
     is_damaged: bool,
 }
 
 const STILL_IN_USE: &str = "was replaced, and the one before is still in use";
 
-/// Stays with each connection until it is closed, so that it is known what they have open.
+/// Attached to each connection until it is closed, to track the file that the connections have
+/// open.
 #[derive(Debug)]
 pub(super) struct OpenFile(Identity);
 
-/// Makes the driver keep it: only with a connection itself its instrumentation is dropped.
+/// Stores it as instrumentation, which the driver drops only with the connection.
 pub(super) struct Keeps {
     pub(super) _file: Arc<OpenFile>,
 }
@@ -56,15 +58,15 @@ impl Instrumentation for Keeps {
     fn on_connection_event(&mut self, _: InstrumentationEvent<'_>) {}
 }
 
-/// Keeps a second process away: two would not see each other's wake-ups.
+/// Excludes a second process, because two processes would not see each other's wake-ups.
 #[derive(Debug)]
 pub(super) struct FileLock {
     pub(super) database: PathBuf,
     _file: File,
-    /// Whose turn it is to write. `SQLite` has one writer at a time, and one that finds the file
-    /// locked sleeps and looks again, blocking a thread; here writers wait in line.
+    /// The turn to write. `SQLite` has one writer at a time; a writer that finds the file locked
+    /// polls it and blocks a thread. Here writers queue instead.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
-    /// Which of those that work in the background asks for it.
+    /// The right to queue as a background writer.
     pub(super) background: Arc<tokio::sync::Mutex<()>>,
     known: Mutex<Option<Known>>,
     open: Mutex<Weak<OpenFile>>,
@@ -81,7 +83,7 @@ pub(super) fn unusable(what: &str, database: &Path, error: io::Error) -> Error {
     Error::new(kind, format!("{what} for {} cannot be made", database.display())).with_source(error)
 }
 
-/// The file beside `database` whose name ends like that.
+/// The file beside `database` whose name has this suffix.
 fn beside(database: &Path, end: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(end);
@@ -99,7 +101,7 @@ impl FileLock {
         beside(database, ".lock")
     }
 
-    /// Whether another process holds it. Looks without making the file.
+    /// Whether another process holds the lock. Does not create the file.
     pub(super) fn is_held(database: &Path) -> bool {
         let file = File::open(Self::path(database));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
@@ -141,8 +143,9 @@ impl FileLock {
         }
     }
 
-    /// Whether a connection may be opened, and the file made for it: never where this process has
-    /// used one before. The connections of one build have one file, which is `expected`.
+    /// Checks that a connection may be opened, and whether it may create the file: never where this
+    /// process has used one before. All connections of one build must open the same file,
+    /// `expected`.
     pub(super) fn may_open(&self, expected: Option<Identity>) -> Result<bool, Error> {
         let Some(known) = *self.known.lock() else { return Ok(true) };
         let found = self.find()?;
@@ -158,8 +161,8 @@ impl FileLock {
         Ok(false)
     }
 
-    /// `SQLite` takes for the log of a file what is beside it by that name, and does not see that it
-    /// was written for the file before, which took nothing along but its own name.
+    /// Moves a stale log aside. `SQLite` uses any log with the right name, and does not notice that
+    /// it was written for a replaced file.
     fn set_log_aside(&self) -> Result<(), Error> {
         let log = beside(&self.database, "-wal");
         let ours = self.log.lock().take();
@@ -171,8 +174,8 @@ impl FileLock {
         fs::rename(&log, &aside).map_err(|error| unusable("the new log", &self.database, error))
     }
 
-    /// What a connection that was opened just now has open. A new file is not opened beside
-    /// connections to the one before it: they would share what lies beside it.
+    /// The file that a new connection has open. A new file is not opened while connections to the
+    /// old one exist, because both would share the files beside it.
     pub(super) fn opened(&self) -> Result<(Identity, Arc<OpenFile>), Error> {
         let identity = self.look_up()?.identity;
         let mut open = self.open.lock();
@@ -188,32 +191,32 @@ impl FileLock {
         Ok((identity, file))
     }
 
-    /// A connection has opened the log.
+    /// Records that a connection has opened the log.
     pub(super) fn log_is_open(&self) {
         let log = look_up(&beside(&self.database, "-wal")).ok();
         *self.log.lock() = log.map(|found| found.identity);
     }
 
-    /// The file is good, and stays so until something is seen of it.
+    /// Records that the file is intact, until a change is detected.
     pub(super) fn trust(&self) -> Result<(), Error> {
         let Found { identity, size } = self.find()?;
         *self.known.lock() = Some(Known { identity, size, is_damaged: false });
         Ok(())
     }
 
-    /// Whether this process has used it before; true inside if it was damaged since.
+    /// `Some` if this process has used the file before; `true` inside if it was damaged since.
     pub(super) fn used_before(&self) -> Option<bool> {
         self.known.lock().map(|known| known.is_damaged)
     }
 
-    /// Whether the file is still the one that was opened. Its size, if it is smaller than it was.
+    /// Checks that the file is still the one that was opened. Returns its size if it has shrunk.
     pub(super) fn check(&self) -> Result<Option<u64>, Error> {
         let mut known = self.known.lock();
         let Some(known) = &mut *known else { return Ok(None) };
         let found = self.look_up()?;
         self.compare(known, &found)?;
         if found.size == 0 {
-            // Whatever is written into it from now on, a part is missing.
+            // Later writes cannot restore the missing part.
             known.is_damaged = true;
             return Err(self.lost("was emptied"));
         }
@@ -224,14 +227,14 @@ impl FileLock {
         Ok(None)
     }
 
-    /// It is smaller than it was, and that is right.
+    /// Records that the file has shrunk without losing data.
     pub(super) fn has_shrunk_to(&self, size: u64) {
         if let Some(known) = &mut *self.known.lock() {
             known.size = size;
         }
     }
 
-    /// It is smaller than it was, and something is missing.
+    /// Records that the file has shrunk and lost data.
     pub(super) fn is_truncated(&self) -> Error {
         if let Some(known) = &mut *self.known.lock() {
             known.is_damaged = true;
@@ -243,7 +246,7 @@ impl FileLock {
         let database = self.database.display();
         let message = format!("{database} {what} while the service used it; {BEGIN_ANEW}");
         Error::new(ErrorKind::Missing, message)
-            .with_remedy("put the file back, or restart the service to begin with an empty one")
+            .with_remedy("put the file back, or restart the service to start with an empty one")
     }
 
     fn compare(&self, known: &Known, found: &Found) -> Result<(), Error> {
@@ -256,7 +259,7 @@ impl FileLock {
         Ok(())
     }
 
-    /// What has the name of the database, which was no empty file before.
+    /// The file at the path of the database, which was not empty before.
     fn find(&self) -> Result<Found, Error> {
         let found = self.look_up()?;
         if found.size == 0 {
@@ -268,7 +271,7 @@ impl FileLock {
     fn look_up(&self) -> Result<Found, Error> {
         look_up(&self.database).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => self.lost("has gone"),
-            _ => self.lost("has become out of reach").with_source(error),
+            _ => self.lost("has become inaccessible").with_source(error),
         })
     }
 }

@@ -41,7 +41,7 @@ impl Place {
         self.factory.build(&section, &contract::context()).await
     }
 
-    /// The database that serves, after a while without a rest in its log.
+    /// The database in use, with everything moved from its log into the file.
     async fn serving(&self) -> Arc<dyn Database> {
         let database = self.build().await.unwrap();
         store(&*database).await.unwrap();
@@ -50,7 +50,7 @@ impl Place {
         database
     }
 
-    /// What an operator does beside the service.
+    /// A statement that an operator runs while the service uses the file.
     async fn tidy(&self, statements: &str) {
         let mut conn = open(&self.path, false).await.unwrap();
         conn.batch_execute(statements).await.unwrap();
@@ -74,9 +74,9 @@ async fn store(database: &dyn Database) -> Result<(), Error> {
     Ok(())
 }
 
-/// Nothing is accepted, surely, and the probe says why.
+/// Asserts that nothing is accepted and that the probe gives the reason.
 async fn is_lost(database: &dyn Database, why: &str) {
-    // Whichever of the two comes first.
+    // Either error may come first.
     let (accepted, probed) = (store(database).await, database.probe().await);
     for error in [accepted.unwrap_err(), probed.unwrap_err(), store(database).await.unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
@@ -130,7 +130,7 @@ async fn another_database_in_its_place_is_used_after_a_build_and_not_before() {
     let (place, other) = (Place::new(), Place::new());
     let database = place.serving().await;
     for _ in 0..3 {
-        // In its log, which stays where it is.
+        // The write is in the log, which stays where it is.
         store(&*database).await.unwrap();
     }
     other.serving().await.close().await;

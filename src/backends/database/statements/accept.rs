@@ -19,7 +19,7 @@ use crate::{
     model::executions::Execution,
 };
 
-/// Stores events, those that are stored already excepted.
+/// Stores events, except those already stored.
 pub(super) async fn announce(conn: &mut Conn, events: &[NewEvent], now: i64) -> Result<(), Error> {
     for event in events {
         insert_event(conn, event, now).await?;
@@ -38,11 +38,11 @@ async fn insert_event(conn: &mut Conn, new: &NewEvent, now: i64) -> Result<Optio
         .optional()?)
 }
 
-/// Stores the key, or says what became of it earlier.
+/// Stores the key, or returns its earlier outcome.
 async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Acceptance>, Error> {
     let row = idempotency_keys::table.find((&key.scope, &key.key));
     diesel::delete(row.filter(idempotency_keys::expires_at.le(now))).execute(conn).await?;
-    // Waits for a transaction that uses the key just now.
+    // Waits for a concurrent transaction that uses the key.
     let inserted = diesel::insert_into(idempotency_keys::table)
         .values(KeyRow::new(key, now))
         .on_conflict_do_nothing()
@@ -65,8 +65,8 @@ async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Accep
     }))
 }
 
-/// The deletion before has taken what the insertion needs of the table, so that in vain this one can
-/// only have waited for the first request with the key.
+/// The preceding deletion already holds the table lock that the insertion needs, so a lock timeout
+/// here can only come from the first request with the key.
 fn key_error(error: diesel::result::Error) -> Error {
     if is_lock_timeout(&error) {
         let message = "the first request with this Idempotency-Key is not answered yet";
@@ -75,7 +75,8 @@ fn key_error(error: diesel::result::Error) -> Error {
     error.into()
 }
 
-/// False when another execution has the id. One that was stored by an earlier try stays.
+/// False when another execution has the id. An execution stored by an earlier attempt is left
+/// unchanged.
 async fn insert_execution(
     conn: &mut Conn,
     execution: &Execution,
@@ -99,7 +100,7 @@ async fn insert_execution(
     Ok(holder.as_ref() == Some(&execution.request_id))
 }
 
-/// Stores the events that are new, unless the source and id of one are those of another event.
+/// Stores the new events, unless one has the source and id of a different event.
 async fn insert_events(
     conn: &mut Conn,
     events: &[NewEvent],
@@ -146,14 +147,14 @@ async fn admit(conn: &mut Conn, admission: &Admission, now: i64) -> Result<Accep
             }
         }
     };
-    // A request that was refused may be repeated with another id.
+    // The key of a refused request stays free, because the client may repeat it with another id.
     if let (Some(key), false) = (&admission.key, acceptance == Acceptance::Stored) {
         diesel::delete(idempotency_keys::table.find((&key.scope, &key.key))).execute(conn).await?;
     }
     Ok(acceptance)
 }
 
-/// The events of a batch that holds nothing else.
+/// The events of a batch that contains only events.
 fn only_events<'a>(batch: &[&'a Admission]) -> Option<Vec<&'a NewEvent>> {
     let mut all = Vec::new();
     for admission in batch {
@@ -191,7 +192,7 @@ impl Accept for Db {
     async fn forget_keys(&self, limit: i64) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
         let now = Db::now(&mut conn).await?;
-        // One transaction, because each commit waits for the disk.
+        // One transaction for all, because each commit waits for the disk.
         let forgotten: Result<usize, Error> = transaction!(conn, async |conn| {
             let expired: Vec<(String, String)> = idempotency_keys::table
                 .filter(idempotency_keys::expires_at.le(now))

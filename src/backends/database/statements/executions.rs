@@ -160,8 +160,8 @@ impl ExecutionStore for Db {
         }
         let mut conn = self.writer().await?;
         let removed: Result<usize, Error> = transaction!(conn, async |conn| {
-            // After a pause of this process the id of one that others have removed may be a new
-            // one's.
+            // If this process was paused, another may have removed the execution, and its id may
+            // belong to a new one.
             let still = executions::id
                 .eq_any(&old)
                 .and(executions::finished_at.le(before).and(executions::rejected_at.is_null()));

@@ -1,5 +1,5 @@
-//! The statements, written once and compiled for each database: against the [`Dialect`] that stands
-//! beside it, and nothing else of it.
+//! The statements, written once and compiled for each database. They use nothing of a database but
+//! its [`Dialect`].
 
 mod accept;
 mod dead_letters;
@@ -43,12 +43,13 @@ pub(super) async fn touch_instance(conn: &mut Conn, instance: &str) -> Result<()
     Ok(())
 }
 
-/// `PostgreSQL` keeps no NUL in text, and what other services answer may have some.
+/// Removes NUL, which `PostgreSQL` cannot store in text and which answers of other services may
+/// contain.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "")
 }
 
-/// Counting costs time for every row, and nobody needs to know how far beyond the bound they are.
+/// Counting costs time for every row, and the exact number beyond the bound does not matter.
 async fn count_up_to(conn: &mut Conn, rows: &'static str, most: i64) -> Result<i64, Error> {
     use diesel::sql_types::BigInt;
 

@@ -1,4 +1,4 @@
-//! Accepted events and the lanes in which they are handed over.
+//! Accepted events and the lanes in which they are delivered.
 
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ fn list(numbers: &[i32]) -> String {
     numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The first events that wait in these lanes, as many as fit into the bounds. Lengths are known
-/// without reading what is long, so that no more is read than is given.
+/// The first waiting events in these lanes that fit the bounds. The database knows lengths without
+/// reading the values, so only returned events are read.
 fn first_that_fit(lanes: &[i32], limit: i64, max_bytes: i64) -> String {
     let waiting = format!("FROM outbox WHERE state = '{PENDING}' AND lane IN ({})", list(lanes));
     format!(
@@ -53,7 +53,7 @@ fn claimed(rows: Vec<(i32, i64)>) -> Vec<Lane> {
     rows.into_iter().map(|(number, fence)| Lane { number, fence }).collect()
 }
 
-/// The lanes of `owner` that still are what it believes, kept from others until the transaction
+/// The lanes that `owner` still holds with these fencing numbers, locked until the transaction
 /// ends.
 async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> Result<Vec<i32>, Error> {
     let query = lanes::table
@@ -90,7 +90,7 @@ async fn update_held(
     Ok(diesel::sql_query(statement).execute(conn).await?)
 }
 
-/// How many lanes each of the processes that were seen lately should hold.
+/// The fair share of lanes for each recently seen process.
 async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Result<i64, Error> {
     diesel::insert_into(relays::table)
         .values((relays::owner.eq(owner), relays::seen_at.eq(now)))
@@ -104,7 +104,7 @@ async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Resul
     }
     let alive = relays::seen_at.gt(now.saturating_sub(lease));
     let alive: i64 = relays::table.filter(alive).select(count_star()).first(conn).await?;
-    // A lease of no time has ended already, even its owner's.
+    // A lease of zero length has already ended, even for its owner.
     let alive = alive.max(1);
     Ok((i64::from(LANES) + alive - 1) / alive)
 }
@@ -129,7 +129,7 @@ async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Result<Vec
             .execute(conn)
             .await?;
     } else if held.len() < share {
-        // Whatever another process claimed in a database of ours, it died holding.
+        // In a single-process database, claims of another process were left by one that died.
         let free_before = if Db::SERVES_ONE_PROCESS { i64::MAX } else { now };
         let query = lanes::table
             .filter(lanes::claimed_until.le(free_before).and(lanes::lane.ne_all(numbers(&held))))
@@ -348,7 +348,7 @@ impl Outbox for Db {
             return Ok(0);
         }
         let mut conn = self.writer().await?;
-        // One that is to be handed over again since then stays.
+        // An event queued for delivery again in the meantime stays.
         let delivered = outbox::seq.eq_any(old).and(outbox::state.eq(DELIVERED));
         Ok(diesel::delete(outbox::table.filter(delivered)).execute(&mut conn).await?)
     }

@@ -1,4 +1,4 @@
-//! Accepted executions that wait for their hand-over.
+//! Accepted executions that wait to be started.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn claim(
     limit: i64,
 ) -> Result<Vec<(ExecutionRow, HandOverRow)>, Error> {
     let expired = executions::claimed_until.le(now);
-    // Whatever another process claimed in a database of ours, it died holding.
+    // In a single-process database, claims of another process were left by one that died.
     let left = executions::owner
         .ne(owner)
         .and(Db::SERVES_ONE_PROCESS.into_sql::<diesel::sql_types::Bool>());
@@ -164,7 +164,7 @@ impl ExecutionQueue for Db {
         let wish = json(ending)?;
         let ended: Result<Ended, Error> = transaction!(conn, async |conn| {
             let accepted = executions::table.find(id).filter(executions::status.eq(ACCEPTED));
-            // Keeps claims away until it is decided.
+            // Blocks claims until the outcome is decided.
             let query = accepted.select(executions::tried_at);
             let found: Option<Option<i64>> = locked!(query).first(conn).await.optional()?;
             match found {

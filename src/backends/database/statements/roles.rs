@@ -1,4 +1,4 @@
-//! Work that one process does for all.
+//! Roles: work that one process does for all.
 
 use std::time::Duration;
 

@@ -26,14 +26,14 @@ use crate::{
     },
 };
 
-/// Ends a claimed run that cannot be read: nobody else could do more with it.
+/// Ends a claimed run that cannot be read, because no other process could read it either.
 async fn end_unreadable(
     conn: &mut Conn,
     (id, fence): (&str, i64),
     error: &Error,
     now: i64,
 ) -> Result<(), Error> {
-    tracing::error!(%error, execution.id = id, "a run cannot be read, it ends as failed");
+    tracing::error!(%error, execution.id = id, "a run cannot be read and is marked as failed");
     diesel::update(runs::table.find(id).filter(runs::fence.eq(fence)))
         .set((
             runs::status.eq(Status::Failed.as_str()),
@@ -93,7 +93,8 @@ impl RunStore for Db {
                 .order(runs::created_at.asc())
                 .limit(limit);
             let ids: Vec<String> = skip_locked!(query).load(conn).await?;
-            // Each claim has a number of its own, so that a holder who lost it is recognised.
+            // Each claim has its own fencing number, so that a holder that lost its claim is
+            // recognised.
             let claimed = diesel::update(runs::table.filter(runs::id.eq_any(ids)))
                 .set((
                     runs::owner.eq(owner),

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::error::{Error, ErrorKind};
 
-/// Stores a row unless it is stored already. Whatever else is stored in its place must not be taken
-/// for it: the row is removed from where it comes.
+/// Stores a row unless the same row is already stored. A different row with the same key must be an
+/// error, because the row is then removed from its source.
 macro_rules! take_in {
     ($conn:ident, $table:expr, $row:expr, $what:expr, $stored:expr, $own:expr) => {
         let insert = diesel::insert_into($table).values($row.clone());
@@ -41,7 +41,7 @@ fn taken(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, message)
 }
 
-/// `PostgreSQL` numbers the places itself; in order of arrival, so the order stays.
+/// `PostgreSQL` assigns sequence numbers in order of insertion, which keeps the order.
 async fn take_in(conn: &mut Conn, rows: &Rows) -> Result<(), Error> {
     match rows {
         Rows::Runs(rows) => {

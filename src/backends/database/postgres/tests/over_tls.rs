@@ -1,4 +1,4 @@
-//! The four grades of `tls`.
+//! The four levels of `tls`.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ async fn connect(section: Value) -> Result<Conn, Error> {
     Connector::new(&config, &context)?.connect().await
 }
 
-/// Whether the server sees TLS.
+/// Whether the session uses TLS, as the server reports it.
 async fn encrypted(section: Value) -> bool {
     let mut conn = connect(section).await.expect("the server lets us in");
     let asked = "(SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())";
@@ -48,7 +48,7 @@ async fn encrypted(section: Value) -> bool {
         .expect("the server tells")
 }
 
-/// Makes sure that TLS is to blame, and that no secret is told.
+/// Asserts that the error is about TLS and contains no secret.
 async fn refused(section: Value) -> Error {
     let Err(error) = connect(section).await else { panic!("the connection is made") };
     assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
@@ -71,7 +71,7 @@ async fn the_contract_holds_over_checked_tls() {
 async fn each_grade_encrypts_as_it_says() {
     for (tls, expected) in [("disable", false), ("prefer", true), ("require", true)] {
         assert_eq!(encrypted(json!({"url": url(), "tls": tls})).await, expected, "{tls}");
-        // None of them looks at the name in the certificate.
+        // None of them checks the name in the certificate.
         assert_eq!(encrypted(json!({"url": elsewhere(), "tls": tls})).await, expected, "{tls}");
     }
 }
@@ -80,7 +80,7 @@ async fn each_grade_encrypts_as_it_says() {
 async fn verify_refuses_a_server_of_an_unknown_authority() {
     let unknown = certificate("stranger.pem");
     refused(json!({"url": url(), "tls": "verify", "ca_file": unknown})).await;
-    // Without a file, only the public authorities are known.
+    // Without a file, only public authorities are trusted.
     refused(json!({"url": url(), "tls": "verify"})).await;
 }
 
@@ -100,7 +100,7 @@ async fn a_file_without_authorities_is_named() {
     }
 }
 
-/// Says to everybody that the server has no TLS, and carries what follows.
+/// Tells every client that the server has no TLS, and forwards the rest.
 async fn without_tls(listener: TcpListener, server: String) {
     let mut connections = JoinSet::new();
     while let Ok((mut near, _)) = listener.accept().await {
