@@ -1,5 +1,5 @@
-//! What every execution service must do. Each backend runs this suite, the networked ones against
-//! a real server.
+//! The contract of every execution service. Each backend runs this suite, the networked ones
+//! against a real server.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Executions on a Temporal server. A workflow of kind `temporal` runs on workers elsewhere; `echo`
+//! Executions on a Temporal server. A workflow of kind `temporal` runs on external workers; `echo`
 //! and `http` run on `agentarea-api worker`.
 //!
 //! Every call is one raw RPC: the SDK's retries are off, because the guard has its own, and the
@@ -58,7 +58,7 @@ use crate::{
 };
 
 /// Deadline of one long poll. The server ends a poll earlier by itself; with little time left it
-/// would answer at once, so that a loop over it would spin.
+/// would answer at once, and the loop would spin.
 const POLL_TIMEOUT: Duration = Duration::from_secs(70);
 
 const HEALTH_SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";
@@ -94,13 +94,13 @@ impl BackendFactory<dyn ExecutionService> for Factory {
 }
 
 /// A connection to a Temporal server. It is one HTTP/2 connection, which carries any number of
-/// calls and dials again by itself.
+/// calls and reconnects by itself.
 struct Temporal {
     connection: Connection,
     login: Login<ApiKey>,
     config: Config,
     identity: Arc<str>,
-    /// For so long the namespace remembers what has ended, as it told the last probe.
+    /// The retention of the namespace for ended workflows, as of the last probe.
     retention: Mutex<Option<Duration>>,
 }
 
@@ -111,7 +111,8 @@ impl std::fmt::Debug for Temporal {
 }
 
 impl Temporal {
-    /// One call. If the server refuses our key and its file holds another one by now, one more.
+    /// Makes one call, and repeats it once if the server refuses our key and the key's file has
+    /// changed.
     async fn ask<M, T, F, Fut>(&self, message: M, call: F) -> Result<Response<T>, Answer>
     where
         M: Clone,
@@ -133,7 +134,7 @@ impl Temporal {
         Fut: Future<Output = Result<Response<T>, Answer>>,
     {
         let key = self.login.current();
-        // Inputs can be large: they are kept only where a second try is possible at all.
+        // Inputs can be large, so they are kept only where a second attempt is possible.
         let again = self.config.api_key.is_some().then(|| message.clone());
         let rpc = || self.connection.workflow_service();
         let answer = call(rpc(), key.request(message, limit)).await;
@@ -158,7 +159,7 @@ impl Temporal {
                     "Temporal says that it is not serving",
                 ));
             }
-            // A proxy need not pass the health service on.
+            // A proxy may not forward the health service.
             Err(answer) if answer.code() == Code::Unimplemented => {}
             Err(answer) => return Err(translate(&answer)),
         }
@@ -172,7 +173,7 @@ impl Temporal {
         format!("{}{id}", self.config.workflow_id_prefix)
     }
 
-    /// The newest run of an execution, which is the end of a chain of continued ones.
+    /// The newest run of an execution, the last of a chain of continued runs.
     fn newest_run(&self, id: &str) -> WorkflowExecution {
         WorkflowExecution { workflow_id: self.workflow_id(id), run_id: String::new() }
     }
@@ -201,7 +202,7 @@ impl Temporal {
         }
     }
 
-    /// Completes when the execution has ended, with all runs that continue one another.
+    /// Completes when the execution has ended, including all runs that continue it.
     async fn ended(&self, id: &str) -> Result<(), Error> {
         let mut page = Vec::new();
         loop {
@@ -216,10 +217,10 @@ impl Temporal {
             let answer = body(polled.await)?;
             let event = answer.history.and_then(|mut history| history.events.pop());
             page = match event.and_then(|event| event.attributes) {
-                // Without a page the next poll finds the run that continues this one.
+                // Without a page token, the next poll finds the run that continues this one.
                 Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(_)) => Vec::new(),
                 Some(_) => return Ok(()),
-                // The server ends a poll when it has waited for long.
+                // The server ends long polls by itself.
                 None => answer.next_page_token,
             };
         }
@@ -246,10 +247,10 @@ impl Temporal {
     }
 }
 
-/// Temporal's status as ours.
+/// Converts Temporal's status to ours.
 fn status(status: WorkflowExecutionStatus) -> Result<Status, Error> {
     Ok(match status {
-        // A run that was continued has ended, but the execution goes on.
+        // A continued run has ended, but its execution goes on.
         WorkflowExecutionStatus::Running
         | WorkflowExecutionStatus::Paused
         | WorkflowExecutionStatus::ContinuedAsNew => Status::Running,
@@ -259,7 +260,7 @@ fn status(status: WorkflowExecutionStatus) -> Result<Status, Error> {
         WorkflowExecutionStatus::Terminated => Status::Terminated,
         WorkflowExecutionStatus::TimedOut => Status::TimedOut,
         WorkflowExecutionStatus::Unspecified => {
-            let message = "Temporal gives an execution a status that this program does not know";
+            let message = "Temporal reports a status that this program does not know";
             return Err(Error::new(ErrorKind::Incompatible, message));
         }
     })
@@ -304,7 +305,8 @@ impl ExecutionService for Temporal {
     }
 
     async fn until_ended(&self, id: &str, wait: Duration) -> Result<(), Error> {
-        // The poll's own deadline would not do: with little of it left the server answers at once.
+        // The poll's own deadline would not work, because with little time left the server answers
+        // at once.
         timeout(wait, self.ended(id)).await.unwrap_or(Ok(()))
     }
 
@@ -342,7 +344,7 @@ impl ExecutionService for Temporal {
     }
 
     async fn cancel(&self, id: &str) -> Result<(), Error> {
-        // The server takes the wish even when there is nothing left to cancel.
+        // The server accepts the request even when there is nothing left to cancel.
         if status(self.info(id).await?.status())? != Status::Running {
             return Err(Error::new(ErrorKind::NotFound, "the execution has ended"));
         }
@@ -360,7 +362,7 @@ impl ExecutionService for Temporal {
             .await
         {
             Ok(_) => Ok(()),
-            // It was asked before.
+            // The cancellation was requested before.
             Err(answer) if answer.code() == Code::AlreadyExists => Ok(()),
             Err(answer) => Err(translate(&answer)),
         }

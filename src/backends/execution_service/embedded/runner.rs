@@ -1,4 +1,4 @@
-//! The embedded executor: claims runs and works on them.
+//! The embedded executor: claims runs and executes them.
 
 use std::{
     collections::HashSet,
@@ -24,12 +24,12 @@ use crate::{
     },
 };
 
-/// Pause before a mark that failed is tried again.
+/// The pause before a failed update is retried.
 const MARK_AGAIN: Duration = Duration::from_secs(1);
-/// How long steps under way may take once the program stops; then their claims are given back.
+/// How long running steps may take once the program stops; then their claims are released.
 const FINISH_STEPS: Duration = Duration::from_secs(5);
 
-/// Claims runs and works on them until `closing`.
+/// Claims runs and executes them until `closing`.
 pub(super) struct Runner {
     pub(super) database: Client<dyn Database>,
     pub(super) config: Config,
@@ -38,13 +38,13 @@ pub(super) struct Runner {
     pub(super) instance: Arc<str>,
     pub(super) owner: String,
     pub(super) closing: CancellationToken,
-    /// Those it works on.
+    /// The runs it executes.
     pub(super) runs: TaskTracker,
 }
 
 impl Runner {
-    /// Looks for runs when told, and from time to time, until `closing`. Then the runs end, or are
-    /// given back.
+    /// Looks for runs when notified, and periodically, until `closing`. Then the runs end or are
+    /// released.
     pub(super) async fn claim_runs(self: Arc<Self>, closing: CancellationToken) {
         closing.run_until_cancelled(self.claim_again_and_again()).await;
         if closing.is_cancelled() {
@@ -60,7 +60,7 @@ impl Runner {
                 Ok(()) => self.claim_free().await,
                 Err(error) => Err(error),
             };
-            // Its outage is logged by the database's own probes.
+            // The database's own probes log its outage.
             let claimed = found.unwrap_or_else(|error| {
                 tracing::debug!(%error, "runs cannot be claimed");
                 0
@@ -71,7 +71,7 @@ impl Runner {
         }
     }
 
-    /// In a database of our own, whatever somebody else holds was held by a process that died.
+    /// In a single-process database, claims of another owner were left by a process that died.
     async fn adopt_once(&self, adopted: &mut bool) -> Result<(), Error> {
         if *adopted {
             return Ok(());
@@ -110,13 +110,13 @@ impl Runner {
         Ok(count)
     }
 
-    /// Keeps our claims, and learns what others want of our runs.
+    /// Renews our claims, and learns of requested cancellations.
     pub(super) async fn renew_claims(self: Arc<Self>) {
         let mut renewed_at = Instant::now();
         loop {
             sleep(self.config.lease / 3).await;
             let begun = Instant::now();
-            // Taken before asking: a run that is claimed meanwhile is not in the answer.
+            // Taken before the call, because a run claimed meanwhile is not in the answer.
             let known: Vec<String> = self.board.active.lock().keys().cloned().collect();
             if known.is_empty() {
                 renewed_at = begun;
@@ -127,7 +127,8 @@ impl Runner {
                 renewed_at = begun;
                 self.apply(&known, &held);
             } else {
-                // Past the lease somebody else may hold them: working on would do steps twice.
+                // After the lease another process may hold the runs, and continuing would repeat
+                // steps.
                 for run in self.board.active.lock().values() {
                     run.lost.cancel();
                 }
@@ -136,7 +137,7 @@ impl Runner {
         }
     }
 
-    /// Asks until there is an answer.
+    /// Retries until the database answers.
     async fn renew(&self, known: &[String]) -> Vec<(String, bool)> {
         loop {
             let renewed = self.database.renew_runs(&self.owner, known, self.config.lease).await;
@@ -163,7 +164,7 @@ impl Runner {
         }
     }
 
-    /// Works on one run until it ends or is no longer ours.
+    /// Executes one run until it ends or its claim is lost.
     async fn work(&self, run: ClaimedRun, active: &ActiveRun) {
         let deadline = run.time_left.map(|left| Instant::now() + left);
         let time_up = async {
@@ -176,7 +177,7 @@ impl Runner {
             biased;
             () = active.lost.cancelled() => None,
             () = active.cancel.cancelled() => Some(ended(Status::Cancelled, "cancelled on request")),
-            () = time_up => Some(ended(Status::TimedOut, "its time was up")),
+            () = time_up => Some(ended(Status::TimedOut, "the timeout elapsed")),
             outcome = self.try_steps(&run) => outcome,
         };
         if let Some(outcome) = outcome {
@@ -184,7 +185,7 @@ impl Runner {
         }
     }
 
-    /// Tries the step as often as its retry policy allows. Nothing when the claim was lost.
+    /// Tries the step as often as its retry policy allows. `None` when the claim was lost.
     async fn try_steps(&self, run: &ClaimedRun) -> Option<Outcome> {
         let retry = retry_of(&run.definition);
         let mut tries = run.tries;
@@ -208,7 +209,7 @@ impl Runner {
         }
     }
 
-    /// Stores that a try begins. A try that cannot be counted does not begin.
+    /// Records that an attempt begins. An attempt that cannot be counted does not begin.
     async fn note(&self, run: &ClaimedRun, tries: u32, pause: Duration) -> bool {
         loop {
             let noted = self.database.note_try(&run.id, run.fence, tries, pause).await;
@@ -219,7 +220,7 @@ impl Runner {
         }
     }
 
-    /// Stores the end of a run, for as long as the run is ours.
+    /// Stores the outcome of a run, retrying while the claim is ours.
     async fn finish(&self, run: &ClaimedRun, outcome: &Outcome, lost: &CancellationToken) {
         loop {
             let finished = self.database.finish_run(&run.id, run.fence, outcome).await;
@@ -234,7 +235,7 @@ impl Runner {
         }
     }
 
-    /// Lets steps under way end, then gives the remaining claims back.
+    /// Lets running steps end, then releases the remaining claims.
     async fn stop(&self) {
         self.runs.close();
         let in_time = timeout(FINISH_STEPS, self.runs.wait()).await.is_ok();
@@ -246,9 +247,9 @@ impl Runner {
         }
         let released = self.database.release_runs(&self.owner).await;
         let Err(error) = released else { return };
-        let message = "claims cannot be given back and end with their lease";
-        // During an outage of the database one runner after the other is built and ends without
-        // having claimed anything.
+        let message = "claims cannot be released and expire with their lease";
+        // During a database outage, runners are built and end one after another without having
+        // claimed anything.
         if self.board.claimed.load(Ordering::Relaxed) {
             tracing::warn!(%error, "{message}");
         } else {

@@ -1,4 +1,4 @@
-//! What a Temporal server answers, in our terms: errors, payloads, outcomes.
+//! Translates answers of a Temporal server: errors, payloads, outcomes.
 
 use std::{error::Error as StdError, io};
 
@@ -58,15 +58,13 @@ pub(super) fn translate(answer: &Answer) -> Error {
         Code::InvalidArgument | Code::OutOfRange => {
             (Kind::InvalidInput, "Temporal refuses the input")
         }
-        // Something between us answered, and not in gRPC.
+        // A proxy answered instead, without gRPC.
         Code::Unimplemented if answer.message().starts_with("grpc-status header missing") => {
             return unavailable(answer);
         }
         Code::Unimplemented => (Kind::Unsupported, "Temporal does not support this"),
         Code::ResourceExhausted => (Kind::Throttled, "Temporal asks for fewer calls"),
-        Code::Unauthenticated => {
-            (Kind::Unauthenticated, "Temporal does not accept our credentials")
-        }
+        Code::Unauthenticated => (Kind::Unauthenticated, "Temporal refuses our credentials"),
         Code::PermissionDenied => (Kind::Forbidden, "Temporal forbids this"),
         Code::FailedPrecondition if detail(".WorkflowNotReadyFailure") => {
             (Kind::InvalidInput, "the execution is in no state to answer")
@@ -81,11 +79,11 @@ pub(super) fn translate(answer: &Answer) -> Error {
     Error::new(kind, message).with_source(text(answer))
 }
 
-/// An error of making the connection.
+/// The error for a failed connect.
 pub(super) fn connect_error(error: &ClientConnectError) -> Error {
     match error {
         ClientConnectError::SystemInfoCallError(answer) if answer.code() == Code::Unimplemented => {
-            Error::new(ErrorKind::Incompatible, "what answers there is not a Temporal server")
+            Error::new(ErrorKind::Incompatible, "the address is not that of a Temporal server")
                 .with_source(text(answer))
         }
         ClientConnectError::SystemInfoCallError(answer) => translate(answer),
@@ -95,7 +93,7 @@ pub(super) fn connect_error(error: &ClientConnectError) -> Error {
                 Error::new(ErrorKind::Unavailable, message)
             })
         }
-        // The message of the others is a sentence about our own settings.
+        // The other messages are about our own settings.
         other => Error::new(ErrorKind::Internal, other.to_string()),
     }
 }
@@ -110,7 +108,7 @@ fn unavailable(answer: &Answer) -> Error {
         .with_source(text(answer))
 }
 
-/// What the network did, if the chain of causes tells.
+/// The network error, if the chain of causes contains one.
 fn transport_error(error: &(dyn StdError + 'static)) -> Option<Error> {
     let mut kind = None;
     let mut connecting = false;
@@ -119,7 +117,7 @@ fn transport_error(error: &(dyn StdError + 'static)) -> Option<Error> {
     while let Some(cause) = next {
         let text = cause.to_string();
         connecting |= is_of_connecting(cause, &text);
-        // The innermost cause that has a kind decides.
+        // The innermost cause with a known kind decides.
         kind = kind_of(cause, &text).or(kind);
         if !cause.is::<Answer>() && texts.last() != Some(&text) {
             texts.push(text);
@@ -132,9 +130,9 @@ fn transport_error(error: &(dyn StdError + 'static)) -> Option<Error> {
     Some(Error::new(kind, message).with_retry(retry))
 }
 
-/// Whether the failure came before anything could be sent.
+/// True when the failure came before anything could be sent.
 fn is_of_connecting(cause: &(dyn StdError + 'static), text: &str) -> bool {
-    // What a handshake finds wrong; once the connection stands, the HTTP layer makes it a text.
+    // Errors of a TLS handshake; after the handshake, the HTTP layer turns them into text.
     let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     inner.is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>)
         || matches!(text, "tcp connect error" | "dns error" | "HTTP/2 was not negotiated.")
@@ -155,7 +153,7 @@ fn kind_of(cause: &(dyn StdError + 'static), text: &str) -> Option<ErrorKind> {
             _ => None,
         };
     }
-    // Types that their crates keep to themselves are known by their texts.
+    // Private error types of other crates are recognised by their texts.
     match text {
         "dns error" => Some(ErrorKind::NameNotFound),
         "HTTP/2 was not negotiated." => Some(ErrorKind::Tls),
@@ -166,7 +164,7 @@ fn kind_of(cause: &(dyn StdError + 'static), text: &str) -> Option<ErrorKind> {
     }
 }
 
-/// The request id that started the run which holds the id, from the answer that refuses a start.
+/// The request id of the run that holds the id, from the answer that refuses a start.
 pub(super) fn start_request_id(answer: &Answer) -> Option<String> {
     let failure: WorkflowExecutionAlreadyStartedFailure = decode_status_detail(answer.details())?;
     Some(failure.start_request_id)
@@ -188,7 +186,7 @@ pub(super) fn to_arguments(value: &Value) -> Result<Option<Payloads>, Error> {
     Ok(Some(Payloads { payloads: vec![to_payload(value)?] }))
 }
 
-/// The first of the values that a workflow gave; `null` if it gave none.
+/// The first value that a workflow returned; `null` if it returned none.
 pub(super) fn from_payloads(payloads: Option<Payloads>) -> Result<Value, String> {
     let Some(payload) = payloads.and_then(|payloads| payloads.payloads.into_iter().next()) else {
         return Ok(Value::Null);
@@ -196,7 +194,7 @@ pub(super) fn from_payloads(payloads: Option<Payloads>) -> Result<Value, String>
     let encoding = payload.metadata.get("encoding").map(|name| String::from_utf8_lossy(name));
     match encoding.as_deref() {
         Some("binary/null") => Ok(Value::Null),
-        // One that is nested deeper than a client's could not be passed on.
+        // A value nested deeper than clients may send could not be passed on.
         Some("json/plain" | "json/protobuf") | None => {
             json::read(&payload.data).map_err(|problem| format!("the value {problem}"))
         }
@@ -221,15 +219,17 @@ pub(super) fn ending(closed_by: Option<Attributes>) -> (Option<Value>, Option<St
         Some(Event::WorkflowExecutionCanceledEventAttributes(_)) => {
             "cancelled on request".to_owned()
         }
-        Some(Event::WorkflowExecutionTimedOutEventAttributes(_)) => "its time was up".to_owned(),
+        Some(Event::WorkflowExecutionTimedOutEventAttributes(_)) => {
+            "the timeout elapsed".to_owned()
+        }
         _ => String::new(),
     };
     let error = if error.is_empty() { "Temporal gives no reason".to_owned() } else { error };
     (None, Some(error.chars().take(MAX_ERROR).collect()))
 }
 
-/// The messages of a failure and its causes. What only says that a part of the workflow failed is
-/// left out where the cause says more.
+/// The messages of a failure and its causes. A message that only says that a part of the workflow
+/// failed is left out if its cause says more.
 fn failure_text(failure: &Failure) -> String {
     let wraps = matches!(
         failure.failure_info,
@@ -249,7 +249,7 @@ fn failure_text(failure: &Failure) -> String {
     format!("{}: {cause}", failure.message)
 }
 
-/// A moment as the server writes it.
+/// Converts a timestamp of the server.
 pub(super) fn timestamp(seconds: i64, nanos: i32) -> Timestamp {
     time::from_micros(seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1000)))
 }

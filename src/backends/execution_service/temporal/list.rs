@@ -1,4 +1,4 @@
-//! Finding what has ended.
+//! Finds ended executions.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::SignedDuration;
@@ -18,13 +18,14 @@ use crate::{
     model::time::{self, Timestamp},
 };
 
-/// Executions of a list that are described at a time.
+/// Executions of a list that are described concurrently.
 const DESCRIBED_AT_ONCE: usize = 8;
 
-/// Runs asked for at a time: the server's own maximum, or so few that tests need several pages.
+/// Page size: the server's own maximum, or small enough that tests need several pages.
 const PAGE: i32 = if cfg!(test) { 8 } else { 1000 };
 
-/// A span of time in which more runs close than fit into a page is shortened, but not below this.
+/// The shortest time span; a span in which more runs close than fit into a page is shortened down
+/// to this.
 const SHORTEST_SPAN: SignedDuration = SignedDuration::from_millis(1);
 
 /// How far the server's clock may be ahead of ours.
@@ -40,9 +41,9 @@ struct Page {
 impl Temporal {
     /// Executions that ended at or after `since`, oldest first.
     ///
-    /// Servers on plain SQL list the newest first and cannot be told otherwise. They also allow few
-    /// such calls, about ten a second. So the time since then is taken in spans that fit into a
-    /// page: one span as a rule, and several when much has ended.
+    /// Servers on plain SQL always list the newest first, and allow only about ten such calls a
+    /// second. So the time since `since` is split into spans that fit into a page: usually one,
+    /// several when many runs have ended.
     pub(super) async fn ended_since(
         &self,
         since: Timestamp,
@@ -58,7 +59,8 @@ impl Temporal {
             if let Some(complete_since) = page.complete_since
                 && span > SHORTEST_SPAN
             {
-                // What a page covers at the new end tells what one covers at the old end, roughly.
+                // The time that a page covers at the new end predicts roughly what it covers at the
+                // old end.
                 let covered = until.duration_since(complete_since) / 4 * 3;
                 span = covered.min(span / 2).max(SHORTEST_SPAN);
                 continue;
@@ -112,7 +114,8 @@ impl Temporal {
         })
     }
 
-    /// The execution that ended with `run`; nothing if it went on with another run, or is gone.
+    /// The execution that ended with `run`; `None` if it continued with another run or no longer
+    /// exists.
     async fn ended_with(&self, run: WorkflowExecution) -> Result<Option<Description>, Error> {
         let prefix = self.config.workflow_id_prefix.as_str();
         let Some(id) = run.workflow_id.strip_prefix(prefix) else {

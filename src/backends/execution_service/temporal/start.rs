@@ -1,4 +1,4 @@
-//! Handing an execution over to the server.
+//! Starts executions on the server.
 
 use std::time::Duration;
 
@@ -20,17 +20,17 @@ use crate::{
 /// The workflow type that `agentarea-api worker` registers.
 const WORKFLOW_TYPE: &str = "AgentAreaWorkflow";
 
-/// Where a run keeps the request id of its hand-over. Unlike the server's own record of it, the
-/// memo survives when the run is reset or continued as new.
+/// The memo field with the request id that started a run. Unlike the server's own record of the id,
+/// the memo survives when the run is reset or continued as new.
 pub(super) const REQUEST_ID_MEMO: &str = "agentarea_request_id";
 
-/// How much longer than its own work a step may take before Temporal gives it up: enough for the
-/// step to report its own, better explained timeout first.
+/// Extra time before Temporal times a step out, so that the step can first report its own, better
+/// explained timeout.
 const STEP_MARGIN: Duration = Duration::from_secs(30);
 
-/// The argument of [`WORKFLOW_TYPE`]. The worker takes what the step does from its own
-/// configuration, so that whoever may start workflows cannot make it call any URL; how long and
-/// how often it is tried is part of the history, so that a replay decides alike.
+/// The argument of [`WORKFLOW_TYPE`]. The worker takes the step from its own configuration, so that
+/// users who may start workflows cannot make it call arbitrary URLs. Timeout and retries are part
+/// of the history, so that a replay makes the same decisions.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Argument {
     /// The workflow's name.
@@ -38,11 +38,11 @@ pub(super) struct Argument {
     /// The execution's id.
     pub(super) execution: String,
     pub(super) input: Value,
-    /// Time for one try.
+    /// Time for one attempt.
     pub(super) timeout: Duration,
-    /// When to try again; for ever if unset.
+    /// The retry policy; unlimited if unset.
     pub(super) retry: Option<StepRetry>,
-    /// The trace that it belongs to; not in what an earlier program started.
+    /// Its trace; absent in executions started by an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) traceparent: Option<String>,
 }
@@ -80,14 +80,14 @@ impl Temporal {
         })
     }
 
-    /// The namespace remembers for its retention what has ended. Half of this time is left for
-    /// clocks and pauses.
+    /// The namespace keeps ended workflows for its retention. Half of it is reserved for clock
+    /// differences and pauses.
     pub(super) fn may_have_forgotten(&self, request: &StartRequest) -> bool {
         let remembered = self.retention.lock().map(|retention| retention / 2);
         request.first_tried.zip(remembered).is_some_and(|(tried, remembered)| tried > remembered)
     }
 
-    /// Whether the run that holds the id is the one that `request` started.
+    /// Whether `request` started the run that holds the id.
     pub(super) async fn check_ours(
         &self,
         request: &StartRequest,
@@ -99,7 +99,7 @@ impl Temporal {
         let taken = || Error::new(ErrorKind::AlreadyExists, "another execution holds the id");
         let memo = match self.info(&request.id).await {
             Ok(info) => info.memo.unwrap_or_default(),
-            // It is gone by now, so nothing tells whose it was.
+            // The run no longer exists, so its origin is unknown.
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(taken()),
             Err(error) => return Err(error),
         };
@@ -117,7 +117,7 @@ fn trace_header(request: &StartRequest) -> Result<Option<Header>, Error> {
     Ok(Some(Header { fields: [("_tracer-data".to_owned(), context)].into() }))
 }
 
-/// What [`WORKFLOW_TYPE`] is started with.
+/// The start request for [`WORKFLOW_TYPE`].
 pub(super) fn argument(request: &StartRequest) -> Argument {
     let (timeout, retry) = match &request.definition {
         Workflow::Echo { delay } => (*delay, None),

@@ -1,4 +1,4 @@
-//! On a real server.
+//! Tests on a real server.
 
 mod over_tls;
 #[cfg(feature = "worker")]
@@ -37,7 +37,7 @@ fn address() -> String {
     variable("TEST_TEMPORAL_ADDRESS")
 }
 
-/// With a task queue that no other test uses.
+/// Settings with a task queue that no other test uses.
 fn config(address: &str) -> Config {
     let mut config = Config::at(address);
     config.task_queue = format!("test-{}", ids::new_id());
@@ -136,7 +136,7 @@ impl Link {
         self.listener.local_addr().unwrap().to_string()
     }
 
-    /// Carries whatever `work` sends.
+    /// Forwards everything that `work` sends.
     async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let carry = async {
             loop {
@@ -222,7 +222,7 @@ async fn a_wait_without_a_worker_ends_in_time() {
     assert_eq!(query.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
-/// Stands before the server and lets in who shows the right key.
+/// A proxy in front of the server that accepts only calls with the right key.
 async fn doorkeeper(right: Arc<Mutex<String>>) -> String {
     use temporalio_client::tonic::{body::Body, client::GrpcService, transport::Endpoint};
     let server = format!("http://{}", address());
@@ -261,7 +261,7 @@ async fn an_api_key_rotates_without_a_failed_call() {
     let right = Arc::new(Mutex::new("key-0".to_owned()));
     let file = SecretFile::new("key-0");
     let mut config = config(&doorkeeper(Arc::clone(&right)).await);
-    // Over plain HTTP, which only the check of the settings forbids.
+    // Over plain HTTP, which only the check of the settings rules out.
     config.api_key = Some(serde_json::from_value(file.value()).unwrap());
     let temporal = connected(&config).await.unwrap();
     let request = idle_request();

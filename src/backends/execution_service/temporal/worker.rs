@@ -1,8 +1,8 @@
 //! Runs the workflows of kind `echo` and `http` on Temporal.
 //!
 //! There is one workflow type for all of them. It schedules one activity, which looks the workflow
-//! up by name in this worker's configuration and runs its step; when to try again and for how long
-//! comes with the execution, so that a replay decides as the first run did.
+//! up by name in this worker's configuration and runs its step; its timeout and retry policy come
+//! with the execution, so that a replay makes the same decisions as the first run.
 
 use std::{
     collections::BTreeMap, convert::Infallible, pin::pin, sync::Arc, thread, time::Duration,
@@ -38,44 +38,44 @@ use crate::{
     },
 };
 
-/// How often a running step asks whether its execution was cancelled.
+/// How often a running step checks whether its execution was cancelled.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A worker that is silent for so long is taken for dead, and its steps are tried elsewhere. Long
-/// enough for a restart of the server.
+/// A worker that is silent for this long is considered dead, and its steps are retried on other
+/// workers. Long enough for a restart of the server.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the result of a step waits for an outage to end. After [`HEARTBEAT_TIMEOUT`] the server
-/// has given the step to another worker.
+/// gives the step to another worker.
 const REPORT_FOR: Duration = HEARTBEAT_TIMEOUT;
 
-/// Pauses before the worker is made again.
+/// Pauses before the worker is rebuilt.
 const RESTART: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(30));
 
 /// How much of the grace period remains for reporting once the steps have ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Time between two looks at whether the server can be reached.
+/// The interval between checks that the server can be reached.
 const WATCH: Duration = Duration::from_secs(5);
 
-/// What a worker needs to know.
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The table of the backend `temporal`.
     pub section: Section,
     /// Identifies this process among the workers.
     pub instance: Arc<str>,
-    /// How long making the connection may take, and how it is kept.
+    /// The connect timeout and the keep-alive of the connection.
     pub pool: config::Pool,
-    /// How long stopping may take. Steps that run for longer, less a little for reporting them, are
-    /// given back, and another worker tries them again.
+    /// How long stopping may take. Steps still running shortly before that, which leaves time to
+    /// report them, are released, and another worker retries them.
     pub grace: Duration,
 }
 
 /// Runs `workflows`, by name, until `soft` is cancelled.
 ///
-/// An outage of the server does not end it, however long. Once `soft` is cancelled it takes no
-/// more work, and returns when the steps it holds have ended, `grace` later at the latest.
+/// It survives outages of the server of any length. Once `soft` is cancelled it takes no more work,
+/// and returns when its steps have ended, after `grace` at the latest.
 ///
 /// # Errors
 /// When the worker cannot be set up.
@@ -99,10 +99,10 @@ pub async fn run(
         stop,
     };
     let (sender, ended) = oneshot::channel();
-    // A thread of its own: the worker's futures cannot move between threads, and workflow code
-    // must not wait behind anything else.
+    // On a thread of its own, because the worker's futures cannot move between threads, and
+    // workflow code must not wait for other tasks.
     let body = move || {
-        // Nobody listens when `run` was dropped.
+        // The receiver is gone if `run` was dropped.
         let _unheard = sender.send(supervisor.run());
     };
     let spawned = thread::Builder::new().name("temporal-worker".to_owned()).spawn(body);
@@ -114,7 +114,7 @@ fn setup(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> E
     Error::new(ErrorKind::Internal, format!("{what} cannot be set up")).with_source(error)
 }
 
-/// Makes the worker again whenever it ends by itself.
+/// Rebuilds the worker whenever it ends by itself.
 struct Supervisor {
     config: Config,
     login: Login<ApiKey>,
@@ -146,11 +146,11 @@ impl Supervisor {
                 (failures, known) = (0, None);
             }
             if let Err(error) = ended {
-                // An outage is logged when it begins or changes, not each time it is met again.
+                // An outage is logged when it begins or its cause changes, not at each retry.
                 if known.replace(error.kind()) != Some(error.kind()) {
                     tracing::warn!(
                         error = %error, error.class = error.kind().as_str(),
-                        "the worker is down and will be made again"
+                        "the worker is down and will be rebuilt"
                     );
                 }
             }
@@ -188,7 +188,7 @@ impl Supervisor {
             () = self.stop.cancelled() => shutdown(),
         }
         if !matches!(timeout(self.settings.grace, running).await, Ok(Ok(()))) {
-            tracing::warn!("the worker did not stop in time; its steps are tried again elsewhere");
+            tracing::warn!("the worker did not stop in time; other workers retry its steps");
         }
         Ok(())
     }
@@ -207,8 +207,8 @@ impl Supervisor {
         Worker::new(runtime, client, options).map_err(|error| setup("the worker", error))
     }
 
-    /// Says when the server is lost and when it is back, once each. The SDK polls on meanwhile, and
-    /// speaks of every try, if it is heard at all.
+    /// Logs once when the server is lost and once when it is back. The SDK keeps polling meanwhile
+    /// and, unless it is filtered out, logs every attempt.
     async fn watch(&self, connection: &Connection) -> Infallible {
         let mut reached = true;
         loop {
@@ -216,13 +216,13 @@ impl Supervisor {
             let namespace = &self.config.namespace;
             let ask = async |key: Arc<Key>| describe_namespace(connection, &key, namespace).await;
             let asked = self.login.connect(ask).await;
-            // The SDK's own calls carry the key of the connection, which may have been renewed.
+            // The SDK's own calls use the key of the connection, which may have been renewed.
             connection.set_api_key(self.login.current().value());
             match asked {
                 Ok(_) if !reached => tracing::info!("the worker has reached Temporal again"),
                 Err(error) if reached => tracing::warn!(
                     error = %error, error.class = error.kind().as_str(),
-                    "the worker has lost Temporal, and polls on"
+                    "the worker has lost Temporal and keeps polling"
                 ),
                 _ => continue,
             }
@@ -231,7 +231,7 @@ impl Supervisor {
     }
 }
 
-/// What the steps of all executions share.
+/// The state that the steps of all executions share.
 #[derive(Clone)]
 struct Activities {
     steps: Steps,
@@ -258,7 +258,8 @@ impl Activities {
             tokio::select! {
                 biased;
                 result = &mut step => return result.map_err(failure),
-                // Told by the server in answer to a heartbeat, or by the worker when it must stop.
+                // Reported by the server in answer to a heartbeat, or by the worker when it must
+                // stop.
                 () = context.cancelled() => return Err(ActivityError::cancelled()),
                 _ = heartbeat.tick() => context.record_heartbeat(()).await?,
             }

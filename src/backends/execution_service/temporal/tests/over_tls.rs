@@ -3,7 +3,7 @@
 use super::*;
 use crate::backends::test_server::{TlsFront, certificate};
 
-/// With everything that the front of [`guarded`] asks for.
+/// Settings with everything that the proxy of [`guarded`] requires.
 pub(super) fn encrypted(front: &TlsFront) -> Config {
     section_of(json!({
         "address": front.address,
@@ -22,12 +22,12 @@ fn section_of(section: Value) -> Config {
     Section(section).read().expect("a good section")
 }
 
-/// A server that wants to see a certificate of its clients.
+/// A server that requires client certificates.
 pub(super) async fn guarded() -> TlsFront {
     TlsFront::wanting_certificates(&address(), "server").await
 }
 
-/// Makes sure that TLS is to blame.
+/// Asserts that the error is about TLS.
 async fn refused(config: &Config) -> Error {
     let error = refusal(config).await;
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Tls, RetryClass::NotSent), "{error}");
@@ -63,7 +63,7 @@ async fn a_server_of_an_unknown_authority_is_refused() {
     let front = guarded().await;
     let config = encrypted(&front);
     refused(&with(&config, "ca_file", json!(certificate("stranger.pem")))).await;
-    // Without a file, only the system's authorities are known.
+    // Without a file, only the system's authorities are trusted.
     refused(&with(&config, "ca_file", Value::Null)).await;
 }
 
@@ -78,7 +78,7 @@ async fn a_certificate_of_another_host_needs_its_name() {
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_named() {
     let front = guarded().await;
-    // A key where a certificate belongs, and the other way round.
+    // A key in place of a certificate, and the reverse.
     for (key, other) in [("ca_file", "ca.key"), ("cert_file", "ca.key"), ("key_file", "ca.pem")] {
         for name in ["missing.pem", other] {
             let config = with(&encrypted(&front), key, json!(certificate(name)));

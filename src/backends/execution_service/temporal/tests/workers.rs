@@ -1,4 +1,4 @@
-//! With workers: ours, and one of the kind that runs elsewhere.
+//! Tests with workers: ours, and an external one.
 
 use temporalio_client::{Client, ClientOptions};
 use temporalio_common::protos::temporal::api::{
@@ -16,7 +16,7 @@ use crate::{
     model::time,
 };
 
-/// Runs a worker while `work` goes on.
+/// Runs a worker during `work`.
 async fn with_worker<T>(config: &Config, grace: Duration, work: impl Future<Output = T>) -> T {
     with_worker_of(section(config), grace, work).await
 }
@@ -110,7 +110,7 @@ async fn a_worker_waits_for_its_server() {
     let direct = Config { task_queue: config.task_queue.clone(), ..Config::at(&address()) };
     let temporal = connected(&direct).await.unwrap();
     let work = async {
-        // Long enough for the worker to find nobody at the address.
+        // Long enough for the worker to find that nothing answers.
         sleep(Duration::from_millis(300)).await;
         let mut link = Link::open(&at).await;
         let request = step("echo", Workflow::Echo { delay: Duration::ZERO });
@@ -158,8 +158,8 @@ async fn pending(temporal: &Temporal, start: &StartRequest) -> Vec<PendingActivi
     answer.unwrap().into_inner().pending_activities
 }
 
-/// Starts an execution, and returns when a worker has its step in hand. That the server has
-/// given it away would not do: a worker that stops just then never gets it.
+/// Starts an execution, and returns when a worker has begun its step. Waiting until the server has
+/// dispatched it would not suffice, because a worker that stops at that moment never receives it.
 async fn begun(temporal: &Temporal, start: &StartRequest) {
     temporal.start(start).await.unwrap();
     let begun = |step: &PendingActivityInfo| step.last_heartbeat_time.is_some();
@@ -168,7 +168,7 @@ async fn begun(temporal: &Temporal, start: &StartRequest) {
     }
 }
 
-/// Counts what it is signalled, goes on with a new run when it is told so.
+/// Counts signals, and continues as a new run on request.
 #[workflow]
 #[derive(Default)]
 struct Counter {
@@ -210,7 +210,7 @@ impl Counter {
     }
 }
 
-/// Runs a worker for [`Counter`] while `work` goes on.
+/// Runs a worker for [`Counter`] during `work`.
 async fn with_counter(temporal: &Temporal, work: impl Future<Output = ()>) {
     let runtime = Runtime::from_current_tokio(RuntimeOptions::default()).unwrap();
     let options = ClientOptions::new("default").build();
@@ -283,7 +283,7 @@ async fn a_run_that_was_reset_is_still_ours() {
             .ask(message, async |mut rpc, request| rpc.reset_workflow_execution(request).await)
             .await
             .unwrap();
-        // The old run was terminated for it, the execution was not.
+        // The reset terminated the old run, but not the execution.
         let now = temporal.describe(&request.id).await.unwrap();
         assert_eq!(now.outcome.status, Status::Running);
         temporal.start(&request).await.unwrap();
