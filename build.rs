@@ -1,5 +1,6 @@
-//! Gives the commit that was built to the program, as `BUILD_COMMIT`: `cargo run` hands the variable
-//! on to the program, which takes any `AGENTAREA_…` for configuration.
+//! Passes the commit of the build to the program as `BUILD_COMMIT`. The name has no `AGENTAREA_`
+//! prefix, because `cargo run` also passes the variable to the running program, which would read it
+//! as configuration.
 
 use std::process::Command;
 
