@@ -1,5 +1,5 @@
-//! The dependency order of the crate's documentation, checked against what the files import; and
-//! that the tests which `tests/README.md` names exist.
+//! Checks the imports of all files against the module order in the crate's documentation, and that
+//! the tests named in `tests/README.md` exist.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each may use itself and what stands in a line above.
+/// Each module may use itself and the modules in the lines above.
 const ORDER: [&[&str]; 12] = [
     &["tls", "error", "model"],
     &["config"],
@@ -161,7 +161,7 @@ fn the_heart_knows_no_family() {
     }
 }
 
-/// Whether a call may be repeated is said once, in the client beside the family's trait.
+/// Retry safety of a call is declared once, in the client beside the family's trait.
 #[test]
 fn services_call_backends_through_their_clients_alone() {
     for (path, text) in sources() {

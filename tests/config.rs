@@ -1,5 +1,5 @@
-//! What an operator sees of the configuration: through the real program, with files and variables
-//! of its own for each test.
+//! The configuration as an operator sees it: through the real program, with separate files and
+//! variables for each test.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -116,7 +116,7 @@ fn all_problems_are_reported_at_once_with_place_and_remedy() {
     }
 }
 
-/// Whatever is wrong hides nothing else that is.
+/// One problem never hides another.
 mod one_report {
     use super::*;
 
@@ -178,7 +178,7 @@ mod one_report {
     }
 
     #[test]
-    fn what_depends_on_an_unreadable_value_is_not_reported() {
+    fn problems_that_depend_on_an_unreadable_value_are_not_reported() {
         let keys = "[auth]\nmode = \"api_key\"\nkeys = [{ name = \"ci\" sha256 = \"x\" }]\n";
         let place = Place::new().with("config/default.toml", keys);
         assert_report(&place.problems(&[]), &["config/default.toml:3: column 23: "]);
@@ -207,7 +207,7 @@ mod one_report {
         let keys = "[[auth.keys]]\nname = \"a\"\nsha256 = \"x\nscopes = []\n";
         let place = Place::new().with("config/default.toml", keys);
         assert_report(&place.problems(&[]), &["config/default.toml:3: column 12: "]);
-        // Any key may stand in a folder that cannot be read.
+        // An unreadable folder could contain any key.
         let variables =
             [("ENVIRONMENT", "production"), ("AGENTAREA_CONFIG_DIR", "nowhere"), ("PORT", "many")];
         assert_report(
@@ -421,7 +421,7 @@ fn a_variable_is_read_without_the_blanks_and_line_ends_around_it() {
     assert_eq!(place.shown("telemetry.log_filter", &variables), "\"warn\"  # RUST_LOG");
     let most = "10  # AGENTAREA_SERVER__MAX_CONNECTIONS";
     assert_eq!(place.shown("server.max_connections", &variables), most);
-    // What demands the most of a configuration is not lost by a stray line end.
+    // A stray line end must not disable production mode.
     assert!(Place::new().problems(&[("ENVIRONMENT", "production\n")]).contains("auth."));
     let output = Place::new().run(&["config", "check"], &[("ENVIRONMENT", " \n")]);
     let said = String::from_utf8(output.stdout).unwrap();
@@ -449,7 +449,7 @@ fn an_environment_is_one_word_and_never_a_file_outside_the_folder() {
     }
 }
 
-/// A container engine makes a folder where the file to mount does not exist.
+/// A container engine creates a folder when the file to mount does not exist.
 mod wrong_mounts {
     use super::*;
 
@@ -508,7 +508,7 @@ mod wrong_mounts {
         assert!(report.contains(&format!("{line}Staging.toml, defaults.toml; ")), "{report}");
         let place = place.with("mounted/staging.toml", "");
         assert!(place.run(&["config", "check"], &variables).status.success());
-        // The folder that nobody named may be anything.
+        // The default folder may contain anything.
         let place = Place::new();
         folder(&place, "config");
         assert!(place.run(&["config", "check"], &[]).status.success());
@@ -535,7 +535,7 @@ mod wrong_mounts {
     }
 }
 
-/// What compose leaves behind when a variable is misspelt, or not set.
+/// The values that compose produces for a misspelt or unset variable.
 mod variables_that_nobody_filled_in {
     use super::*;
 
@@ -577,14 +577,14 @@ mod variables_that_nobody_filled_in {
     }
 }
 
-/// A secret under the wrong key, in a line with a typo, in a URL that is read in two ways: each of
-/// these has one, and it is the word `SECRET`.
+/// Inputs with a secret, the word `SECRET`: under a wrong key, in a line with a typo, in an
+/// ambiguous URL.
 mod secrets {
     use super::*;
 
     const URL: &str = "postgres://u:SECRET@h/x";
 
-    /// What `config check` and `config show` print.
+    /// The output of `config check` and `config show`.
     fn printed(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> String {
         let commands: [&[&str]; 3] =
             [&["config", "check"], &["config", "show"], &["config", "show", "--format", "json"]];
@@ -697,7 +697,7 @@ mod secrets {
     }
 
     #[test]
-    fn what_a_url_shows_tells_where_it_leads() {
+    fn a_masked_url_still_shows_where_it_leads() {
         let variables = [
             ("AGENTAREA_WORKFLOWS__CALL__KIND", "http"),
             ("AGENTAREA_WORKFLOWS__CALL__URL", "https://u:SECRET@h/run?token=SECRET"),
@@ -775,7 +775,7 @@ mod with_all_backends {
         };
         let (with, without) = (shipped(Place::new()), Place::new());
         assert_eq!(values(&without), values(&with));
-        // Nor with a folder that says less.
+        // The same with a folder that has fewer settings.
         let short = Place::new().with("config/production.toml", "[server]\n");
         assert_eq!(values(&short), values(&with));
         let tls = "\"verify\"  # compiled default for production";
@@ -786,7 +786,7 @@ mod with_all_backends {
     }
 
     #[test]
-    fn what_production_sets_yields_to_what_is_written_for_it_only() {
+    fn production_defaults_yield_only_to_settings_for_production() {
         let key = "auth.open_metrics";
         let place = Place::new().with("config/default.toml", "[auth]\nopen_metrics = true\n");
         let compiled = "false  # compiled default for production";
@@ -831,7 +831,7 @@ mod with_all_backends {
     }
 }
 
-/// Whatever backends the build has.
+/// With any backends of the build.
 #[cfg(feature = "sqlite")]
 #[test]
 fn production_runs_on_one_process_if_that_is_said_of_each_connection() {

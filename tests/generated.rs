@@ -1,4 +1,4 @@
-//! What is generated and checked in equals what the program generates now.
+//! The generated files in the repository equal the current output of the program.
 
 #![cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
 

@@ -70,7 +70,7 @@ async function open(options = {}) {
   page.problems = [];
   page.on("pageerror", (error) => page.problems.push(error.message));
   page.on("console", (message) => {
-    // A service that cannot be reached is reported by the browser too.
+    // The browser itself also reports an unreachable service.
     const expected = /net::ERR_|Failed to load resource/.test(message.text());
     if (message.type() === "error" && !expected) page.problems.push(message.text());
   });
@@ -100,7 +100,7 @@ async function healthyOutageRecoveryLostContact() {
   await says(page, "#summary", "healthy");
   await page.locator("#plots figure").nth(5).waitFor({ timeout: DEADLINE });
   assert(page.weight > 1000 && page.weight < 100_000, `the page weighs ${page.weight} bytes`);
-  // Before axe and pictures, which put styles into the page that its policy refuses.
+  // Before axe and screenshots, which inject styles that the page's policy refuses.
   assert.deepEqual(page.problems, [], "no error in the console");
   await accessible(page, "healthy");
   await picture(page, "status-healthy");

@@ -1,5 +1,5 @@
-//! Stands in for the worker of `docs/executions.md`, whose Python needs a package that the tests do not
-//! install: the same workflow under the same names.
+//! Stands in for the Python worker of `docs/executions.md`, which needs a package that the tests do
+//! not install: the same workflow under the same names.
 
 use std::thread::{self, JoinHandle};
 
@@ -24,7 +24,7 @@ impl AgentExecutionWorkflow {
     }
 }
 
-/// A worker in a thread of its own, until it is dropped.
+/// A worker in its own thread, which runs until it is dropped.
 pub(crate) struct Agent {
     ended: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -45,7 +45,7 @@ impl Agent {
 
 async fn poll(address: &str, namespace: &str, end: oneshot::Receiver<()>) {
     let options = ConnectionOptions::new(Url::parse(address).unwrap()).build();
-    // A namespace takes a moment to be known.
+    // A new namespace takes a moment to become available.
     let connection = Connection::connect(options).await.unwrap();
     let client = Client::new(connection, ClientOptions::new(namespace).build()).unwrap();
     let runtime = Runtime::from_current_tokio(RuntimeOptions::default()).unwrap();

@@ -19,7 +19,7 @@ static REDACTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{64}\b", "SUM"),
         (r"\b(start_ms|lasted_ms|held_ms)=\d+", "$1=MS"),
         (r#""(latency_ms|age_seconds|duration_ms|uses)":( ?)[0-9.e-]+"#, r#""$1":${2}NUMBER"#),
-        // A column is as wide as the numbers in it.
+        // The width of a column depends on its numbers.
         (r" +\d+ ms\b", " MS"),
         (r" +TIME  RESULT", " TIME  RESULT"),
         (r"(?m)^ +->", " ->"),
@@ -48,7 +48,7 @@ fn pattern(shown: &str) -> String {
 }
 
 fn compare(printed: &str, mut pattern: String) -> Result<(), String> {
-    // Two in a row would ask for something between them.
+    // Two in a row would require text between them.
     while pattern.contains("...\n...\n") {
         pattern = pattern.replace("...\n...\n", "...\n");
     }
@@ -62,12 +62,12 @@ fn compare(printed: &str, mut pattern: String) -> Result<(), String> {
     assert.try_eq(None, printed, pattern).map_err(|error| error.to_string())
 }
 
-/// Whether a command printed what the page shows.
+/// True when the output of a command matches the page.
 pub(crate) fn same(printed: &str, shown: &str) -> Result<(), String> {
     compare(printed, pattern(shown))
 }
 
-/// Whether the lines of a page stand somewhere in a log, one after the other.
+/// True when the lines of a page occur in a log, one after the other.
 pub(crate) fn within(log: &str, shown: &str) -> Result<(), String> {
     compare(log, format!("...\n{}...\n", pattern(shown)))
 }

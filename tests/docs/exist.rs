@@ -1,4 +1,4 @@
-//! Commands that are not run: they name only what exists.
+//! Checks commands that are not run: everything they name must exist.
 
 use std::iter;
 
@@ -10,19 +10,19 @@ use crate::{
     pages::{Block, read, repository, steps},
 };
 
-/// Why a block is not run, and what looks at it instead. Each command has to exist, with its flags,
-/// files and names.
+/// Reasons for not running a block, and the check that covers it instead. Each command must exist,
+/// with its flags, files and names.
 ///
-/// - `build` builds, measures or tests for minutes: `scripts/test` does as the page says
-/// - `cluster` wants Kubernetes: `scripts/verify-deploy` builds, scores and validates the manifests
-/// - `docker` wants its engine: `scripts/verify-containers` brings up the same files
-/// - `internet` asks another host
-/// - `operator` wants servers of the reader's own
-/// - `systemd` wants it as the first process: `scripts/verify-deploy` verifies the units
+/// - `build` builds, measures or tests for minutes: `scripts/test` runs the same commands
+/// - `cluster` needs Kubernetes: `scripts/verify-deploy` builds, scores and validates the manifests
+/// - `docker` needs its engine: `scripts/verify-containers` starts the same files
+/// - `internet` uses another host
+/// - `operator` needs the reader's own servers
+/// - `systemd` needs it as the first process: `scripts/verify-deploy` verifies the units
 pub(crate) const NEEDS: [&str; 6] =
     ["build", "cluster", "docker", "internet", "operator", "systemd"];
 
-/// Programs that operators have, or are told to get.
+/// Programs that operators have, or that the pages tell them to install.
 const TOOLS: [&str; 19] = [
     "apt-get",
     "cat",
@@ -45,7 +45,7 @@ const TOOLS: [&str; 19] = [
     "ulimit",
 ];
 
-/// The words of each command of a line, as a shell divides them.
+/// The words of each command on a line, as a shell splits them.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let mut found = vec![Vec::new()];
     let (mut word, mut quote, mut begun) = (String::new(), None, false);
@@ -62,7 +62,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
                 begun = false;
                 match letter {
                     '|' | ';' | '&' => found.push(Vec::new()),
-                    // The file behind it is no argument.
+                    // The file after it is not an argument.
                     '>' | '<' => {
                         while letters.next_if(|letter| *letter == '>' || *letter == ' ').is_some() {
                         }
@@ -77,7 +77,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     if begun || !word.is_empty() {
         found.last_mut().unwrap().push(word);
     }
-    // Variables before a command are set for it alone.
+    // Variables before a command apply to it alone.
     let is_variable = |word: &String| {
         word.split_once('=').is_some_and(|(name, _)| {
             name.chars().all(|letter| letter.is_ascii_uppercase() || "_0123456789".contains(letter))
@@ -180,7 +180,7 @@ fn check_kubectl(words: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether it is a command line of ours.
+/// True for a command line of this program.
 fn parse(words: &[String]) -> Result<(), String> {
     match Cli::try_parse_from(words) {
         Err(error) if error.use_stderr() => Err(error.to_string()),
@@ -202,7 +202,7 @@ fn check(words: &[String]) -> Result<(), String> {
     }
 }
 
-/// Complaints about the commands of a block.
+/// Problems of the commands in a block.
 pub(crate) fn complaints(block: &Block) -> Vec<String> {
     let mut wrong = Vec::new();
     if block.is("systemd") && !read("scripts/verify-deploy").contains("systemd-analyze") {

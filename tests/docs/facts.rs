@@ -23,7 +23,7 @@ fn keys() -> BTreeSet<String> {
     found
 }
 
-/// Text between backticks, outside of blocks.
+/// Text between backticks, outside blocks.
 fn quoted(text: &str) -> Vec<String> {
     let mut in_block = false;
     let mut found = Vec::new();
@@ -57,7 +57,7 @@ fn every_key_and_variable_of_the_configuration_exists() {
                 continue;
             }
             seen += 1;
-            // Workflows have names of their own, and the health report an outbox.
+            // The names of workflows are free, and `outbox` is also a field of the health report.
             let other = section == "workflows"
                 || key.starts_with("outbox.event_broker")
                 || key.starts_with("outbox.execution_service");
@@ -87,7 +87,7 @@ fn exposed(text: &str) -> BTreeSet<String> {
     known
 }
 
-/// Not so the library, a pattern of names, or a part of another name.
+/// Excludes the library, patterns of names, and parts of other names.
 fn is_metric(before: Option<char>, name: &str, after: &str) -> bool {
     let inside = before.is_some_and(|c| c.is_alphanumeric() || "_/".contains(c));
     !inside && !name.starts_with("agentarea_api") && !after.starts_with(['(', '*'])
@@ -131,7 +131,7 @@ pub(crate) fn routes_of_the_page() -> BTreeSet<String> {
 }
 
 fn routes_are_those(specification: &Value) {
-    // Pages for people, and the specification itself, are not in it.
+    // The specification does not contain itself or the pages for people.
     let pages = ["/", "/docs", "/openapi.json", "/openapi.yaml"];
     let mut known: BTreeSet<String> = pages.iter().map(|page| format!("GET {page}")).collect();
     for (path, operations) in specification["paths"].as_object().unwrap() {

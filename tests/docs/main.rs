@@ -1,24 +1,24 @@
 //! Runs every command that `README.md`, `CONTRIBUTING.md` and `docs/` show, and compares what it prints
 //! with what the page shows below it.
 //!
-//! The words behind the language of a fence say where its commands run:
+//! The words after the language of a fence say where its commands run:
 //!
 //! | marks | the commands run |
 //! |---|---|
 //! | none | beside a service on embedded defaults |
 //! | `servers` | beside a service and a worker on Redis, Temporal and `PostgreSQL` |
 //! | `production` | the same with `ENVIRONMENT=production`; the API key is `$KEY` |
-//! | `shell` | in a folder with the shipped `config/`, beside no service |
-//! | `second` | in a second shell, which they keep busy |
-//! | `eventually` | again and again until they print what is shown |
+//! | `shell` | in a folder with the shipped `config/`, without a service |
+//! | `second` | in a second shell, which stays busy |
+//! | `eventually` | repeatedly, until the output matches the page |
 //! | `build`, `cluster`, `docker`, `internet`, `operator`, `systemd` | not at all: see [`exist::NEEDS`] |
 //!
-//! Blocks of `text` are compared with the log of the service (`log`), of the worker (`log worker`) or
-//! with what the second shell prints (`second`, after Ctrl-C with `interrupt`); a `drawing` is not
-//! compared. Configuration (`toml`) has to be accepted by the program, and is that of the stage if one is
-//! named. A block that nothing tests is an error, and so is a mark that is unknown.
+//! Blocks of `text` are compared with the log of the service (`log`), of the worker (`log worker`)
+//! or with what the second shell prints (`second`, after Ctrl-C with `interrupt`); a `drawing` is
+//! not compared. The program must accept the configuration in `toml` blocks, which is used for the
+//! stage if one is named. An untested block is an error, and so is an unknown mark.
 //!
-//! `WRITE_DOCS=1 cargo test --test docs` writes into the pages what the commands print now.
+//! `WRITE_DOCS=1 cargo test --test docs` updates the pages with the current output of the commands.
 
 #![cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]

@@ -15,7 +15,7 @@ pub(crate) fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The pages, sorted. The list of versions tells of the past, which nothing can run.
+/// The pages, sorted, without the changelog, which describes the past.
 pub(crate) fn names() -> Vec<String> {
     let in_docs = fs::read_dir(repository().join("docs")).unwrap();
     let paths = in_docs.map(|entry| entry.unwrap().path());
@@ -35,7 +35,7 @@ pub(crate) struct Block {
     pub(crate) line: usize,
     pub(crate) language: String,
     pub(crate) marks: Vec<String>,
-    /// Without what stands in front of each line in a list.
+    /// The text, without the list indentation of each line.
     pub(crate) lines: Vec<String>,
     pub(crate) indent: usize,
 }
@@ -87,7 +87,7 @@ fn blocks_of(page: &str, text: &str) -> Vec<Block> {
     found
 }
 
-/// A command of a session, and what the page shows below it.
+/// A command of a session, and the output that the page shows below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) command: String,
@@ -96,12 +96,12 @@ pub(crate) struct Step {
     pub(crate) lines: Range<usize>,
 }
 
-/// A command goes on in the next line after a backslash, or inside of quotes.
+/// A command continues on the next line after a backslash, or inside quotes.
 fn goes_on(command: &str) -> bool {
     command.ends_with('\\') || command.matches('\'').count() % 2 == 1
 }
 
-/// The commands of a block, each behind a `$`; a script is one command that shows no output.
+/// The commands of a block, each after a `$`; a script is one command without shown output.
 pub(crate) fn steps(block: &Block) -> Vec<Step> {
     let count = block.lines.len();
     if block.language != "console" {

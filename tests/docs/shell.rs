@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 /// Long enough for a loaded machine; only failures wait for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Tries until it gives something, or no longer than the deadline.
+/// Retries until there is a result, up to the deadline.
 pub(crate) fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let begin = Instant::now();
     loop {
@@ -33,13 +33,13 @@ pub(crate) struct Shell {
     child: Child,
     input: ChildStdin,
     printed: Arc<Mutex<String>>,
-    /// The length of the output that was looked at.
+    /// The length of the output already read.
     seen: usize,
     commands: usize,
 }
 
 impl Shell {
-    /// A shell in `folder` with these variables alone.
+    /// A shell in `folder` with only these variables.
     pub(crate) fn start(folder: &Path, variables: &[(String, String)]) -> Self {
         let mut child = Command::new("bash")
             .args(["--noprofile", "--norc"])
@@ -72,21 +72,21 @@ impl Shell {
         writeln!(self.input, "{line}").unwrap();
     }
 
-    /// Output that was not looked at yet.
+    /// Output not yet read.
     pub(crate) fn unseen(&self) -> String {
         self.printed.lock()[self.seen..].to_owned()
     }
 
-    /// Looks at all it has printed.
+    /// Marks all output as read.
     pub(crate) fn see(&mut self) {
         self.seen = self.printed.lock().len();
     }
 
-    /// Runs a command; gives what it printed, and its exit code.
+    /// Runs a command; returns its output and its exit code.
     pub(crate) fn run(&mut self, command: &str) -> Result<(String, i32), String> {
         self.commands += 1;
         let end = format!("\n-- end of command {} with ", self.commands);
-        // The next command can ask for the code, as at a prompt.
+        // The next command can read the exit code, as at a prompt.
         let told = end.replace('\n', "\\n");
         self.send(&format!(
             "{{ {command}\n}} </dev/null\nstatus=$?; printf '{told}%d.\\n' $status; (exit $status)"
@@ -104,12 +104,12 @@ impl Shell {
         Ok(found)
     }
 
-    /// Begins a command that does not end by itself.
+    /// Starts a command that does not end by itself.
     pub(crate) fn begin(&mut self, command: &str) {
         self.send(command);
     }
 
-    /// As Ctrl-C does to what it runs.
+    /// Interrupts the running command, like Ctrl-C.
     pub(crate) fn interrupt(&self) {
         let parent = self.child.id().to_string();
         let sent = Command::new("pkill").args(["-INT", "-P", &parent]).status().unwrap();

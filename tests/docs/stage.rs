@@ -1,4 +1,4 @@
-//! The place in which the commands of a page run: a folder, a shell, and programs beside it.
+//! The environment in which the commands of a page run: a folder, a shell, and programs beside it.
 
 use std::{
     fs::{self, File},
@@ -154,7 +154,7 @@ fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_agentarea-api"))
 }
 
-/// `cargo test` builds it; cargo itself would wait for the build that runs this.
+/// `cargo test` builds the program; running cargo here would wait for the outer build.
 fn example() -> PathBuf {
     let example = program().with_file_name("examples").join("embedded");
     assert!(example.exists(), "the example is missing: cargo build --example embedded");
@@ -166,7 +166,7 @@ fn path() -> String {
     format!("{}:{known}", program().parent().unwrap().display())
 }
 
-/// Adds to the configuration of a stage what production needs; gives the variables.
+/// Adds the production settings to the configuration of a stage; returns the variables.
 fn production(folder: &Path) -> Vec<(String, String)> {
     let env = File::create(folder.join(".env")).unwrap();
     let new = ["key", "new", "--format", "env", "--key-file", "api_key"];
@@ -180,7 +180,7 @@ fn production(folder: &Path) -> Vec<(String, String)> {
     ]
 }
 
-/// Starts the program with these variables alone.
+/// Starts the program with only these variables.
 fn start(folder: &Path, variables: &[(String, String)], arguments: &[&str], log: &str) -> Process {
     let log = File::create(folder.join(log)).unwrap();
     let mut command = Command::new(program());
@@ -189,7 +189,7 @@ fn start(folder: &Path, variables: &[(String, String)], arguments: &[&str], log:
 }
 
 impl Stage {
-    /// `config` is added to the file of the environment.
+    /// Appends `config` to the file of the environment.
     pub(crate) fn start(kind: Kind, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(&repository().join("config"), &folder.path().join("config"));
@@ -208,7 +208,7 @@ impl Stage {
             variables.extend(addresses);
         }
         if kind == Kind::Servers {
-            // Pages that wait for an outage are read in minutes and run in seconds.
+            // Readers of a page have minutes for an outage; the tests have seconds.
             let often = |connection| (format!("AGENTAREA_{connection}__PROBE__INTERVAL"), "1s");
             let probes = ["EVENT_BROKER", "EXECUTION_SERVICE", "DATABASE"].map(often);
             variables.extend(probes.map(|(name, value)| (name, value.to_owned())));
@@ -255,7 +255,7 @@ impl Stage {
             is_ready.then_some(())
         });
         assert!(ready.is_some(), "{kind:?} is not ready:\n{}", self.log("log"));
-        // Healthy, not only ready, is where the pages begin.
+        // The pages assume a healthy service, not only a ready one.
         let healthy = kind == Kind::Shell
             || eventually(|| {
                 let health = format!("http://127.0.0.1:{}/health", self.port);
@@ -267,7 +267,7 @@ impl Stage {
         assert!(healthy, "{kind:?} is not healthy:\n{}", self.log("log"));
     }
 
-    /// A log, with the port that pages speak of.
+    /// A log, with the port that the pages use.
     pub(crate) fn log(&self, name: &str) -> String {
         self.as_shown(&fs::read_to_string(self.folder.path().join(name)).unwrap_or_default())
     }
@@ -277,7 +277,7 @@ impl Stage {
         self.second.get_or_insert_with(|| Shell::start(self.folder.path(), &self.variables))
     }
 
-    /// The ports that pages speak of, and those of this stage.
+    /// The ports that the pages use, and those of this stage.
     fn ports(&self) -> impl Iterator<Item = (&'static str, u16)> {
         let redis = self.servers.as_ref().map(|servers| ("6379", servers.redis_port));
         [("8000", self.port)].into_iter().chain(redis)

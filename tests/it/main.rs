@@ -1,7 +1,7 @@
 //! The real program, started as an operator starts it, against real servers. `tests/README.md` says
 //! which promise each test proves.
 //!
-//! One binary for all integration tests, because linking one is slow enough.
+//! One binary for all integration tests, because linking is slow.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 

@@ -1,11 +1,11 @@
-//! Requests to the program, and what they answer.
+//! Requests to the program, and their answers.
 
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{DEADLINE, Service, eventually};
 
-/// A client to be built, whichever test is the first to need one.
+/// A client builder, after the process-wide setup that the first client needs.
 pub(crate) fn http_client() -> ClientBuilder {
     agentarea_api::tls::install_provider();
     Client::builder()
@@ -28,12 +28,12 @@ impl Service {
         self.get(path).send().await.unwrap().json().await.unwrap()
     }
 
-    /// Posts JSON; gives status and answer.
+    /// Posts JSON; returns the status and the answer.
     pub(crate) async fn send(&self, path: &str, body: &Value) -> (StatusCode, Value) {
         answer(self.post(path).json(body)).await
     }
 
-    /// Waits until `/health` is as wanted.
+    /// Waits until `/health` meets the condition.
     pub(crate) async fn health(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(what, async || {
             let health = self.json("/health").await;
@@ -52,7 +52,7 @@ impl Service {
         self.health("the service is healthy", wanted).await;
     }
 
-    /// Starts an execution; gives its id.
+    /// Starts an execution; returns its id.
     pub(crate) async fn execute(&self, body: &Value) -> String {
         let (status, execution) = self.send("/v1/executions", body).await;
         assert_eq!(status, 202, "{execution}");
@@ -74,7 +74,7 @@ impl Service {
     }
 }
 
-/// Sends a request; gives status and answer.
+/// Sends a request; returns the status and the answer.
 pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
@@ -82,7 +82,7 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
-/// What a metric says of the events of the outbox.
+/// The value of a metric for events of the outbox.
 pub(crate) async fn metric(service: &Service, name: &str) -> f64 {
     let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
     let series = format!("{name}{{destination=\"event_broker\"}} ");
@@ -90,7 +90,7 @@ pub(crate) async fn metric(service: &Service, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
 }
 
-/// Refused for want of room, with the time after which trying again makes sense.
+/// Asserts a refusal because the outbox is full, with `Retry-After`.
 pub(crate) async fn is_overloaded(response: Response) {
     assert_eq!(response.status(), 503);
     let seconds = response.headers()["retry-after"].to_str().unwrap().parse::<u64>();
@@ -99,7 +99,7 @@ pub(crate) async fn is_overloaded(response: Response) {
     assert!(problem["type"].as_str().unwrap().ends_with("overloaded"), "{problem}");
 }
 
-/// An event of a client; `n` counts those of its subject.
+/// An event of a client; `n` numbers the events of its subject.
 pub(crate) fn cloud_event(subject: &str, n: usize) -> Value {
     json!({"specversion": "1.0", "id": format!("{subject}-{n}"), "source": "ledger", "type": "t",
         "subject": subject, "data": n})

@@ -33,7 +33,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The next event; none when the stream has ended.
+    /// The next event; `None` when the stream has ended.
     pub(crate) async fn try_next(&mut self) -> Option<Sent> {
         loop {
             while let Some((block, rest)) = self.buffer.split_once("\n\n") {

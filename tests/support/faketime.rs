@@ -1,4 +1,4 @@
-//! A wall clock that jumps, for one program. Its monotonic clock goes on.
+//! A wall clock that jumps, for one program. Its monotonic clock is unaffected.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use super::Setup;
 
-/// What a program believes the time to be.
+/// The time as a program sees it.
 pub(crate) struct Clock(PathBuf);
 
 impl Clock {
@@ -18,14 +18,14 @@ impl Clock {
         clock
     }
 
-    /// So many seconds before or after the right time.
+    /// The given number of seconds before or after the right time.
     pub(crate) fn jump(&self, seconds: i32) {
         let new = self.0.with_extension("new");
         fs::write(&new, format!("{seconds:+}\n")).unwrap();
         fs::rename(new, &self.0).unwrap();
     }
 
-    /// Has the program look at this clock.
+    /// Makes the program use this clock.
     pub(crate) fn rule(&self, setup: Setup) -> Setup {
         setup
             .variable("LD_PRELOAD", library().to_str().unwrap())

@@ -1,4 +1,4 @@
-//! What clients were promised, and whether it was kept.
+//! Records the promises made to clients, and checks that they are kept.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Events, Service, cloud_event, eventually, http_client};
 
-/// All events of clients that the stream holds, and then those that come.
+/// All events of clients in the stream, then new ones.
 pub(crate) async fn from_the_beginning(service: &Service) -> Events {
     let mut events = service.follow("?type=t", Some("0-0")).await;
     let gap = events.next().await;
@@ -27,7 +27,7 @@ fn is_retryable(response: &Response) -> bool {
     matches!(response.status().as_u16(), 503 | 504)
 }
 
-/// Where clients send to, and what they were promised.
+/// The addresses that clients use, and the promises made to them.
 #[derive(Clone)]
 pub(crate) struct Ledger {
     bases: Arc<Mutex<Vec<String>>>,
@@ -50,13 +50,13 @@ impl Ledger {
         *self.bases.lock() = services.iter().map(|service| service.base.clone()).collect();
     }
 
-    /// Where a client sends its next request to.
+    /// The address for a client's next request.
     pub(crate) fn base(&self, turn: usize) -> String {
         let bases = self.bases.lock();
         bases[turn % bases.len()].clone()
     }
 
-    /// How many events of each subject were accepted.
+    /// The number of accepted events of each subject.
     pub(crate) fn accepted(&self) -> BTreeMap<String, usize> {
         self.accepted.lock().clone()
     }
@@ -65,7 +65,7 @@ impl Ledger {
         self.accepted.lock().values().sum()
     }
 
-    /// Waits until so many more were accepted.
+    /// Waits until this many more events were accepted.
     pub(crate) async fn more(&self, events: usize) {
         let wanted = self.total() + events;
         eventually("more events are accepted", async || (self.total() >= wanted).then_some(()))
@@ -122,8 +122,8 @@ impl Ledger {
         }
     }
 
-    /// Reads the whole stream until all that was accepted was seen, and checks the order of
-    /// first deliveries. Gives the number of repeats.
+    /// Reads the whole stream until every accepted event was seen, and checks the order of first
+    /// deliveries. Returns the number of repeats.
     pub(crate) async fn check(&self, service: &Service) -> usize {
         let accepted = self.accepted();
         let mut missing: BTreeSet<String> = accepted

@@ -1,4 +1,4 @@
-//! What the integration tests and the benchmarks start: servers, the links to them, and the program.
+//! Servers, the links to them, and the program, for the integration tests and the benchmarks.
 
 mod client;
 mod events;

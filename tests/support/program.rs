@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{DEADLINE, eventually, http_client};
 
-/// How the program is started.
+/// The settings for a start of the program.
 pub(crate) struct Setup {
     program: PathBuf,
     folder: TempDir,
@@ -20,7 +20,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Embedded defaults in a folder of its own, with quick probes and no drain delay.
+    /// Embedded defaults in a separate folder, with fast probes and no drain delay.
     pub(crate) fn new() -> Self {
         ["event_broker", "execution_service", "database"]
             .iter()
@@ -33,7 +33,7 @@ impl Setup {
             .set("executions.follow_interval", "\"50ms\"")
     }
 
-    /// Embedded defaults in a folder of its own, and nothing changed but the address.
+    /// Embedded defaults in a separate folder, with only the address changed.
     pub(crate) fn as_shipped() -> Self {
         Self::bare().set("server.host", "\"127.0.0.1\"").set("server.port", "0")
     }
@@ -47,13 +47,13 @@ impl Setup {
         }
     }
 
-    /// Sets a key; text is given in quotes, as in TOML.
+    /// Sets a key; text is quoted, as in TOML.
     pub(crate) fn set(self, key: &str, value: &str) -> Self {
         let name = format!("AGENTAREA_{}", key.replace('.', "__").to_uppercase());
         self.variable(&name, value.trim_matches('"'))
     }
 
-    /// With probes as rare and as patient as they are by default.
+    /// Uses the default probe intervals and timeouts.
     pub(crate) fn with_default_probes(mut self) -> Self {
         self.variables.retain(|(name, _)| !name.contains("__PROBE__"));
         self
@@ -72,7 +72,7 @@ impl Setup {
         self
     }
 
-    /// Runs another program than this one.
+    /// Runs a different program.
     pub(crate) fn program(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.program);
         self
@@ -101,7 +101,7 @@ impl Setup {
         command
     }
 
-    /// Runs the program to its end; gives all that it printed.
+    /// Runs the program to its end; returns its output.
     pub(crate) async fn output(&self) -> Output {
         self.output_of(&[]).await
     }
@@ -114,7 +114,7 @@ impl Setup {
         output.expect("it ends in time").expect("it runs")
     }
 
-    /// Runs the program to its end; gives the exit code and the log.
+    /// Runs the program to its end; returns the exit code and the log.
     pub(crate) async fn run(self) -> (Option<i32>, String) {
         let mut service = self.launch();
         (service.exit_code().await, service.log())
@@ -125,7 +125,7 @@ impl Setup {
         self.launch().listening().await
     }
 
-    /// The same with log files in place of standard error.
+    /// The same with log files instead of standard error.
     pub(crate) async fn start_with_log_files(self) -> Service {
         let mut service = self
             .set("telemetry.log_dir", "\"logs\"")
@@ -135,10 +135,10 @@ impl Setup {
         service.listening().await
     }
 
-    /// Starts the program and waits for nothing.
+    /// Starts the program without waiting.
     pub(crate) fn launch(self) -> Service {
         let log = self.path().join("log");
-        // That of an earlier start is kept.
+        // The log of an earlier start is kept.
         let files = fs::read_dir(self.path()).expect("its folder").count();
         let _first = fs::rename(&log, log.with_extension(files.to_string())).is_err();
         let file = File::create(&log).expect("a log");
@@ -195,7 +195,7 @@ impl Service {
         self.setup.path()
     }
 
-    /// Writes the configuration file once more.
+    /// Rewrites the configuration file.
     pub(crate) fn write_config(&self, text: &str) {
         self.setup.write_config(text);
     }
@@ -204,21 +204,22 @@ impl Service {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Kills it without warning; gives what another start needs.
+    /// Kills it without warning; returns the settings for another start.
     pub(crate) fn kill(mut self) -> Setup {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
         std::mem::replace(&mut self.setup, Setup::bare())
     }
 
-    /// Waits for it to end; gives the exit code.
+    /// Waits for it to end; returns the exit code.
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         let ended = async || self.child.try_wait().expect("it is ours");
         let status: ExitStatus = eventually("the process ends", ended).await;
         status.code()
     }
 
-    /// A line of what Linux says of its memory, in KiB: `VmRSS` for now, `VmHWM` for the most.
+    /// A value of its memory from Linux, in KiB: `VmRSS` for the current size, `VmHWM` for the
+    /// peak.
     pub(crate) fn memory_kib(&self, line: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("it runs on Linux");

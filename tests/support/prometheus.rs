@@ -1,4 +1,4 @@
-//! A real Prometheus, with what `deploy/prometheus` ships.
+//! A real Prometheus, with the files of `deploy/prometheus`.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Process, Service, free_port, http_client};
 
-/// A configuration of `deploy/prometheus` that is given `targets` in place of what it would discover.
+/// A configuration of `deploy/prometheus` with `targets` instead of its discovery.
 pub(crate) fn shipped(file: &str, targets: &Value) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
     let mut config: Value =
@@ -25,9 +25,9 @@ pub(crate) fn shipped(file: &str, targets: &Value) -> Value {
     config
 }
 
-/// A Prometheus of its own, with the rules of `deploy/prometheus`.
+/// A separate Prometheus, with the rules of `deploy/prometheus`.
 pub(crate) struct Prometheus {
-    // Ends before its folder goes.
+    // Ends before its folder is removed.
     _process: Process,
     _folder: TempDir,
     base: String,
@@ -35,7 +35,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Quicker than as shipped.
+    /// Faster than the shipped intervals.
     pub(crate) fn scraping(service: &Service) -> Self {
         let mut config = shipped("prometheus.yml", &json!([{"targets": [target(service)]}]));
         config["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});
@@ -45,7 +45,7 @@ impl Prometheus {
     pub(crate) fn start(config: &Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("prometheus.yml");
-        // What is JSON is YAML too.
+        // JSON is also YAML.
         fs::write(&file, config.to_string()).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let mut command = Command::new("prometheus");
@@ -60,7 +60,7 @@ impl Prometheus {
         Self { _process: process, _folder: folder, base, http: http_client().build().unwrap() }
     }
 
-    /// What a query finds; none while Prometheus does not answer.
+    /// The result of a query; `None` while Prometheus does not answer.
     pub(crate) async fn query(&self, query: &str) -> Option<Vec<Value>> {
         let request = self.http.get(format!("{}/api/v1/query", self.base));
         let answer = request.query(&[("query", query)]).send().await.ok()?;

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::{Process, eventually, free_port, http_client};
 
-/// What happens to the link.
+/// The fault of the link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
-    /// The proxy closes all connections and listens no more.
+    /// The proxy closes all connections and stops listening.
     Cut,
     /// Data stops, connections stay.
     Stall,
-    /// Data stops while nobody calls, so that the first call meets a dead connection.
+    /// Data stops between calls, so that the first call meets a dead connection.
     HalfOpen,
     /// Every connection ends with a reset, new ones as well.
     Reset,
@@ -28,7 +28,7 @@ impl Fault {
     pub(crate) const ALL: [Self; 6] =
         [Self::Cut, Self::Stall, Self::HalfOpen, Self::Reset, Self::Slow, Self::Narrow];
 
-    /// Type and attributes of the toxic; none for a proxy that is switched off.
+    /// Type and attributes of the toxic; `None` for a disabled proxy.
     fn toxic(self) -> Option<(&'static str, Value)> {
         match self {
             Self::Cut => None,
@@ -84,10 +84,10 @@ impl Toxiproxy {
         }
     }
 
-    /// Lets everything pass again.
+    /// Restores the link.
     pub(crate) async fn end(&self, fault: Fault) {
-        // toxiproxy 2.12 can hang for half a minute when it takes a latency away, even from
-        // connections that are closed. A new proxy at the same place knows of none.
+        // toxiproxy 2.12 can hang for half a minute when it removes a latency, even from closed
+        // connections. A new proxy on the same port has no such state.
         if matches!(fault, Fault::Slow | Fault::Narrow) {
             let gone =
                 self.http.delete(format!("{}/proxies/link", self.base)).send().await.unwrap();
@@ -98,7 +98,7 @@ impl Toxiproxy {
         }
     }
 
-    /// Makes the proxy; gives its address.
+    /// Creates the proxy; returns its address.
     async fn make(&self, listen: &str) -> String {
         let wanted = json!({"name": "link", "listen": listen, "upstream": self.upstream});
         let made = self.send("/proxies", &wanted).await;

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_in_vain_for_others_has_done_nothing_and_blames_nobody() {
+    fn lock_timeouts_have_no_effect_and_blame_neither_side() {
         let others = DatabaseErrorKind::Unknown;
         for (kind, text) in [
             (others, "canceling statement due to lock timeout"),

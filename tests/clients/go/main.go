@@ -1,4 +1,4 @@
-// Looks at the health, follows a subject, publishes an event, runs an execution and waits for it.
+// Checks the health, follows a subject, publishes an event, starts an execution and waits for it.
 package main
 
 import (
@@ -31,7 +31,7 @@ func main() {
 	fmt.Println(health.JSON200.Service, health.JSON200.Version, "is", health.JSON200.Status)
 
 	subject := "go-1"
-	// The one with the parsed answer would wait for its end, and a stream has none.
+	// The parsing variant would wait for the end of the answer, and a stream has none.
 	stream, err := client.StreamEvents(ctx, &agentarea.StreamEventsParams{Subject: &subject})
 	must(err)
 	defer stream.Body.Close()

@@ -1,4 +1,4 @@
-// Looks at the health, follows a subject, publishes an event, runs an execution and waits for it.
+// Checks the health, follows a subject, publishes an event, starts an execution and waits for it.
 
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";

@@ -1,4 +1,4 @@
-//! Doors.
+//! Authentication and authorization.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn guarded() -> Setup {
 }
 
 #[tokio::test]
-async fn keys_open_what_their_scopes_say() {
+async fn keys_grant_what_their_scopes_say() {
     let service = guarded().start().await;
     service.healthy().await;
     let get = async |path: &str, key: Option<&str>| {
@@ -117,7 +117,7 @@ async fn without_keys_the_service_answers_to_names_of_its_own() {
     for path in ["/health", "/livez", "/readyz"] {
         assert_eq!(get(path, "evil.example").await.0, 200, "{path} is a probe");
     }
-    // In HTTP/2 the name is no header.
+    // In HTTP/2 the host name is not a header.
     let address = service.base.trim_start_matches("http://").parse().unwrap();
     let client = http_client()
         .http2_prior_knowledge()

@@ -87,7 +87,7 @@ async fn a_stream_starts_now_and_resumes_after_the_last_event() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_resumed_is_told_by_a_gap() {
+async fn a_stream_that_cannot_resume_sends_a_gap() {
     let service = Setup::new().set("event_broker.memory.max_events", "3").start().await;
     service.healthy().await;
     let mut events = service.follow("", None).await;
@@ -95,7 +95,7 @@ async fn what_cannot_be_resumed_is_told_by_a_gap() {
     let first = events.next().await;
     for n in 1..10 {
         service.send("/v1/events?delivery=direct", &json!({"type": "t", "data": n})).await;
-        // The ring is so short that the service itself could read it too late.
+        // The ring is so short that the service itself could fall behind.
         assert_eq!(events.next().await.data["data"], n);
     }
     for (last, reason) in [(first.id.as_deref(), "expired"), (Some("99999999999999-0"), "unknown")]
@@ -118,7 +118,7 @@ async fn a_follower_that_does_not_read_is_told_and_dropped() {
         .await;
     service.healthy().await;
     let mut events = service.follow("", None).await;
-    // More than all socket buffers on the way hold.
+    // More than all socket buffers on the way can hold.
     let large = "x".repeat(900_000);
     for _ in 0..24 {
         let (status, _) = service.send("/v1/events", &json!({"type": "t", "data": large})).await;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Service, Setup, answer, eventually};
 
-/// A service that workflows of kind `http` call: leaves unanswered and fails as often as told, then
+/// A service for workflows of kind `http`: ignores and fails a given number of requests, then
 /// answers.
 #[derive(Clone, Default)]
 struct Remote {
@@ -44,7 +44,7 @@ async fn answer_call(request: &Request, body: String, remote: Data<&Remote>) -> 
 }
 
 impl Remote {
-    /// Serves in the background; gives the URL.
+    /// Serves in the background; returns the URL.
     async fn serve(&self) -> String {
         let acceptor = TcpListener::bind("127.0.0.1:0").into_acceptor().await.unwrap();
         let address = acceptor.local_addr()[0].as_socket_addr().unwrap().to_owned();
@@ -112,7 +112,7 @@ async fn an_echo_completes_with_its_input_and_is_announced() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_when_the_execution_does_or_its_time_is_up() {
+async fn a_wait_ends_with_the_execution_or_at_its_timeout() {
     let service = Setup::new().set("workflows.slow.delay", "\"10m\"").start().await;
     service.healthy().await;
     let id = service.execute(&json!({"workflow": "slow"})).await;
@@ -147,7 +147,7 @@ async fn an_idempotency_key_starts_one_execution() {
     assert_eq!(start("", json!(1)).await.0, 400);
     assert_eq!(service.json("/v1/executions").await["items"].as_array().unwrap().len(), 1);
 
-    // It outlives the process.
+    // The key outlives the process.
     let service = service.kill().start().await;
     service.healthy().await;
     let body = json!({"workflow": "echo", "input": 1});
@@ -267,7 +267,7 @@ async fn an_http_step_is_tried_again_until_it_answers() {
 }
 
 #[tokio::test]
-async fn what_ran_when_the_process_died_goes_on_after_its_restart() {
+async fn executions_running_when_the_process_died_continue_after_its_restart() {
     let remote = Remote { never_answer_first: 1, ..Remote::default() };
     let setup = workflow(Setup::new(), &remote.serve().await);
     let service = setup.set("workflows.slow.delay", "\"10m\"").start().await;
@@ -279,7 +279,7 @@ async fn what_ran_when_the_process_died_goes_on_after_its_restart() {
     let service = service.kill().start().await;
     assert_eq!(service.result(&id).await["status"], "completed");
     assert_eq!(remote.calls(), 2, "the step that was cut off was tried once more");
-    // Its time went on while nothing ran.
+    // Its timeout continued while nothing ran.
     assert_eq!(service.result(&slow).await["status"], "timed_out");
     listed_once(&service, &id).await;
 }
@@ -308,7 +308,7 @@ async fn embedded_runs_of_a_replica_that_is_killed_are_ended_by_another() {
     let (one, two) = tokio::join!(start(), start());
     tokio::join!(one.healthy(), two.healthy());
     let mut ids = Vec::new();
-    // A replica takes what it finds: whichever is quicker may have taken all there was.
+    // A replica claims every run it finds, so the faster one may have claimed them all.
     eventually("both run some", async || {
         for accepts in [&one, &two] {
             ids.push(accepts.execute(&json!({"workflow": "slow"})).await);

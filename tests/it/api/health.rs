@@ -38,7 +38,7 @@ async fn healthy_on_embedded_defaults_with_the_guides_keys() {
     assert_eq!(service.get("/v1/connections/x").send().await.unwrap().status(), 404);
 }
 
-/// GET takes a shorter way to the operation than HEAD.
+/// GET reaches the operation by a shorter path than HEAD.
 #[tokio::test]
 async fn head_answers_like_get_without_the_body() {
     let service = Setup::new().start().await;
@@ -71,7 +71,7 @@ async fn a_lazy_connection_that_nobody_needed_is_fine() {
 #[tokio::test]
 async fn a_database_that_never_worked_is_unhealthy_and_not_ready() {
     let setup = Setup::new();
-    // A folder stands where the file should be.
+    // A folder is in the place of the file.
     std::fs::create_dir_all(setup.path().join("data/agentarea.db")).unwrap();
     let service = setup.start().await;
     let health = service.health("the outage shows", |health| status(health) == "unhealthy").await;
@@ -103,7 +103,7 @@ async fn the_mapping_of_statuses_is_the_operators() {
 }
 
 #[tokio::test]
-async fn draining_is_told_before_the_door_closes() {
+async fn draining_is_reported_before_the_listener_closes() {
     let mut service = Setup::new().set("server.drain_delay", "\"2s\"").start().await;
     service.healthy().await;
     crate::support::signal(&service.child, "-TERM");
@@ -197,7 +197,7 @@ mod with_redis {
     }
 
     #[tokio::test]
-    async fn starting_is_told_until_a_required_connection_is_decided() {
+    async fn starting_is_reported_until_a_required_connection_is_decided() {
         // A listener that accepts and never answers, as behind a firewall.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("redis://{}", silent.local_addr().unwrap());

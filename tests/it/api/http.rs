@@ -1,4 +1,4 @@
-//! What every route shares: problems, limits, request ids, the specification, the accept loop.
+//! Features of every route: problems, limits, request ids, the specification, the accept loop.
 
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ async fn next_answer(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn who_is_refused_while_still_sending_reads_the_answer_and_goes_on() {
+async fn a_client_refused_while_sending_reads_the_answer_and_continues() {
     let service = Setup::new().start().await;
     let address = service.base.trim_start_matches("http://");
     let body = "x".repeat(3 << 20);
@@ -160,7 +160,7 @@ async fn a_refused_body_is_not_read_without_end() {
 }
 
 #[tokio::test]
-async fn who_asks_before_sending_is_refused_without_the_body() {
+async fn a_client_that_expects_100_continue_is_refused_before_its_body() {
     let service = Setup::new().start().await;
     let address = service.base.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -246,7 +246,7 @@ async fn an_event_is_part_of_the_trace_that_published_it() {
     assert!(!traceparent.contains("00f067aa0ba902b7"), "its parent is the service's own span");
 }
 
-/// Detail of the problem that a request is refused with.
+/// The detail of the problem with which a request is refused.
 async fn refused(request: reqwest::RequestBuilder, expected: u16) -> String {
     let (status, problem) = answer(request).await;
     assert_eq!(status, expected, "{problem}");

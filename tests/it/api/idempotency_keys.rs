@@ -8,7 +8,7 @@ fn replica(redis: &Redis, database: &str) -> Setup {
     Setup::new().variable("REDIS_URL", &redis.url()).variable("DATABASE_URL", database)
 }
 
-/// Posts with a key; gives the status and the answer.
+/// Posts with a key; returns the status and the answer.
 async fn post(service: &Service, path: &str, key: &str, body: &Value) -> (u16, Value) {
     let request = service.post(path).header("Idempotency-Key", key).json(body);
     let (status, answer) = answer(request).await;
@@ -41,7 +41,7 @@ async fn a_key_that_comes_to_two_replicas_at_once_is_accepted_once() {
         post(&one, "/v1/events", "at-once", &event),
         post(&two, "/v1/executions", "at-once", &execution)
     );
-    // Whoever comes later, and to a replica that was not there, gets the same answers.
+    // Later requests, even to a new replica, get the same answers.
     drop((one, two));
     let three = start().await;
     three.healthy().await;
@@ -54,7 +54,7 @@ async fn a_key_that_comes_to_two_replicas_at_once_is_accepted_once() {
     database.drop().await;
 }
 
-/// Commits of accepted events take three seconds, whatever becomes of who waits for them.
+/// Makes commits of accepted events take three seconds, even if their caller goes away.
 const SLOW_COMMIT: &str = "\
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
     'BEGIN PERFORM pg_sleep(3); RETURN NULL; END'; \
@@ -106,7 +106,7 @@ async fn a_key_that_another_transaction_holds_keeps_nobody_else_waiting() {
     service.healthy().await;
     let event = json!({"type": "t"});
     assert_eq!(post(&service, "/v1/events", "first", &event).await.0, 202);
-    // A replica that is paused in the middle of its transaction, as seen by the others.
+    // To the other replicas, this is a replica that is paused inside its transaction.
     let (client, connection) =
         tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
     let mut paused = tokio::task::JoinSet::new();

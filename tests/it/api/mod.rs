@@ -1,4 +1,4 @@
-//! What a client and an operator are promised over HTTP.
+//! The promises of the HTTP API to clients and operators.
 
 mod auth;
 mod events;
@@ -8,7 +8,7 @@ mod http;
 #[cfg(all(feature = "redis", feature = "postgres"))]
 mod idempotency_keys;
 pub(crate) mod operator;
-// Its certificates come from `scripts/servers`, as everything that no build without servers needs.
+// Its certificates come from `scripts/servers`.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod tls;
 #[cfg(feature = "otel")]

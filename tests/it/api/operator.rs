@@ -1,4 +1,4 @@
-//! The operator's hand: reconnect, circuit breaker, reload.
+//! The operator's routes: reconnect, circuit breaker, reload.
 
 use serde_json::json;
 
@@ -36,7 +36,7 @@ async fn a_forced_breaker_refuses_until_it_is_automatic_again() {
     let health = service.json("/health").await;
     assert_eq!(health["status"], "degraded", "a breaker that is not closed shows");
 
-    // A reload keeps it, because an operator's word outlasts a file.
+    // A reload keeps it, because an operator's decision outlasts a change of a file.
     let (status, _) = answer(service.post("/v1/config/reload")).await;
     assert_eq!(status, 200);
     assert_eq!(service.send("/v1/events?delivery=direct", &event).await.0, 503);
@@ -141,7 +141,7 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     reload_under_load(setup, 100).await;
 }
 
-/// Every reload makes all three connections anew while requests come as fast as they are served.
+/// Every reload rebuilds all three connections while requests arrive as fast as they are served.
 pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
     setup.write_config("");
     // A new backend is probed while four clients keep the machine busy.
@@ -150,7 +150,7 @@ pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
             let setup = setup.set(&format!("{name}.probe.interval"), "\"5s\"");
             setup.set(&format!("{name}.probe.timeout"), "\"10s\"")
         });
-    // A disk that stands still for a while is no failure of the reload.
+    // A disk that stalls for a while is not a failure of the reload.
     let setup = setup
         .set("database.pool.acquire_timeout", "\"20s\"")
         .set("database.timeout", "{ attempt = \"25s\", total = \"25s\" }");
@@ -309,7 +309,7 @@ mod with_redis {
             .variable("REDIS_URL", &redis.url())
             .set("event_broker.concurrency", "{ max_in_flight = 1, max_waiting = 0 }")
             .set("event_broker.circuit_breaker.half_open_calls", "1")
-            // Long enough for the other to be refused, whatever the machine does beside.
+            // Long enough for the other to be refused, even on a busy machine.
             .set("event_broker.timeout", "{ attempt = \"20s\", total = \"20s\" }")
             .set("event_broker.probe.interval", "\"10m\"")
             .start()

@@ -24,7 +24,7 @@ use crate::support::{Service, Setup, answer, eventually, free_port, signal};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// Takes spans for as long as it lives.
+/// Accepts spans for as long as it lives.
 struct Collector {
     spans: UnboundedReceiver<Span>,
     _serving: JoinSet<Result<(), tonic::transport::Error>>,
@@ -57,7 +57,7 @@ impl Collector {
         Self { spans, _serving: serving }
     }
 
-    /// The next span of that trace and name.
+    /// The next span with this trace and name.
     async fn span(&mut self, trace: &str, name: &str) -> Span {
         let found = async {
             loop {
@@ -159,7 +159,7 @@ async fn a_failed_request_is_marked_and_an_unsampled_one_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_down_is_told_once_and_holds_up_nobody() {
+async fn a_collector_that_is_down_is_logged_once_and_delays_nothing() {
     let port = free_port();
     let service = start(port).await;
     let told = || service.log().matches("the collector does not accept spans").count();

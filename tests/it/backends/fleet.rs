@@ -30,7 +30,7 @@ async fn api_and_worker_do_the_same_on_redis_temporal_and_postgres() {
     let redis = Redis::start().await;
     let database = Database::create().await;
     let queue = format!("it-{}", uuid::Uuid::now_v7());
-    // Two replicas that start together migrate once and share what they are connected to.
+    // Two replicas that start together migrate once and share their backends.
     let (one, two) = tokio::join!(
         fleet(&redis, &database, &queue).start(),
         fleet(&redis, &database, &queue).start()
@@ -72,7 +72,7 @@ async fn api_and_worker_do_the_same_on_redis_temporal_and_postgres() {
 }
 
 #[tokio::test]
-async fn what_is_accepted_during_an_outage_of_temporal_runs_once_after_it() {
+async fn executions_accepted_during_an_outage_of_temporal_run_once_after_it() {
     let redis = Redis::start().await;
     let database = Database::create().await;
     let link = Link::to(&variable("TEST_TEMPORAL_ADDRESS")).await;
@@ -101,7 +101,7 @@ async fn what_is_accepted_during_an_outage_of_temporal_runs_once_after_it() {
         answer(service.post(&format!("/v1/executions/{waiting}/signals/x"))).await;
     assert_eq!(status, 503, "{problem}");
 
-    // It outlives the process too.
+    // The accepted execution outlives the process, too.
     let service = service.kill().start().await;
     link.set(Passing::Open);
     let ended = service.result(&waiting).await;
@@ -146,9 +146,9 @@ async fn a_replica_cut_off_from_temporal_leaves_following_to_the_others() {
     database.drop().await;
 }
 
-/// Packets are dropped and no connection is ever closed, as by a firewall that has forgotten them.
+/// Packets are dropped without closing any connection, as by a firewall that has forgotten them.
 #[tokio::test(flavor = "multi_thread")]
-async fn links_that_died_in_silence_are_left_for_new_ones() {
+async fn silently_dead_links_are_replaced() {
     let (redis, database) = tokio::join!(Redis::start(), Database::create());
     let to_redis = Link::to(redis.url().trim_start_matches("redis://")).await;
     let to_postgres = Link::to(database.address()).await;
@@ -161,7 +161,7 @@ async fn links_that_died_in_silence_are_left_for_new_ones() {
         .await;
     service.healthy().await;
     let mut events = service.follow("?type=t", None).await;
-    // Connections of the pool, which nobody uses when the links die.
+    // Pooled connections that are idle when the links die.
     let looks = (0..8).map(|_| answer(service.get("/v1/executions")));
     futures_util::future::join_all(looks).await;
     let links = [
@@ -191,9 +191,10 @@ async fn links_that_died_in_silence_are_left_for_new_ones() {
     database.drop().await;
 }
 
-/// Temporal forgets what has ended after the retention of the namespace, and could start it again.
+/// Temporal forgets ended workflows after the retention of the namespace, and could start them
+/// again.
 #[tokio::test]
-async fn what_was_tried_longer_ago_than_half_the_retention_is_a_dead_letter_and_no_second_run() {
+async fn executions_tried_longer_ago_than_half_the_retention_become_dead_letters() {
     let temporal = Temporal::start().await;
     let namespace = format!("it-{}", uuid::Uuid::now_v7());
     let creating = ["operator", "namespace", "create", "--retention", "24h", "-n", &namespace];
@@ -210,7 +211,7 @@ async fn what_was_tried_longer_ago_than_half_the_retention_is_a_dead_letter_and_
         .start()
         .await;
     service.healthy().await;
-    // What is sent into silence may have arrived, and the process dies before it knows.
+    // A request to a silent server may have arrived, and the process dies before it knows.
     link.set(Passing::Stalled);
     for id in ["soon-enough", "too-late"] {
         service.execute(&json!({"workflow": "echo", "id": id})).await;

@@ -1,4 +1,4 @@
-//! Another session holds tables of the database.
+//! Another session locks tables of the database.
 
 use futures_util::future::join_all;
 use reqwest::RequestBuilder;
@@ -42,7 +42,7 @@ fn execution(service: &Service) -> RequestBuilder {
     service.post("/v1/executions").json(&json!({"workflow": "echo"}))
 }
 
-/// Refused for now: nothing was done, and the client is to come again.
+/// Asserts a temporary refusal: nothing was done, and the client should retry.
 async fn comes_too_early(request: RequestBuilder) {
     let response = request.send().await.unwrap();
     let (status, wait) = (response.status(), response.headers().get("retry-after").cloned());
@@ -53,7 +53,7 @@ async fn comes_too_early(request: RequestBuilder) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_others_hold_its_tables_requests_are_told_to_come_again() {
+async fn requests_get_503_while_others_lock_its_tables() {
     let database = Database::create().await;
     let service = Setup::new().variable("DATABASE_URL", &database.url).start().await;
     service.healthy().await;
@@ -61,7 +61,7 @@ async fn while_others_hold_its_tables_requests_are_told_to_come_again() {
 
     let session = Session::begin(&database).await;
     session.lock("executions, outbox IN SHARE MODE").await;
-    // Some share a commit, which must not have each of them wait in turn.
+    // Some requests share a commit and must not wait one after another.
     let events = join_all((0..20).map(|_| comes_too_early(event(&service))));
     let executions = join_all((0..20).map(|_| comes_too_early(execution(&service))));
     tokio::join!(events, executions);

@@ -1,4 +1,4 @@
-//! What holds with the backends of production, and with each pool and database.
+//! Tests on the production backends, and with each pool and database.
 
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
 mod fleet;

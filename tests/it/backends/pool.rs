@@ -25,7 +25,7 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
     let service = Setup::new()
         .set("telemetry.log_filter", "\"warn,agentarea_api::app=info\"")
         .set("database.pool.leak_after", "\"200ms\"")
-        // So that a request which waits behind others on a busy machine is not refused.
+        // Prevents the refusal of a request that waits behind others on a busy machine.
         .set("database.pool.acquire_timeout", "\"20s\"")
         .set("database.timeout.attempt", "\"25s\"")
         .set("database.timeout.total", "\"25s\"")
@@ -37,7 +37,7 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
     service.healthy().await;
     let file = service.path().join("data/agentarea.db");
     let mut other = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
-    // The service may be writing.
+    // The service may be writing at the same time.
     other.batch_execute("PRAGMA busy_timeout = 10000").unwrap();
     let report = eventually("the request is reported", async || {
         // A task that was reported in the round before still holds its connection if it missed
@@ -58,7 +58,7 @@ async fn a_request_that_holds_a_connection_for_long_is_named_in_the_log() {
             .json(&json!({"workflow": "echo", "input": 1}));
         let ((status, _), ()) = tokio::join!(answer(request), unlocked);
         assert_eq!(status, 202);
-        // A background task that came first may have kept it waiting for its turn.
+        // An earlier background task may have delayed it.
         let log = service.log();
         let of_the_request = |line: &&str| line.contains(REPORT) && line.contains("the-slow-one");
         log.lines().find(of_the_request).map(str::to_owned)
@@ -79,14 +79,14 @@ async fn a_call_that_finds_no_pooled_connection_in_time_is_refused_with_retry_af
     let service = Setup::new()
         .variable("DATABASE_URL", &url)
         .set("database.pool", "{ max_size = 1, acquire_timeout = \"200ms\" }")
-        // Long enough for the other to be refused, whatever the machine does beside.
+        // Long enough for the other to be refused, even on a busy machine.
         .set("database.timeout", "{ attempt = \"20s\", total = \"20s\" }")
         .set("database.probe", "{ interval = \"10m\", timeout = \"5s\" }")
         .start()
         .await;
     service.healthy().await;
     link.set(Passing::Stalled);
-    // At most one of them, or a task in the background, has the only connection.
+    // At most one of them, or a background task, holds the only connection.
     let [one, two] = [(), ()].map(|()| Box::pin(service.get("/v1/executions").send()));
     let (first, _hangs) = futures_util::future::select(one, two).await.factor_first();
     is_overloaded(first.unwrap()).await;
@@ -95,7 +95,7 @@ async fn a_call_that_finds_no_pooled_connection_in_time_is_refused_with_retry_af
     database.drop().await;
 }
 
-/// Accepts executions from many clients at once, and waits until all of them are handed over.
+/// Accepts executions from many concurrent clients, and waits until all of them are started.
 async fn accepted_executions_leave(setup: Setup) {
     const CLIENTS: usize = 32;
     const EACH: usize = 16;

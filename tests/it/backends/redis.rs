@@ -11,7 +11,7 @@ async fn ten_thousand_simultaneous_first_requests_build_one_connection() {
     let service = Setup::new()
         .variable("REDIS_URL", &redis.url())
         .set("event_broker.startup", "\"lazy\"")
-        // While ten thousand requests come, two cores have no time for a quick probe.
+        // During ten thousand requests, two cores cannot answer a fast probe.
         .set("event_broker.probe.interval", "\"10s\"")
         .set("event_broker.probe.timeout", "\"10s\"")
         .set("event_broker.timeout", "{ attempt = \"100s\", total = \"100s\" }")
@@ -20,7 +20,7 @@ async fn ten_thousand_simultaneous_first_requests_build_one_connection() {
         .start()
         .await;
     service.health("the service is healthy", |health| health["status"] == "healthy").await;
-    // As many streams of HTTP/2 as a server admits, over as few sockets as that takes.
+    // Uses as many HTTP/2 streams as a server admits, to need few sockets.
     let clients = (0..50).map(|_| http_client().http2_prior_knowledge().build().unwrap());
     let clients: Vec<Client> = clients.collect();
     let url = format!("{}/v1/events?delivery=direct", service.base);
@@ -51,7 +51,8 @@ async fn followers_resume_over_a_restart_of_the_service() {
     service.healthy().await;
     let mut resumed = service.follow("", seen.id.as_deref()).await;
     service.send("/v1/events", &json!({"type": "t", "data": 2})).await;
-    // The kill may have come between the broker's answer and its mark: then events come again.
+    // If the kill came between the broker's answer and the update of the outbox, events are
+    // repeated.
     let mut newest = 0;
     while newest < 2 {
         let n = resumed.next().await.data["data"].as_u64().unwrap();

@@ -1,13 +1,13 @@
-//! `agentarea-api check`: what it says of good and of bad connections, and what it leaves alone.
+//! `agentarea-api check`: reports on working and failing connections, without changing anything.
 
 use serde_json::{Value, json};
 
 use crate::support::Setup;
 
-/// What no output may show.
+/// Text that no output may contain.
 const SECRET: &str = "hunter2";
 
-/// Runs it; gives the exit code and the JSON document, which is all that it prints.
+/// Runs the check; returns the exit code and the JSON document, its only output.
 async fn check(setup: Setup) -> (i32, Value) {
     let output = setup.argument("check").argument("--format").argument("json").output().await;
     let told = String::from_utf8_lossy(&output.stderr);
@@ -23,8 +23,8 @@ fn connection<'a>(report: &'a Value, name: &str) -> &'a Value {
     connections.iter().find(|connection| connection["name"] == name).unwrap()
 }
 
-/// One connection fails as `class`, with `words` in its message, something to do about it, and the
-/// exit code.
+/// Asserts that one connection fails with `class`, `words` in its message, a remedy, and the exit
+/// code.
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 async fn fails(name: &str, setup: Setup, (code, class, words): (i32, &str, &str)) {
     let (exit, report) = check(setup).await;
@@ -83,7 +83,7 @@ async fn a_file_that_cannot_be_used_is_named_and_so_is_what_builds_on_it() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_as_ever() {
+async fn a_bad_configuration_is_reported_as_at_start() {
     let setup = Setup::new().variable("AGENTAREA_EVENT_BROKER__BAKEND", "x").argument("check");
     let output = setup.output().await;
     assert_eq!((output.status.code(), output.stdout.len()), (Some(78), 0));
@@ -103,7 +103,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn what_does_not_answer_is_told_apart() {
+    async fn servers_that_do_not_answer_are_distinguished() {
         let nobody = format!("redis://u:{SECRET}@127.0.0.1:{}", free_port());
         fails(at(&nobody), (69, "refused", "nothing listens")).await;
         let unknown = format!("redis://u:{SECRET}@redis.invalid:6379");
@@ -141,7 +141,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn a_server_that_may_lose_events_is_good_and_told_of() {
+    async fn a_server_that_may_lose_events_passes_with_a_note() {
         let redis =
             Redis::start_with(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]).await;
         let (code, report) = check(at(&redis.url())).await;
@@ -194,7 +194,7 @@ mod temporal {
     }
 
     #[tokio::test]
-    async fn what_is_no_temporal_server_is_told_apart() {
+    async fn another_server_is_not_taken_for_temporal() {
         fails(at(&format!("127.0.0.1:{}", free_port())), (69, "refused", "no connection")).await;
         fails(at("temporal.invalid:7233"), (69, "name_not_found", "no connection")).await;
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -210,7 +210,7 @@ mod temporal {
     }
 
     #[tokio::test]
-    async fn address_and_namespace_are_told() {
+    async fn address_and_namespace_are_shown() {
         let address = variable("TEST_TEMPORAL_ADDRESS");
         let (code, report) = check(at(&address)).await;
         assert_eq!(code, 0, "{report}");
@@ -240,13 +240,13 @@ mod postgres {
         let line = connection(&report, "database");
         assert_eq!(line["address"], format!("{}/{}", database.address(), database.name()));
         assert!(line["message"].as_str().unwrap().contains("tables do not exist"), "{line}");
-        // Would fail if the check had made it.
+        // Fails if the check has created the tables.
         database.within("CREATE TABLE schema_info ()").await;
         database.drop().await;
     }
 
     #[tokio::test]
-    async fn what_cannot_be_reached_or_found_is_told_apart() {
+    async fn unreachable_servers_and_missing_databases_are_distinguished() {
         let server = variable("TEST_DATABASE_URL");
         let (base, _) = server.rsplit_once('/').unwrap();
         fails(at(&format!("{base}/nope")), (69, "missing", "\"nope\"")).await;
@@ -260,7 +260,7 @@ mod postgres {
     }
 
     #[tokio::test]
-    async fn a_refused_password_and_an_unknown_authority_are_told_apart() {
+    async fn a_refused_password_and_an_unknown_authority_are_distinguished() {
         let database = Database::create().await;
         let role = format!("check_{}", database.name());
         let login = format!("CREATE ROLE {role} LOGIN PASSWORD 'right' IN ROLE by_password");

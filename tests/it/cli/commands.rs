@@ -27,20 +27,20 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// What a command prints that must succeed.
+/// The output of a command that must succeed.
 fn printed(arguments: &[&str]) -> String {
     let output = program().args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     stdout(&output)
 }
 
-/// The one document that a command prints, whatever its exit code.
+/// The JSON document that a command prints, whatever its exit code.
 fn document(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("not one document: {error}\n{}", stderr(output)))
 }
 
-/// Runs a shell's line on a terminal, which `script` provides.
+/// Runs a shell command on a terminal, which `script` provides.
 fn on_a_terminal(folder: &Path, line: &str, variables: &[(&str, &str)]) -> String {
     let output = Command::new("script")
         .args(["--quiet", "--return", "--command", line, "/dev/null"])
@@ -164,7 +164,7 @@ mod keys {
         assert!(line.starts_with(LINE) && !line.contains(key.trim()), "{line}");
         assert!(key.starts_with("aak_"), "{key}");
 
-        // It works as it is in .env, and in a shell.
+        // The line works unchanged in .env and in a shell.
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(".env"), &line).unwrap();
         let shell = format!(
@@ -209,7 +209,7 @@ mod keys {
 mod health {
     use super::*;
 
-    /// A service that shows details to callers with a key, and the file of one.
+    /// A service that shows details only to callers with a key, and the key's file.
     async fn guarded() -> (Service, PathBuf) {
         let setup = Setup::new();
         let key_file = setup.path().join("key");
@@ -260,7 +260,7 @@ mod health {
     }
 
     #[tokio::test]
-    async fn no_answer_and_no_report_are_told_apart() {
+    async fn no_answer_and_no_report_are_distinguished() {
         let url = format!("http://127.0.0.1:{}", free_port());
         let output =
             program().args(["health", "--format", "json", "--url", &url]).output().unwrap();
@@ -370,7 +370,7 @@ mod bad_input {
         let folder = setup.path();
         fs::create_dir(folder.join("data")).unwrap();
         let root = stdout(&Command::new("id").arg("-u").output().unwrap()).trim() == "0";
-        // A mount of its own, which ends with the process.
+        // A separate mount, which ends with the process.
         let line = format!(
             "mount -t tmpfs -o ro tmpfs data && exec {} check",
             env!("CARGO_BIN_EXE_agentarea-api")
@@ -422,7 +422,7 @@ mod postgres {
     use super::*;
     use crate::support::Database;
 
-    /// The number of the lock under which the schema is migrated.
+    /// The number of the advisory lock for migrations.
     const LOCK: &str = "SELECT pg_advisory_lock(4917230115)";
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use crate::support::{Database, Redis, Setup, answer, eventually, free_port};
 
 /// A service that was started beside the file may have accepted other work under the same id.
 #[tokio::test]
-async fn what_the_configured_database_has_otherwise_is_not_moved_and_not_lost() {
+async fn conflicting_rows_are_neither_moved_nor_lost() {
     let database = Database::create().await;
     let start = |service: &crate::support::Service, input: u32| {
         let body = json!({"workflow": "echo", "id": "mine", "input": input});
@@ -39,10 +39,10 @@ async fn what_the_configured_database_has_otherwise_is_not_moved_and_not_lost() 
 }
 
 #[tokio::test]
-async fn what_the_embedded_database_holds_moves_to_postgres() {
+async fn everything_in_the_embedded_database_moves_to_postgres() {
     let redis = Redis::start().await;
     let database = Database::create().await;
-    // Nothing reaches this broker, so that events wait.
+    // This broker cannot be reached, so events wait.
     let nowhere = format!("redis://127.0.0.1:{}", free_port());
     let embedded = Setup::new().variable("REDIS_URL", &nowhere).start().await;
     embedded.health("the outage shows", |health| health["status"] == "degraded").await;
@@ -59,7 +59,7 @@ async fn what_the_embedded_database_holds_moves_to_postgres() {
 
     let setup =
         embedded.kill().variable("REDIS_URL", &redis.url()).variable("DATABASE_URL", &database.url);
-    // Whoever forgets the move is told.
+    // The service warns if the move was forgotten.
     let forgetful = setup.start().await;
     forgetful.healthy().await;
     eventually("the warning is logged", async || {

@@ -1,4 +1,4 @@
-//! What the command line says, and how the program ends.
+//! The output of the commands, and the end of the program.
 
 mod check;
 mod commands;

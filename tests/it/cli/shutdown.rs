@@ -1,4 +1,4 @@
-//! How the program ends, and what its exit code tells.
+//! Shutdown and exit codes.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn a_second_signal_ends_at_once() {
     let mut service = Setup::new().set("server.drain_delay", "\"10m\"").start().await;
     signal(&service.child, "-INT");
     eventually("the first is heard", async || service.log().contains("SIGINT").then_some(())).await;
-    // Signals in quick succession count as one, so it is asked until it has understood.
+    // Signals in quick succession count as one, so the signal is repeated until the program reacts.
     let code = eventually("it ends at once", async || {
         signal(&service.child, "-INT");
         service.child.try_wait().unwrap()
@@ -46,7 +46,7 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_in_time_is_cut_off_named_and_told() {
+async fn work_that_does_not_end_in_time_is_cut_off_and_named() {
     let mut service = Setup::new()
         .set("workflows.slow.delay", "\"10m\"")
         .set("server.shutdown_grace", "\"300ms\"")
@@ -56,7 +56,7 @@ async fn what_does_not_end_in_time_is_cut_off_named_and_told() {
     let id = service.execute(&json!({"workflow": "slow"})).await;
     let waiting = service.get(&format!("/v1/executions/{id}?wait=60s")).send();
     let stopping = async {
-        // The request is on its way once the service counts its execution as asked for.
+        // The request is being served once its execution is counted.
         eventually("the execution runs", async || {
             let execution = service.json(&format!("/v1/executions/{id}")).await;
             (execution["status"] == "running").then_some(())

@@ -1,5 +1,5 @@
-//! The Kubernetes manifests through start, outage and drain: a kubelet, played by its own rules, probes
-//! the real program.
+//! The Kubernetes manifests through start, outage and drain: a simulated kubelet probes the real
+//! program.
 
 mod kubelet;
 
@@ -20,7 +20,7 @@ const GUIDE: &str = include_str!("../../../deploy/kubernetes/guide.yaml");
 const OURS: &str = include_str!("../../../deploy/kubernetes/base/api.yaml");
 const WORKER: &str = include_str!("../../../deploy/kubernetes/base/worker.yaml");
 const COMPOSE: &str = include_str!("../../../docker-compose.yml");
-/// The manifest as the deployment guide has it.
+/// The manifest from the deployment guide.
 const GUIDES_OWN: &str = "
 apiVersion: apps/v1
 kind: Deployment
@@ -50,7 +50,7 @@ spec:
 ";
 const TEN_MINUTES: u32 = 600;
 
-/// Clients that go on through the outage; each must be answered, and told that it is an outage.
+/// Clients that continue through the outage; each must get an answer that reports it.
 async fn refused_clients(service: &Service) {
     loop {
         let (status, problem) = service.send("/v1/executions", &json!({"workflow": "echo"})).await;
@@ -153,7 +153,7 @@ async fn our_manifest_waits_for_a_database_that_is_down_at_the_start() {
     assert_eq!(kubelet.liveness.complaints, [""; 0]);
 }
 
-/// A session that holds the lock of migrations, as a replica that migrates does.
+/// A session that holds the migration lock, like a replica that is migrating.
 async fn migrating_elsewhere(database: &Database) -> (tokio_postgres::Client, JoinSet<()>) {
     let (client, connection) =
         tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
@@ -200,8 +200,8 @@ async fn the_guides_manifest_outlasts_a_migration_that_its_own_probes_would_not(
     database.drop().await;
 }
 
-/// What the default mapping of `[health.http_status]` is for; also that the kubelet played here can
-/// restart at all.
+/// Shows the purpose of the default `[health.http_status]`, and that the simulated kubelet does
+/// restart.
 #[tokio::test]
 async fn another_mapping_would_restart_the_fleet() {
     let setup = Setup::new().set("health.http_status.unhealthy", "503");
@@ -227,7 +227,7 @@ fn the_manifests_probe_the_port_that_is_the_default() {
     }
 }
 
-/// That every key and every item of `part` is in `whole`. Items that have a name are found by it.
+/// Asserts that every key and item of `part` is in `whole`. Items with a name are matched by it.
 fn assert_within(part: &Value, whole: &Value, path: &str) {
     match (part, whole) {
         (Value::Object(part), Value::Object(whole)) => {
@@ -254,7 +254,7 @@ fn the_guides_manifest_is_the_guides_own_and_more() {
     assert_within(&read(GUIDES_OWN), &read(GUIDE), "");
 }
 
-/// Neither Kubernetes nor Docker may kill what is still allowed to finish.
+/// Neither Kubernetes nor Docker may kill the program within its own grace period.
 #[test]
 fn every_grace_is_longer_than_a_drain() {
     let server = config::Server::default();
@@ -290,7 +290,7 @@ async fn opens_with(service: &Service, key: &str) {
 }
 
 #[tokio::test]
-async fn the_secret_has_all_that_the_manifests_refer_to_and_its_key_opens_the_door() {
+async fn the_secret_has_all_that_the_manifests_refer_to_and_its_key_is_accepted() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kubernetes-secret");
     let url = "postgres://user:it's $5@db:5432/agentarea";
     let output = Command::new(&script)
@@ -323,7 +323,7 @@ async fn the_secret_has_all_that_the_manifests_refer_to_and_its_key_opens_the_do
 }
 
 #[tokio::test]
-async fn the_secrets_of_the_stack_need_no_image_and_their_key_opens_the_door() {
+async fn the_secrets_of_the_stack_need_no_image_and_their_key_is_accepted() {
     let setup = Setup::new().set("auth.mode", "api_key");
     fs::create_dir(setup.path().join("scripts")).unwrap();
     for script in ["compose-secrets", "new-key"] {
@@ -335,7 +335,7 @@ async fn the_secrets_of_the_stack_need_no_image_and_their_key_opens_the_door() {
     let read = |name: &str| fs::read_to_string(setup.path().join(name)).unwrap();
     let files = [".env", "secrets/postgres_password", "secrets/grafana_password"].map(read);
     assert!(files.iter().all(|text| text.len() >= 24), "{files:?}");
-    // The service reads .env as Compose does.
+    // The service reads .env in the same way as Compose.
     assert!(make().stderr.is_empty(), "what exists stays as it is");
     assert_eq!(read(".env"), files[0]);
     opens_with(&setup.start().await, &key).await;

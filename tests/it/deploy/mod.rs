@@ -1,4 +1,5 @@
-//! What `deploy/` ships, on the real nginx and Prometheus, by the rules of Kubernetes, over an upgrade.
+//! The files of `deploy/`, on the real nginx and Prometheus, a simulated kubelet, and through an
+//! upgrade.
 
 #[cfg(feature = "postgres")]
 mod kubernetes;

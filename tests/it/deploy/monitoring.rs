@@ -1,4 +1,5 @@
-//! What `deploy/` and `docs/monitoring.md` ask of Prometheus, on a real one that scrapes the real program.
+//! The queries and rules of `deploy/` and `docs/monitoring.md`, on a real Prometheus that scrapes
+//! the real program.
 
 use std::{fs, path::Path};
 
@@ -49,7 +50,7 @@ async fn the_documented_queries_answer_on_a_real_prometheus() {
     assert!(queries.len() >= 14, "{queries:?}");
     for (name, query) in &queries {
         let found = prometheus.query(query).await.expect("Prometheus answers");
-        // What compares is an alert, and nothing is wrong.
+        // Queries with a comparison are alerts, and nothing is wrong now.
         let alert = [" > 0", " > 3", " < 0.1", "== 1"].iter().any(|end| query.ends_with(end));
         assert_eq!(found.is_empty(), alert, "{name}: {query}: {found:?}");
     }
@@ -121,7 +122,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// What stands behind `prefix` at the beginning of a line, in order.
+/// The text after `prefix` on each line that starts with it, in order.
 fn lines_with<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     let mut found: Vec<&str> =
         text.lines().filter_map(|line| line.trim_start().strip_prefix(prefix)).collect();
@@ -160,7 +161,7 @@ fn the_troubleshooting_guide_explains_every_error_class_and_no_other() {
     assert_eq!(explained, known);
 }
 
-/// The anchor that a heading gets.
+/// The anchor of a heading.
 fn anchor(heading: &str) -> String {
     heading.to_lowercase().replace(' ', "-")
 }
@@ -186,8 +187,8 @@ fn the_troubleshooting_guide_and_the_outages_lead_to_each_other() {
     }
 }
 
-/// Pods as Kubernetes would describe them: one of the API, one that was evicted, and a worker, which
-/// answers nobody. What the file makes of them, Prometheus does.
+/// Pods as Kubernetes would describe them: one of the API, an evicted one, and a worker, which does
+/// not answer. Prometheus itself applies the file's relabelling.
 #[tokio::test]
 async fn the_configuration_for_kubernetes_finds_the_apis_pods_and_shows_its_key() {
     let made = Setup::new().output_of(&["key", "new", "--scopes", "read"]).await;

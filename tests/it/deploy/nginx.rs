@@ -30,9 +30,9 @@ const FILES: [&str; 6] = [
 struct Nginx {
     folder: TempDir,
     child: Child,
-    /// Of `plain.conf`, or of what sends elsewhere in `nginx.conf`.
+    /// The port of `plain.conf`, or of the redirect in `nginx.conf`.
     base: String,
-    /// Of `nginx.conf`.
+    /// The TLS port of `nginx.conf`.
     secure: String,
 }
 
@@ -51,7 +51,8 @@ impl Nginx {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx").join(file);
             let text = fs::read_to_string(source)
                 .unwrap()
-                // Wherever the tests run: workers that do not agree on who is up fail requests.
+                // Several workers on every machine, because workers that disagree about live
+                // replicas would fail requests.
                 .replace("worker_processes auto", "worker_processes 8")
                 .replace("api1:8000", &format!("127.0.0.1:{}", replicas[0]))
                 .replace("api2:8000", &format!("127.0.0.1:{}", replicas[1]))
@@ -80,7 +81,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers end with it only if it is asked.
+        // Its workers end with it only on a signal.
         signal(&self.child, "-TERM");
         let _reaped = self.child.wait().is_ok();
         if std::thread::panicking() {
@@ -119,8 +120,8 @@ impl Fleet {
     }
 }
 
-/// What clients do until they are told to end: each keeps its connection, and every request must
-/// succeed. Gives how many there were, and the ids of the events that were accepted.
+/// Clients that run until `end`: each keeps its connection, and every request must succeed.
+/// Returns the number of requests and the ids of the accepted events.
 async fn client(base: String, mut end: watch::Receiver<bool>) -> (usize, Vec<String>) {
     let http = http_client().pool_max_idle_per_host(1).build().unwrap();
     let (mut gets, mut accepted) = (0, Vec::new());
@@ -191,7 +192,7 @@ async fn neither_kill_9_nor_a_rolling_restart_fails_a_get_or_a_keyed_post() {
 }
 
 #[tokio::test]
-async fn events_pass_at_once_and_what_nobody_can_answer_is_a_problem() {
+async fn events_pass_at_once_and_requests_without_a_replica_get_a_problem() {
     let fleet = Fleet::new().await;
     let nginx = Nginx::before(&fleet.ports).await;
     let http = http_client().build().unwrap();
@@ -275,7 +276,7 @@ async fn nginx_keeps_its_connections_until_the_replica_drains() {
         let answer = http.get(format!("{}/livez", nginx.base)).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     };
-    // This client keeps its own, so that one worker of nginx serves it.
+    // This client keeps its connection, so that one worker of nginx serves it.
     service.http = http_client().pool_max_idle_per_host(0).build().unwrap();
     livez().await;
     livez().await;

@@ -1,9 +1,9 @@
-//! Twelve outages, played through on the real program with the intervals it is shipped with, watched by
-//! a real Prometheus with the configuration and the rules of `deploy/prometheus`. Each raises its alert
-//! within a minute, and `docs/outages.md` shows what an operator sees of it:
+//! Twelve outages of the real program with its default intervals, watched by a real Prometheus with
+//! the configuration and rules of `deploy/prometheus`. Each raises its alert within a minute, and
+//! `docs/outages.md` shows the operator's view of it:
 //!
 //! ```sh
-//! WRITE_OUTAGES=1 cargo test --test it outages    # writes it anew
+//! WRITE_OUTAGES=1 cargo test --test it outages    # rewrites it
 //! ```
 
 mod evidence;
@@ -21,7 +21,7 @@ use crate::support::{
     prometheus::{Prometheus, shipped, target},
 };
 
-/// What the project promises: from the fault to the alert.
+/// The promised time from the fault to the alert.
 const ALERTED: Duration = Duration::from_mins(1);
 
 const INTRODUCTION: &str = "# Twelve outages
@@ -42,7 +42,7 @@ async fn firing(prometheus: &Prometheus, scene: &Scene) -> Option<Value> {
     prometheus.query(&format!("ALERTS{{{labels}}}")).await?.pop()
 }
 
-/// Waits for the scene's alert; tells what it says.
+/// Waits for the scene's alert; returns its text.
 async fn alerted(prometheus: &Prometheus, scene: &Scene) -> Value {
     let begin = scene.begun.expect("the fault is there");
     let mut pace = interval(Duration::from_millis(500));
@@ -60,7 +60,7 @@ async fn alerted(prometheus: &Prometheus, scene: &Scene) -> Value {
     ours.expect("what fires is listed")
 }
 
-/// All of them at once, because each takes most of a minute.
+/// All scenes at the same time, because each takes most of a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn twelve_outages_raise_their_alerts_within_a_minute_and_look_as_documented() {
     let mut scenes = scenes::all().await;
@@ -105,7 +105,7 @@ fn compare(document: &str) {
     let mut lines = checked_in.lines().zip(document.lines());
     if let Some((old, new)) = lines.find(|(old, new)| old != new) {
         panic!(
-            "docs/outages.md says\n  {old}\nand now it is\n  {new}\nwrite it anew with WRITE_OUTAGES=1"
+            "docs/outages.md says\n  {old}\nand now it is\n  {new}\nrewrite it with WRITE_OUTAGES=1"
         );
     }
     assert!(checked_in == document, "docs/outages.md ends early; write it with WRITE_OUTAGES=1");

@@ -1,5 +1,5 @@
-//! The program of before the last change of the schema, and this one. `scripts/verify-upgrade` builds
-//! that program from the history of this repository, and runs these tests.
+//! The last version before the current schema, and this one. `scripts/verify-upgrade` builds that
+//! version from the history of this repository, and runs these tests.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn setup(redis: &Redis) -> Setup {
         .set("outbox.lease", "\"1s\"")
 }
 
-/// Starts an execution under a key; gives its id.
+/// Starts an execution with a key; returns its id.
 async fn execute(service: &Service, workflow: &str, key: &str) -> String {
     let body = json!({"workflow": workflow, "input": key});
     let request = service.post("/v1/executions").header("Idempotency-Key", key).json(&body);
@@ -47,7 +47,8 @@ async fn publish(service: &Service, subject: &str, numbers: std::ops::Range<usiz
     }
 }
 
-/// What it accepted while Redis was down is delivered by this program, and what it ran is known.
+/// This program delivers the events that the previous one accepted while Redis was down, and knows
+/// its executions.
 async fn is_taken_over(mut redis: Redis, setup: Setup) -> (Redis, Service) {
     let old = previous(setup).start().await;
     old.healthy().await;
@@ -72,7 +73,7 @@ async fn is_taken_over(mut redis: Redis, setup: Setup) -> (Redis, Service) {
     let mut seen: Vec<Value> = Vec::new();
     while seen.len() < expected.len() {
         let id = events.next().await.data["id"].clone();
-        // The last before the kill may come twice.
+        // The last event before the kill may be repeated.
         if !seen.contains(&id) {
             seen.push(id);
         }

@@ -1,5 +1,5 @@
-//! Awkward input: deep, large, unreadable. What is accepted is delivered all the same, and what
-//! cannot be holds up nothing else.
+//! Awkward input: deep, large, unreadable. Accepted events are delivered all the same; those that
+//! cannot be delivered do not block others.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ fn nested(levels: usize) -> Value {
     (1..levels).fold(json!([]), |inner, _| json!([inner]))
 }
 
-/// Text, because what is nested so deep is not for every writer.
+/// Written as text, because not every JSON writer supports this depth.
 fn brackets(levels: usize) -> String {
     "[".repeat(levels) + &"]".repeat(levels)
 }
@@ -21,7 +21,7 @@ async fn post(service: &Service, path: &str, kind: &str, body: String) -> (u16, 
 }
 
 #[tokio::test]
-async fn json_is_taken_a_hundred_deep_and_refused_deeper() {
+async fn json_is_accepted_a_hundred_levels_deep_and_refused_deeper() {
     let service = Setup::new().start().await;
     service.healthy().await;
     let mut events = service.follow("", None).await;
@@ -55,7 +55,7 @@ async fn json_is_taken_a_hundred_deep_and_refused_deeper() {
     }
     let execution = service.result(&id).await;
     assert_eq!((&execution["status"], &execution["result"]), (&json!("completed"), &nested(100)));
-    // All that was accepted, and after it what came last.
+    // All accepted events arrive, and the last one comes last.
     assert_eq!(send_cloud_event(&service, &cloud_event("deep", 5)).await.0, 202);
     let mut arrived = Vec::new();
     while arrived.len() < 6 {
@@ -69,7 +69,7 @@ async fn json_is_taken_a_hundred_deep_and_refused_deeper() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn unreadable_rows_are_dead_letters_with_their_reason_and_their_neighbours_go_on() {
+async fn unreadable_rows_become_dead_letters_with_a_reason_and_do_not_block_others() {
     use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
     let service = Setup::new().start().await;
@@ -127,7 +127,8 @@ async fn unreadable_rows_are_dead_letters_with_their_reason_and_their_neighbours
     assert!(waits["error"].as_str().unwrap().contains("cannot be read"), "{waits}");
     let listed = service.json("/v1/executions").await;
     assert_eq!(listed["items"].as_array().unwrap().len(), 3, "{listed}");
-    // Its backend does not know the one that is said to run; that it cannot be read is no matter.
+    // Its backend does not know the execution that is recorded as running; that its input cannot be
+    // read does not matter.
     let runs = service.result("runs").await;
     assert!(runs["error"].as_str().unwrap().contains("lost_by_backend"), "{runs}");
     let told = service.log().matches("it is a dead letter").count();
@@ -141,12 +142,12 @@ mod with_redis {
 
     const LIMIT: u64 = 512 << 20;
 
-    /// The most memory that it has had, in bytes.
+    /// The peak memory of the program, in bytes.
     fn peak_memory(service: &Service) -> u64 {
         service.memory_kib("VmHWM") << 10
     }
 
-    /// What takes far more memory when it is read than its text has bytes.
+    /// JSON that needs far more memory when parsed than as text.
     fn dense(bytes: usize) -> String {
         format!("[{}{{}}]", r#"{"a":0},"#.repeat(bytes / 8))
     }
@@ -160,7 +161,7 @@ mod with_redis {
         }
     }
 
-    /// Waits until the outage has lasted for twenty probes more.
+    /// Waits until the outage has lasted for twenty more probes.
     async fn outage_lasts(service: &Service) {
         let failed = async || {
             let text = service.get("/metrics").send().await.unwrap().text().await.unwrap();
@@ -173,7 +174,7 @@ mod with_redis {
     }
 
     #[tokio::test]
-    async fn however_much_waits_memory_stays_bounded_and_a_killed_process_delivers() {
+    async fn memory_stays_bounded_with_any_backlog_and_a_killed_process_delivers() {
         let mut redis = Redis::start().await;
         let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
         service.healthy().await;
@@ -193,7 +194,7 @@ mod with_redis {
     }
 
     #[tokio::test]
-    async fn while_a_broker_has_never_been_there_memory_is_flat() {
+    async fn memory_is_flat_while_the_broker_has_never_been_reachable() {
         let service = Setup::new()
             .variable("REDIS_URL", &format!("redis://127.0.0.1:{}", free_port()))
             .set("event_broker.redis.wire", "\"agentarea\"")

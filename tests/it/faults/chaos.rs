@@ -1,6 +1,6 @@
-//! Whatever may happen to processes, servers and the links between, in an order that a seed gives,
-//! under load. `CHAOS_FAULTS` and `CHAOS_SEED` make it longer, or the same again. What there is to
-//! look at after a failure is kept.
+//! Injects faults into processes, servers and the links between them under load, in an order set by
+//! a seed. `CHAOS_FAULTS` makes the run longer, `CHAOS_SEED` repeats one. After a failure the
+//! evidence is kept.
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,7 @@ enum Fault {
     EndPostgresSessions,
     StopTemporal,
     KillWorker,
-    /// What the link from all replicas to a server does.
+    /// A fault of the link from all replicas to a server.
     Link(Peer, Passing),
 }
 
@@ -80,10 +80,10 @@ impl Fault {
     ];
 }
 
-/// What a seed gives.
+/// The choices that a seed makes.
 struct Schedule {
     replicas: usize,
-    /// With the replica that is met, if one is.
+    /// The fault, and the replica that it hits, if any.
     faults: Vec<(Fault, usize, Duration)>,
 }
 
@@ -115,10 +115,10 @@ struct Fleet {
     to_postgres: Link,
     temporal: Temporal,
     to_temporal: Link,
-    /// Of all replicas: their wall clocks go wrong together, that of the database does not.
+    /// The wall clock of all replicas: they jump together, the clock of the database does not.
     clock: Clock,
     _clock: TempDir,
-    /// Of all workflow ids of this run.
+    /// The prefix of all workflow ids of this run.
     prefix: String,
     worker: Service,
     replicas: Vec<Service>,
@@ -207,7 +207,7 @@ impl Fleet {
             }
             Fault::StopTemporal => {
                 self.temporal.down();
-                // Longer than any retry: up to half a minute.
+                // Longer than any retry interval, which is up to half a minute.
                 sleep(lasts * 10).await;
                 self.temporal.up().await;
             }
@@ -253,7 +253,7 @@ impl Fleet {
         running.map(|(_, service)| service).collect()
     }
 
-    /// What Temporal says of an execution, and who polls for it.
+    /// Temporal's description of an execution and of its pollers.
     fn tell_of(&self, id: &str) -> String {
         let workflow = format!("{}{id}", self.prefix);
         let described = self.temporal.ask(&["workflow", "describe", "--workflow-id", &workflow]);
@@ -261,7 +261,7 @@ impl Fleet {
         format!("{described}\n{}", self.temporal.ask(&queue))
     }
 
-    /// Keeps the ledger, the logs of the replicas and the database for whoever looks for the cause.
+    /// Keeps the ledger, the logs of the replicas and the database, to find the cause of a failure.
     fn keep(&self, ledger: &Ledger, executions: &BTreeMap<String, usize>) -> PathBuf {
         let folder = tempfile::Builder::new().prefix("chaos-").tempdir().unwrap().keep();
         let ledger = json!({"events": ledger.accepted(), "executions": executions});
@@ -312,11 +312,12 @@ fn setup(redis: &str, database: &str, temporal: &str, prefix: &str) -> Setup {
         .set("executions.lease", "\"3s\"")
         .set("executions.confirm_within", "\"2s\"")
         .set("outbox.lease", "\"2s\"")
-        // Beyond the whole run: nobody keeps what an empty Redis was told before that.
+        // Longer than the whole run, because events older than the window are not delivered again
+        // to an empty Redis.
         .set("outbox.replay_window", "\"1d\"")
 }
 
-/// Starts executions, each until it is accepted, and writes them down.
+/// Starts executions, retrying each until it is accepted, and records them.
 async fn start_executions(
     ledger: Ledger,
     client: usize,
@@ -335,7 +336,7 @@ async fn start_executions(
             return;
         }
         accepted.lock().insert(id.clone(), n);
-        // One worker runs fewer than four clients start; what waits for it must not grow for ever.
+        // One worker runs fewer executions than four clients start, so the backlog must be limited.
         if n % 10 == 9 {
             until_ended(&ledger, &http, &id).await;
         }
@@ -398,7 +399,7 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
     }
 }
 
-/// Lets all faults happen under load; writes down the executions that were accepted.
+/// Injects all faults under load; records the accepted executions.
 async fn suffer_all(
     fleet: &mut Fleet,
     schedule: Schedule,
@@ -432,12 +433,12 @@ async fn suffer_all(
     println!("{} happened", table.trim_matches([' ', ',']));
 }
 
-/// All that were accepted end as they should, and none was started twice. Gives the number of those
-/// that were started.
+/// Asserts that all accepted executions end as expected and that none was started twice. Returns
+/// the number of started ones.
 async fn each_was_run_once(fleet: &Fleet, executions: &BTreeMap<String, usize>) -> usize {
     let service = &fleet.replicas[0];
     for (id, input) in executions {
-        // A step of a worker that was killed is given up when its heartbeat has been out for long.
+        // Temporal gives up a step of a killed worker only after the heartbeat timeout.
         let mut ended = None;
         for _ in 0..3 {
             let result = timeout(DEADLINE.mul_f64(0.9), service.result(id));
@@ -449,7 +450,7 @@ async fn each_was_run_once(fleet: &Fleet, executions: &BTreeMap<String, usize>) 
         let Some(ended) = ended else { panic!("{id} does not end; {}", fleet.tell_of(id)) };
         assert_eq!((&ended["status"], &ended["result"]), (&json!("completed"), &json!(input)));
     }
-    // The last request of each client may have been accepted unheard.
+    // The last request of each client may have been accepted without its answer arriving.
     let started = eventually("Temporal lists what it has started", async || {
         let started = fleet.started();
         let all = executions.keys().all(|id| started.binary_search(id).is_ok());

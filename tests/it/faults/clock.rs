@@ -13,11 +13,11 @@ use tokio::sync::Notify;
 
 use crate::support::{Setup, eventually, faketime::Clock};
 
-/// What workflows call, and with which inputs it was called.
+/// The service that workflows call, with the inputs it received.
 #[derive(Clone, Default)]
 struct Remote {
     inputs: Arc<Mutex<Vec<String>>>,
-    /// `"slow"` is answered once this says so.
+    /// `"slow"` is answered once this is set.
     answers: Arc<Notify>,
 }
 
@@ -65,7 +65,8 @@ async fn a_clock_that_is_set_repeats_and_delays_no_step_of_the_embedded_executio
                     (ahead - i64::from(seconds)).abs() < 1000
                 })
                 .await;
-            // Who looks for this one would find the slow one too, if its claim had ended.
+            // A replica that looks for this run would also find the slow one, if its claim had
+            // expired.
             let quick = service.execute(&json!({"workflow": "call", "input": "quick"})).await;
             assert_eq!(service.result(&quick).await["result"], "quick");
             assert_eq!(remote.calls("slow"), before + 1, "its step was begun again");

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::{Service, Setup, cloud_event, eventually, send_cloud_event, signal};
 
-/// A small file system of its own.
+/// A small separate file system.
 struct Disk(TempDir);
 
 impl Disk {
@@ -44,7 +44,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_the_disk_was_full_is_kept_and_more_once_there_is_room() {
+async fn accepted_work_survives_a_full_disk_and_more_is_accepted_once_there_is_room() {
     let disk = Disk::of("3m");
     let path = disk.path().join("agentarea.db");
     let setup = Setup::new().set("database.sqlite.path", path.to_str().unwrap());
@@ -79,9 +79,9 @@ async fn what_was_accepted_before_the_disk_was_full_is_kept_and_more_once_there_
     assert_eq!(events.ids(accepted + 1).await, expected);
 }
 
-/// Accepts nothing, and says so to those who ask whether it is ready.
+/// Asserts that the service accepts nothing and reports not ready.
 async fn serves_nobody(service: &Service) {
-    // From the very first request on, whatever the probes know.
+    // From the first request on, before any probe notices.
     let at_once = join_all(
         (0..20).map(|n| async move { send_cloud_event(service, &cloud_event("lost", n)).await }),
     );
@@ -106,7 +106,7 @@ async fn backup_with(event: &Value) -> Service {
     service
 }
 
-/// The ids of all events that it keeps, those of its own aside.
+/// The ids of all stored events, except those of the service itself.
 async fn kept(service: &Service, count: usize) -> Vec<String> {
     let mut events = service.follow("?type=t", Some("0-0")).await;
     assert_eq!(events.next().await.name.as_deref(), Some("gap"), "the stream began later");
@@ -146,7 +146,7 @@ async fn nothing_is_accepted_while_the_file_is_gone_and_it_goes_on_with_the_one_
 
     fs::remove_file(&file).unwrap();
     serves_nobody(&service).await;
-    // A restart begins with an empty one, as the error says.
+    // A restart starts with an empty file, as the error says.
     let service = service.kill().start().await;
     service.healthy().await;
     assert_eq!(send_cloud_event(&service, &cloud_event("c", 0)).await.0, 202);

@@ -1,4 +1,4 @@
-//! What is kept whatever fails: processes, servers, links, disks, clocks, input.
+//! The promises that hold while processes, servers, links, disks, clocks and input fail.
 
 mod awkward;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]

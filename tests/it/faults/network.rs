@@ -1,8 +1,8 @@
 //! The network between the program and each real server fails in every way toxiproxy knows, under
 //! load, and comes back.
 //!
-//! What is timed has wide deadlines: they tell a program that waits for something it should not from
-//! a machine that is busy. What was measured is printed (`--nocapture`).
+//! Deadlines are wide, to distinguish a program that waits wrongly from a busy machine.
+//! Measurements are printed (`--nocapture`).
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -21,33 +21,34 @@ use crate::support::{
     toxiproxy::{Fault, Toxiproxy},
 };
 
-/// Between two probes, as configured here.
+/// Interval between two probes, as configured here.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Of one probe, as configured here.
+/// Timeout of one probe, as configured here.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 const UNHEALTHY_AFTER: u32 = 3;
 const HEALTHY_AFTER: u32 = 1;
-/// `timeout.total`, as configured here: what a caller was promised.
+/// `timeout.total`, as configured here: the limit promised to callers.
 const TOTAL: Duration = Duration::from_secs(1);
-/// What a starved machine may add to a bound of a second or more: a server that is slow after a fault
-/// opens the breaker once more. The bounds themselves are asserted in paused time.
+/// Allowance for a starved machine on bounds of a second or more: a server that is slow after a
+/// fault opens the breaker once more. Unit tests assert the exact bounds in paused time.
 const MARGIN: Duration = Duration::from_secs(10);
-/// The longest answer of `/health`. It does no I/O and takes a millisecond; the rest is the machine.
+/// The longest allowed answer time of `/health`. It does no I/O and takes a millisecond; the rest
+/// is allowance for the machine.
 const HEALTH: Duration = Duration::from_millis(500);
-/// A call that no backend was asked for.
+/// The longest time of a call that does not reach a backend.
 const FAST: Duration = Duration::from_millis(100);
 const CALLERS: usize = 8;
-/// Calls that may try the backend before the breaker knows.
+/// Calls that may reach the backend before the breaker opens.
 const LEARNING: usize = 60;
-/// Calls that fail after it knows, for each fault.
+/// Calls that must fail after the breaker has opened, for each fault.
 const FAILING: usize = 600;
-/// How much memory may grow over all faults of one backend.
+/// The allowed memory growth over all faults of one backend.
 const GROWTH_KIB: u64 = 20 * 1024;
 
-/// A backend, and how it is called through the program.
+/// A backend, and the calls that use it through the program.
 struct Subject {
     connection: &'static str,
-    /// What an outage makes of the whole.
+    /// The overall status during an outage.
     status: &'static str,
     path: String,
     body: Value,
@@ -58,7 +59,7 @@ impl Subject {
         service.post(&self.path).json(&self.body)
     }
 
-    /// One call; gives how long it took and whether it was served.
+    /// Makes one call; returns its duration and whether it was served.
     async fn timed(&self, service: &Service) -> (Duration, bool) {
         let begin = Instant::now();
         let answer = self.call(service).send().await.unwrap();
@@ -70,7 +71,8 @@ impl Subject {
         (took, status != 503)
     }
 
-    /// The probes have noticed; the breaker alone may do so before, and shows as `degraded`.
+    /// True once the probes have noticed; the breaker alone may notice earlier, which shows as
+    /// `degraded`.
     fn is_down(&self, health: &Value) -> bool {
         let details = &health["connections"]["details"][self.connection];
         health["status"] == self.status && details["state"] == "unavailable"
@@ -86,7 +88,8 @@ impl Subject {
 
 fn setup(connection: &str) -> Setup {
     let millis = |time: Duration| format!("{}ms", time.as_millis());
-    // Of all three: with intervals much shorter, a busy machine looks like probes that have stalled.
+    // For all three connections: with much shorter intervals, probes on a busy machine appear
+    // stalled.
     let setup = ["event_broker", "execution_service", "database"]
         .iter()
         .fold(Setup::new(), |setup, name| {
@@ -99,9 +102,9 @@ fn setup(connection: &str) -> Setup {
         ("pool.connect_timeout", "500ms".to_owned()),
         ("pool.acquire_timeout", "300ms".to_owned()),
         ("timeout.attempt", "300ms".to_owned()),
-        // So that the good calls of the time before do not hide the bad ones for long.
+        // A short window, so that earlier successful calls do not hide failures for long.
         ("circuit_breaker.window", "2s".to_owned()),
-        // A server that is slow after all that may open it once more.
+        // A server that is slow after the fault may open the breaker once more.
         ("circuit_breaker.open_for", "1s".to_owned()),
         ("circuit_breaker.max_open_for", "2s".to_owned()),
         ("timeout.total", millis(TOTAL)),
@@ -110,11 +113,11 @@ fn setup(connection: &str) -> Setup {
     .fold(setup, |setup, (key, value)| setup.set(&format!("{connection}.{key}"), &value))
 }
 
-/// What the callers have met since the last look.
+/// The results of the callers since the last check.
 #[derive(Default)]
 struct Seen {
     calls: parking_lot::Mutex<Vec<(Duration, bool)>>,
-    /// The link is broken: those who waited for that may call.
+    /// Set once the link is broken, for callers that wait for that.
     broken: Notify,
     stop: AtomicBool,
 }
@@ -132,7 +135,7 @@ impl Seen {
         .await;
     }
 
-    /// Calls until told to stop, never faster than every few milliseconds.
+    /// Calls until `stop`, at most every few milliseconds.
     async fn caller(&self, subject: &Subject, service: &Service) {
         let mut pace = interval(Duration::from_millis(5));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,7 +146,7 @@ impl Seen {
         }
     }
 
-    /// Asks for `/health` until told to stop; each answer must come from memory.
+    /// Requests `/health` until `stop`; each answer must come from memory.
     async fn health(&self, service: &Service) -> Duration {
         let mut pace = interval(Duration::from_millis(20));
         let mut longest = Duration::ZERO;
@@ -159,7 +162,7 @@ impl Seen {
     }
 }
 
-/// What one fault was measured to do.
+/// The measurements of one fault.
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed for people")]
 struct Measured {
@@ -169,14 +172,14 @@ struct Measured {
     recovered: Duration,
 }
 
-/// Polls `/health`; gives how long it took.
+/// Polls `/health`; returns the time until the condition held.
 async fn until(service: &Service, what: &str, wanted: impl Fn(&Value) -> bool) -> Duration {
     let begin = Instant::now();
     service.health(what, wanted).await;
     begin.elapsed()
 }
 
-/// The fault comes, stays for many calls, and goes.
+/// Injects the fault, makes many calls, and removes it.
 async fn one(fault: Fault, subject: &Subject, proxy: &Toxiproxy, service: &Service, seen: &Seen) {
     let name = subject.connection;
     if fault != Fault::HalfOpen {
@@ -211,7 +214,7 @@ async fn one(fault: Fault, subject: &Subject, proxy: &Toxiproxy, service: &Servi
     println!("{name} {fault:?}: {measured:?}");
 }
 
-/// One fault with its callers and those who watch.
+/// Runs one fault with its callers and the health watchers.
 async fn round(fault: Fault, subject: &Subject, proxy: &Toxiproxy, service: &Service) {
     let seen = Seen::default();
     let script = async {
@@ -275,7 +278,7 @@ async fn temporal_behind_a_bad_link_fails_fast_and_comes_back_by_itself() {
         .variable("TEMPORAL_TASK_QUEUE", &queue);
     let service = setup.start().await;
     service.healthy().await;
-    // Nobody works on it, so that it takes signals for as long as the test runs.
+    // No worker runs it, so it accepts signals for as long as the test runs.
     let id = service.execute(&json!({"workflow": "echo"})).await;
     let subject = Subject {
         connection: "execution_service",

@@ -1,4 +1,4 @@
-//! What was accepted is never lost, through the program.
+//! Accepted work is never lost: tests through the program.
 
 #[cfg(feature = "redis")]
 mod with_redis;
@@ -87,7 +87,7 @@ async fn an_idempotency_key_publishes_once() {
     assert_eq!(status, 422, "{problem}");
     let (status, problem) = publish("/v1/events?delivery=direct", "e-2", event()).await;
     assert_eq!(status, 400, "{problem}");
-    // The keys of executions are others.
+    // Executions have separate keys.
     let (status, _) = publish("/v1/executions", "e-1", json!({"workflow": "echo"})).await;
     assert_eq!(status, 202);
     let (status, last) = publish("/v1/events", "e-3", event()).await;
@@ -152,7 +152,7 @@ async fn a_memory_broker_that_was_paused_finds_another_in_its_place() {
     crate::support::signal(&first.child, "-STOP");
     second.healthy().await;
     crate::support::signal(&first.child, "-CONT");
-    // As soon as it wakes it closes a connection that was idle for so long.
+    // On waking, it closes connections that were idle for too long.
     first.http = crate::support::http_client().build().unwrap();
     first
         .health("it notices", |health| {

@@ -1,12 +1,12 @@
-//! A database of a test's own.
+//! A separate database for a test.
 
 use tokio_postgres::{Client, NoTls};
 
 use super::variable;
 
-/// A database on a shared `PostgreSQL` server. Nothing drops it but [`Self::drop`].
+/// A database on a shared `PostgreSQL` server. Only [`Self::drop`] drops it.
 pub(crate) struct Database {
-    /// Of the database itself.
+    /// The URL of the database itself.
     pub(crate) url: String,
     server: String,
     name: String,
@@ -31,7 +31,7 @@ impl Database {
         rest.split_once('/').expect("the URL names a database").0
     }
 
-    /// The URL by way of a link to the server.
+    /// The URL through a link to the server.
     pub(crate) fn url_at(&self, address: &str) -> String {
         self.url.replace(self.address(), address)
     }
@@ -40,7 +40,7 @@ impl Database {
         &self.name
     }
 
-    /// The number that a query inside the database gives.
+    /// The number that a query inside the database returns.
     pub(crate) async fn value(&self, query: &str) -> i64 {
         self.with_client(async |client| {
             client.query_one(query, &[]).await.expect("there is one").get(0)
@@ -58,7 +58,7 @@ impl Database {
         execute(&self.server, statements).await;
     }
 
-    /// Gives `work` a connection of its own.
+    /// Runs `work` with a separate connection.
     pub(crate) async fn with_client<T>(&self, work: impl AsyncFnOnce(&Client) -> T) -> T {
         with_client(&self.url, work).await
     }

@@ -1,4 +1,4 @@
-//! Where the shared servers are.
+//! The addresses of the shared servers.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub(crate) fn variable(name: &str) -> String {
     })
 }
 
-/// A file of the certificates that `scripts/servers` makes. `ca.pem` signed `server.pem` (of this
+/// A file of the certificates that `scripts/servers` creates. `ca.pem` signed `server.pem` (of this
 /// machine), `elsewhere.pem` (of another host) and `client.pem`; `stranger.pem` signed none.
 pub(crate) fn certificate(name: &str) -> PathBuf {
     PathBuf::from(variable("TEST_CERTIFICATES")).join(name)

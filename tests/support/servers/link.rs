@@ -1,4 +1,4 @@
-//! A link to a server, to be cut, stalled, reset and restored.
+//! A link to a server that can be cut, stalled, reset and restored.
 
 use tokio::{
     io::copy_bidirectional,
@@ -7,21 +7,21 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What a [`Link`] does with what it should carry.
+/// The behaviour of a [`Link`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Passing {
-    /// Carries it.
+    /// Forwards all data.
     Open,
     /// Closes every connection at once.
     Cut,
-    /// Resets every connection at once, as a peer does that has forgotten it.
+    /// Resets every connection at once, like a peer that has forgotten it.
     Reset,
-    /// Keeps every connection and carries nothing, as a firewall does that drops packets.
+    /// Keeps every connection but forwards nothing, like a firewall that drops packets.
     Stalled,
 }
 
-/// A TCP link to a server. A connection that was stalled is never heard of again, as behind a
-/// firewall that has forgotten it; the peers have to make a new one.
+/// A TCP link to a server. A stalled connection stays dead, as behind a firewall that has forgotten
+/// it; the peers must open a new one.
 pub(crate) struct Link {
     /// `host:port` to connect to.
     pub(crate) address: String,

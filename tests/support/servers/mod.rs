@@ -1,8 +1,8 @@
 //! Real servers and the links to them, for unit tests, integration tests and benchmarks alike.
 //!
-//! `scripts/servers` starts the servers that tests share, and says in variables where they are; a
-//! test that stops, freezes or empties a server starts one of its own on a free port. Everything
-//! here ends when it is dropped, but for a [`Database`], which has a `drop` to wait for.
+//! `scripts/servers` starts the servers that tests share and sets variables with their addresses; a
+//! test that stops, freezes or empties a server starts its own on a free port. Everything here ends
+//! when it is dropped, except a [`Database`], whose `drop` must be awaited.
 
 #[cfg(feature = "postgres")]
 mod database;

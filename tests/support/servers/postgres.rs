@@ -1,4 +1,4 @@
-//! A `PostgreSQL` of a test's own.
+//! A separate `PostgreSQL` server for a test.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Process, free_port, listens};
 
-/// A `PostgreSQL` server, to be stopped and started.
+/// A `PostgreSQL` server that can be stopped and started.
 pub(crate) struct Postgres {
     folder: TempDir,
     port: u16,
@@ -21,7 +21,7 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub(crate) async fn start() -> Self {
         let folder = TempDir::new().expect("a folder");
-        // Its user makes the data folder in ours.
+        // The server's user creates the data folder inside ours.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
         let made = as_postgres(&programs().join("initdb"))
             .args(["-U", "postgres", "-A", "trust", "--no-sync", "-D"])
@@ -57,9 +57,9 @@ impl Postgres {
         listens("PostgreSQL", self.port).await;
     }
 
-    /// As a crash: what was committed has to be found again.
+    /// Simulates a crash, after which committed data must be recovered.
     pub(crate) fn crash(&mut self) {
-        // It tells its own processes, which a kill would leave behind.
+        // This signal also ends its child processes, which a kill would leave behind.
         if let Some(process) = self.process.take() {
             process.end("-QUIT");
         }
@@ -76,14 +76,14 @@ impl Drop for Postgres {
     }
 }
 
-/// The newest of the versions that Debian keeps side by side.
+/// The newest of the versions that Debian has installed side by side.
 fn programs() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.map(|version| version.path().join("bin")).max();
     newest.expect("PostgreSQL is missing: apt-get install -y postgresql")
 }
 
-/// It refuses to run as root.
+/// `PostgreSQL` refuses to run as root.
 fn as_postgres(program: &Path) -> Command {
     let is_root = fs::metadata("/proc/self").is_ok_and(|itself| itself.uid() == 0);
     if !is_root {

@@ -33,7 +33,7 @@ pub(crate) fn signal(child: &Child, signal: &str) {
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts it with nothing to read, and nowhere to write to but a file of `command`'s own.
+    /// Starts it without input, and without output unless `command` redirects it to a file.
     ///
     /// # Panics
     /// When it does not start, with `remedy`.
@@ -47,7 +47,7 @@ impl Process {
         signal(&self.0, name);
     }
 
-    /// Ends it by a signal, and waits for it.
+    /// Ends it with a signal, and waits for it.
     pub(crate) fn end(mut self, by: &str) {
         self.signal(by);
         self.0.wait().expect("it ends");

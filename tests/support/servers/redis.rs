@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! A separate Redis server for a test.
 
 use std::process::Command;
 
@@ -6,12 +6,12 @@ use tempfile::TempDir;
 
 use super::{Process, free_port, listens};
 
-/// Keeps what it has over a restart, also over one by `kill -9`.
+/// Settings that keep the data across a restart, also after `kill -9`.
 const DURABLE: [&str; 2] = ["--appendonly", "yes"];
 
-/// A Redis server, to be stopped and started.
+/// A Redis server that can be stopped and started.
 pub(crate) struct Redis {
-    // Ends before its folder goes.
+    // Ends before its folder is removed.
     process: Option<Process>,
     folder: TempDir,
     pub(crate) port: u16,
@@ -33,7 +33,7 @@ impl Redis {
         Self::start_in(TempDir::new().expect("a folder"), port, &arguments).await
     }
 
-    /// With these arguments only, of which the first may be a configuration file in the folder.
+    /// With only these arguments; the first may be a configuration file in the folder.
     pub(crate) async fn start_in(folder: TempDir, port: u16, arguments: &[&str]) -> Self {
         let mut redis = Self { process: None, folder, port, arguments: owned(arguments) };
         redis.up().await;
@@ -60,15 +60,14 @@ impl Redis {
         listens("Redis", self.port).await;
     }
 
-    /// Kills it and starts it again with further arguments in place of those it had. It does not
-    /// know what it had written.
+    /// Kills it and restarts it with other additional arguments. It loses its data.
     pub(crate) async fn restart_with(&mut self, arguments: &[&str]) {
         self.down();
         self.arguments = owned(&[&["--appendonly", "no"], arguments].concat());
         self.up().await;
     }
 
-    /// What it answers to a command.
+    /// The answer to a command.
     pub(crate) async fn command<T: ::redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = ::redis::Client::open(self.url()).expect("a URL");
         let mut connection =
@@ -81,7 +80,7 @@ impl Redis {
         drop(self.process.take());
     }
 
-    /// What it has written is no more when it is up again.
+    /// Its data is gone after the restart.
     pub(crate) fn forget_everything(&mut self) {
         self.down();
         self.folder = TempDir::new().expect("a folder");

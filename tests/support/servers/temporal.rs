@@ -1,4 +1,4 @@
-//! A Temporal of a test's own.
+//! A separate Temporal server for a test.
 
 use std::process::{Command, Stdio};
 
@@ -6,10 +6,10 @@ use tempfile::TempDir;
 
 use super::{Process, free_port, listens};
 
-/// A developer's own profile must not reach the tests.
+/// A developer's own Temporal profile must not affect the tests.
 const PLAIN: [&str; 2] = ["--disable-config-file", "--disable-config-env"];
 
-/// A Temporal server that keeps what it has over a restart.
+/// A Temporal server that keeps its data across a restart.
 pub(crate) struct Temporal {
     folder: TempDir,
     port: u16,
@@ -48,7 +48,7 @@ impl Temporal {
         }
     }
 
-    /// What the `temporal` command says of it.
+    /// The output of the `temporal` command for it.
     pub(crate) fn ask(&self, arguments: &[&str]) -> String {
         let output = Command::new("temporal")
             .args(arguments)

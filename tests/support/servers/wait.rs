@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 /// Long enough for a loaded machine; only failures wait for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Tries `attempt` until it gives something.
+/// Retries `attempt` until it returns a value.
 ///
 /// # Panics
-/// When it has given nothing within [`DEADLINE`].
+/// When it has returned nothing within [`DEADLINE`].
 pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     let mut pace = tokio::time::interval(Duration::from_millis(20));

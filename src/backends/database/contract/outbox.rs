@@ -13,7 +13,7 @@ use crate::model::{
 
 pub(super) async fn suite(database: &dyn Database) {
     events_are_stored_once_and_all_or_none(database).await;
-    who_is_forgotten_has_no_share_of_the_lanes(database).await;
+    forgotten_processes_have_no_share_of_the_lanes(database).await;
     lanes_are_shared_and_a_lost_one_marks_nothing(database).await;
     a_refused_event_is_a_dead_letter_in_the_end(database).await;
 }
@@ -61,7 +61,7 @@ async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
     database.release_lanes("one").await.expect("they are given back");
 }
 
-async fn who_is_forgotten_has_no_share_of_the_lanes(database: &dyn Database) {
+async fn forgotten_processes_have_no_share_of_the_lanes(database: &dyn Database) {
     let all = usize::try_from(LANES).expect("a small number");
     let forget = async |silent_for| {
         database.forget_processes(silent_for).await.expect("the database answers");

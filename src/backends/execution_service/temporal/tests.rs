@@ -93,7 +93,7 @@ async fn the_factory_builds_what_its_section_says() {
 }
 
 #[tokio::test]
-async fn what_keeps_us_from_connecting_is_told_apart() {
+async fn causes_of_a_failed_connect_are_distinguished() {
     for (address, kind) in [
         ("127.0.0.1:1", ErrorKind::Refused),
         ("temporal.invalid:7233", ErrorKind::NameNotFound),

@@ -1,4 +1,4 @@
-//! A kubelet, played by its own rules.
+//! A simulated kubelet.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use tokio::time::interval;
 
 use crate::support::{Service, http_client};
 
-/// What a second of the manifest takes here, so that ten minutes take six seconds. The service's own
-/// probes are quicker than by default in the same way; how long an answer may take is not shortened.
+/// The length of one second of the manifest in the simulation, so that ten minutes take six
+/// seconds. The service's own probes are faster by the same factor; timeouts of answers are not
+/// shortened.
 const SECOND: Duration = Duration::from_millis(10);
 
-/// A probe as the manifest writes it, with the defaults of Kubernetes for what it leaves out.
+/// A probe from the manifest, with the defaults of Kubernetes for missing fields.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Probe {
@@ -54,7 +55,7 @@ const fn three() -> u32 {
     3
 }
 
-/// The part of a container that the kubelet probes by.
+/// The probe settings of a container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Container {
@@ -89,7 +90,7 @@ impl Container {
     }
 }
 
-/// A probe at work.
+/// The state of a probe.
 #[derive(Debug)]
 pub(super) struct Prober {
     pub(super) probe: Probe,
@@ -131,15 +132,15 @@ impl Prober {
         self.complaints.extend(failure);
         if self.failures_in_row == self.probe.failure_threshold {
             self.reached += 1;
-            // A container that was restarted begins anew.
+            // A restarted container starts with fresh probes.
             self.failures_in_row = 0;
         }
     }
 }
 
-/// The kubelet, which knows of the service what its probes tell.
+/// The kubelet, which knows the service only through its probes.
 pub(super) struct Kubelet {
-    /// Until it succeeds, the others are not sent.
+    /// The startup probe; until it succeeds, the others are not sent.
     pub(super) startup: Option<Prober>,
     pub(super) liveness: Prober,
     pub(super) readiness: Prober,
@@ -157,7 +158,7 @@ impl Kubelet {
         }
     }
 
-    /// Sends every probe that is due within `seconds`; gives how many of each kind.
+    /// Sends every probe that is due within `seconds`; returns the number of each kind.
     pub(super) async fn watch(&mut self, service: &Service, seconds: u32) -> (u32, u32) {
         let before = (self.liveness.sent, self.readiness.sent);
         let mut clock = interval(SECOND);

@@ -1,4 +1,4 @@
-//! What an operator sees, as a section of the page.
+//! The operator's view of an outage, as a section of the page.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::scenes::{Scene, Watched};
 use crate::support::{Service, eventually, prometheus::target};
 
-/// Stands for what differs from run to run.
+/// Replaces values that differ from run to run.
 const ANY: &str = "…";
-/// Keys whose values do.
+/// Keys whose values differ from run to run.
 const VARYING: [&str; 11] = [
     "accepted_at",
     "age_seconds",
@@ -24,7 +24,7 @@ const VARYING: [&str; 11] = [
     "request_id",
     "timestamp",
 ];
-/// Keys that say nothing of an outage.
+/// Keys that are irrelevant to an outage.
 const ASIDE: [&str; 7] = ["event", "input", "name", "pool", "recoveries", "retry_budget", "reuse"];
 
 pub(super) async fn section(scene: &Scene, alert: &Value) -> String {
@@ -52,7 +52,7 @@ async fn of_connection(scene: &Scene, connection: &str, class: ErrorKind) -> Str
     let details = &mut report["connections"]["details"][connection];
     assert_eq!(details["last_error"]["class"], class.as_str(), "{}: {details}", scene.title);
     if class == ErrorKind::ReadOnly {
-        // It reads, so that it depends on the mix of calls.
+        // Its value depends on the mix of calls.
         details["circuit"] = json!(ANY);
     }
     let mut page = health(service, &report, Some(connection)).await;
@@ -71,8 +71,8 @@ async fn of_connection(scene: &Scene, connection: &str, class: ErrorKind) -> Str
     page + &client
 }
 
-/// The report and a client's request, once nothing changes any more: with the database gone, the
-/// breaker opens, and tries now and then.
+/// The report and a client's request, once the state is stable: without the database, the breaker
+/// is open, with occasional trial calls.
 async fn settled(service: &Service, connection: &str, class: ErrorKind) -> (Value, String) {
     let (path, body) = match connection {
         "execution_service" => ("/v1/executions", json!({"workflow": "echo"})),
@@ -121,7 +121,7 @@ async fn of_instance(scene: &Scene) -> String {
     )
 }
 
-/// The probes' answers, and the report without what is not about this connection.
+/// The probes' answers, and the part of the report about this connection.
 async fn health(service: &Service, report: &Value, connection: Option<&str>) -> String {
     let mut statuses = Vec::new();
     for path in ["/health", "/livez", "/readyz"] {
@@ -164,7 +164,7 @@ fn mask(value: &mut Value) {
     }
 }
 
-/// The first line of the log since the fault that says so.
+/// The first log line since the fault that contains the text.
 fn log(scene: &Scene, what: &str) -> String {
     let log = scene.service.log();
     let line = log[scene.logged..].lines().find(|line| line.contains(what));

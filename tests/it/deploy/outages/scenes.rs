@@ -1,4 +1,4 @@
-//! The twelve: what is started, and what happens to it.
+//! The twelve scenes: the programs they start, and the faults.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ const BROKER: &str = "event_broker";
 const EXECUTIONS: &str = "execution_service";
 const DATABASE: &str = "database";
 
-/// What the outage hits, and so what is looked at.
+/// The part that the outage hits, and that the page shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Watched {
     /// A connection, which fails with errors of this class.
@@ -36,9 +36,9 @@ pub(super) enum Watched {
     Instance,
 }
 
-/// What happens, with the server that it happens to.
+/// The fault, with the server that it hits.
 enum Cause {
-    /// It was so from the start.
+    /// The fault exists from the start.
     Configured,
     KillRedis(Redis),
     FreezeRedis(Redis),
@@ -55,21 +55,21 @@ enum Cause {
 /// One outage.
 pub(super) struct Scene {
     pub(super) title: &'static str,
-    /// What was done, as the page says it.
+    /// The fault, in the words of the page.
     pub(super) done: &'static str,
     pub(super) alert: &'static str,
     pub(super) watched: Watched,
     pub(super) service: Service,
-    /// Since when; none before the fault.
+    /// The time of the fault; `None` before it.
     pub(super) begun: Option<Instant>,
-    /// How much of the log was written before.
+    /// The length of the log before the fault.
     pub(super) logged: usize,
     cause: Cause,
     database: Option<Database>,
 }
 
 impl Scene {
-    /// What tells its alert from those of the others.
+    /// The labels that identify its alert.
     pub(super) fn labels(&self) -> Vec<(&'static str, String)> {
         let instance = ("instance", target(&self.service).to_owned());
         match self.watched {
@@ -136,7 +136,7 @@ async fn publish_too_large(service: &Service) {
     assert_eq!(send_cloud_event(service, &event).await.0, 202);
 }
 
-/// Everything as it is shipped.
+/// The shipped configuration.
 fn setup() -> Setup {
     Setup::new().with_default_probes()
 }
@@ -157,8 +157,8 @@ fn scene(
     Scene { title, done, alert, watched, service, begun: None, logged: 0, cause, database: None }
 }
 
-/// An outage from the start on. A machine that is busy can be too slow for a connection, which is
-/// another outage than this one: then it is started again.
+/// An outage that exists from the start. On a busy machine another connection can fail first, which
+/// is a different outage; then the scene is restarted.
 async fn misconfigured(
     [title, done]: [&'static str; 2],
     (connection, class): (&'static str, ErrorKind),
@@ -271,10 +271,10 @@ async fn replica(title: &'static str, done: &'static str, name: &'static str) ->
     scene(title, done, (UNREACHABLE, Watched::Instance), service, Cause::Signal(name))
 }
 
-/// A few at a time: twelve programs that start at once would wait for each other.
+/// Starts a few at a time, because twelve programs that start together would slow each other down.
 const AT_ONCE: usize = 3;
 
-/// Those that are misconfigured come last because their time runs from their start.
+/// Misconfigured ones come last, because their outage begins at their start.
 pub(super) async fn all() -> Vec<Scene> {
     let scenes: [LocalBoxFuture<'_, Scene>; 12] = [
         redis(

@@ -1,4 +1,4 @@
-//! The same on a Redis that stops, loses, refuses and is cut off.
+//! The same on a Redis that stops, loses events, refuses events and is cut off.
 
 use super::*;
 #[cfg(feature = "postgres")]
@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_acknowledged_and_lost_is_delivered_again() {
+async fn events_that_redis_acknowledged_and_lost_are_delivered_again() {
     let mut redis = Redis::start_with(&["--appendonly", "no"]).await;
     let service = Setup::new().variable("REDIS_URL", &redis.url()).start().await;
     service.healthy().await;
@@ -24,11 +24,11 @@ async fn what_redis_acknowledged_and_lost_is_delivered_again() {
         ledger.more(200).await;
     };
     ledger.under_load(faults).await;
-    // A service that has not followed the stream so far sees what it holds now.
+    // A new service sees the current content of the stream.
     let service = service.kill().start().await;
     ledger.check(&service).await;
 
-    // While nothing comes, a loss is noticed too.
+    // A loss is also noticed while no new events arrive.
     redis.down();
     redis.up().await;
     eventually("all is delivered again", async || {
@@ -87,7 +87,7 @@ async fn a_consumer_with_an_inbox_handles_repeats_once() {
 }
 
 #[tokio::test]
-async fn what_is_accepted_while_redis_is_down_arrives_when_it_is_back() {
+async fn events_accepted_while_redis_is_down_arrive_when_it_is_back() {
     let mut redis = Redis::start().await;
     let service = Setup::new()
         .variable("REDIS_URL", &redis.url())
@@ -108,7 +108,7 @@ async fn what_is_accepted_while_redis_is_down_arrives_when_it_is_back() {
     assert!(outbox["rows"].as_i64().unwrap() >= 20, "{outbox}");
     assert!(outbox["oldest_seconds"].as_f64().unwrap() > 0.0, "{outbox}");
     assert_eq!(outbox["dead_letters"], 0);
-    // A service that dies meanwhile keeps its promise when it is back.
+    // A service that dies meanwhile delivers the events after its restart.
     let service = service.kill().start().await;
     service.health("the outage shows", |health| health["status"] == "degraded").await;
     redis.up().await;
@@ -145,7 +145,7 @@ async fn too_many_waiting_events_are_refused_and_let_in_again() {
 }
 
 #[tokio::test]
-async fn what_redis_refuses_is_a_dead_letter_that_holds_nobody_up() {
+async fn events_that_redis_refuses_become_dead_letters_and_block_nothing() {
     let redis = Redis::start_with(&["--proto-max-bulk-len", "1mb"]).await;
     let service = Setup::new()
         .variable("REDIS_URL", &redis.url())
@@ -226,7 +226,7 @@ async fn a_service_killed_at_any_moment_loses_no_accepted_event() {
 async fn a_replica_hears_of_what_another_accepted() {
     let redis = Redis::start().await;
     let database = crate::support::Database::create().await;
-    // Looking alone would take longer than any test waits.
+    // Polling alone would take longer than any test waits.
     let replica = || {
         Setup::new()
             .variable("REDIS_URL", &redis.url())
@@ -323,7 +323,7 @@ async fn replicas_take_over_from_one_that_is_killed_or_paused() {
             third.healthy().await;
             ledger.send_to(&[&third, &two]);
             ledger.more(100).await;
-            // It wakes with claims that others hold by now.
+            // On waking, it still believes in claims that others now hold.
             ledger.send_to(&[&third]);
             crate::support::signal(&two.child, "-STOP");
             let delivered = "agentarea_outbox_delivered_total";
