@@ -49,7 +49,7 @@ pub struct Change {
     pub lasted: Duration,
 }
 
-/// Calls do not pass; trying again makes sense after this time.
+/// Calls do not pass; a retry makes sense after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Never longer than `max_open_for`.
@@ -94,7 +94,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call pass, or not.
+    /// Admits or refuses a call.
     ///
     /// # Errors
     /// When calls do not pass, with the time after which trying again makes sense.
@@ -114,7 +114,7 @@ impl Breaker {
         (ticket.map(|ticket| Pass { breaker: self, ticket }), change)
     }
 
-    /// Counts a good result, unless the window has to be looked at.
+    /// Counts a good result without the lock, unless the window must be updated.
     ///
     /// A change of period between the look at it and the count leaves one good call too many in the
     /// window, which is less than what a lock for each call costs.
@@ -168,7 +168,7 @@ fn packed(core: &Core) -> u64 {
     core.period() << 1 | u64::from(core.passes_all())
 }
 
-/// An admitted call. Dropped without a result, it gives its trial back.
+/// An admitted call. Dropped without a result, it releases its trial.
 #[must_use]
 pub struct Pass<'a> {
     breaker: &'a Breaker,
@@ -176,7 +176,7 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Counts the result of the call, and gives the change of state that it led to.
+    /// Counts the result of the call, and returns the change of state that it caused.
     #[must_use]
     pub fn finish(self, sample: Sample, now: Instant) -> Option<Change> {
         let Self { breaker, ticket } = self;

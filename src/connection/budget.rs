@@ -1,4 +1,4 @@
-//! The retry budget: retries are a share of the calls, so that an outage is not multiplied.
+//! The retry budget limits retries to a share of the calls, so that they do not amplify an outage.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,7 +39,7 @@ impl Budget {
         }
     }
 
-    /// A call was made.
+    /// Records a call.
     pub(super) fn deposit(&self) {
         // When the budget is full, which is usual, this is one load.
         if self.per_call > 0 && self.credit.load(Ordering::Relaxed) < self.capacity {
@@ -47,7 +47,7 @@ impl Budget {
         }
     }
 
-    /// Spends one retry, if there is one.
+    /// Spends one retry, if the budget allows it.
     pub(super) fn withdraw(&self, now: Instant) -> bool {
         self.pay_floor(now);
         let spend = |credit: u64| credit.checked_sub(RETRY);

@@ -26,9 +26,9 @@ use crate::{
     telemetry::metrics::Outcome,
 };
 
-/// What has become of a build.
+/// The outcome of a build.
 enum Settled<B: ?Sized + Backend> {
-    /// This is in use now, or why nothing is.
+    /// The backend in use now, or the error for which there is none.
     InUse(Result<Arc<Live<B>>, Error>),
     /// The settings were replaced, and nothing is in use yet.
     Outdated { built: Option<Arc<Live<B>>>, newest: Arc<Settings> },
@@ -108,9 +108,9 @@ impl<B: ?Sized + Backend> Slot<B> {
             self.swap_in(Arc::clone(live));
         }
         self.set_build_error(built.as_ref().err().cloned());
-        // Cleared before the result is seen, so that whoever comes later begins anew.
+        // Cleared before the result is seen, so that a later caller starts a new build.
         *self.flight.lock() = None;
-        // A successor that cannot be made says nothing of the backend that serves: its probes do.
+        // A failed successor says nothing about the backend in use, whose probes decide its state.
         if built.is_ok() || self.live.load().is_none() {
             // A health check that finds nothing to probe has failed.
             if built.is_err() {
@@ -122,7 +122,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         Settled::InUse(built)
     }
 
-    /// Closes what was built after settings that are no longer those in use.
+    /// Closes a backend that was built with outdated settings.
     fn discard(self: &Arc<Self>, built: Result<Arc<Live<B>>, Error>) {
         if let Ok(live) = built {
             self.census.discarded();
@@ -166,7 +166,7 @@ impl<B: ?Sized + Backend> Slot<B> {
             () = self.stop.cancelled() => {
                 Err(Error::new(ErrorKind::Closed, format!("{} is closed", self.name)))
             }
-            // A build that panics is one that failed: the next one begins anew.
+            // A build that panics counts as failed; the next one starts afresh.
             result = AssertUnwindSafe(self.build(settings)).catch_unwind() => {
                 result.unwrap_or_else(|_panic| {
                     Err(Error::new(ErrorKind::Internal, "the build panicked"))

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// How many backends there were and are.
+/// Counts of past and present backends.
 #[derive(Default)]
 pub(super) struct Census {
     live: Arc<AtomicUsize>,
@@ -14,7 +14,7 @@ pub(super) struct Census {
     discarded: AtomicU64,
 }
 
-/// A backend that lives for as long as this does.
+/// Counts a backend as living until dropped.
 pub(super) struct Alive(Arc<AtomicUsize>);
 
 /// A backend takes the place of another: while this lives, more than one backend may.

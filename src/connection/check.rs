@@ -1,4 +1,4 @@
-//! Trying a connection without starting anything.
+//! Tries a connection without starting anything.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,16 +8,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Backend, Managed, Settings, guard::bounded, slot::Slot};
 use crate::error::Error;
 
-/// What came of trying a connection.
+/// The result of trying a connection.
 #[derive(Clone, Debug)]
 pub struct Checked {
     /// The connection's name.
     pub name: &'static str,
     /// The backend that was tried.
     pub backend: String,
-    /// Where it is, without secrets.
+    /// Its address, without secrets.
     pub address: String,
-    /// Why it cannot be used; or what is worth knowing although it works.
+    /// The error, or a note on a connection that works.
     pub result: Result<Option<&'static str>, Error>,
     /// How long that took.
     pub took: Duration,

@@ -17,7 +17,7 @@ use crate::error::Error;
 /// is, when it was built or that it is replaced meanwhile.
 pub struct Client<B: ?Sized + Backend> {
     slot: Arc<Slot<B>>,
-    /// Its calls are parts of something that is repeated as a whole.
+    /// True when its calls are parts of an operation that is retried as a whole.
     is_part: bool,
 }
 
@@ -63,7 +63,7 @@ impl<B: ?Sized + Backend> Client<B> {
         self.slot.lease().await
     }
 
-    /// Whether its probes, or the attempts to build it, find the backend out.
+    /// True while probes, or attempts to build it, find the backend down.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.slot.is_out()
@@ -82,7 +82,7 @@ impl<B: ?Sized + Backend> fmt::Debug for Client<B> {
     }
 }
 
-/// Makes the client of a family from the list of its guarded methods.
+/// Generates the client of a family from the list of its guarded methods.
 ///
 /// - `idempotent`: repeating it after it may have reached the backend changes nothing.
 /// - `once`: a repetition could have its effect twice.

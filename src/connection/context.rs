@@ -22,7 +22,7 @@ pub async fn within<F: Future>(deadline: Instant, future: F) -> F::Output {
     DEADLINE.scope(sooner, future).await
 }
 
-/// The deadline of whoever waits for the current task, if there is one.
+/// The deadline of the current task's caller, if there is one.
 #[must_use]
 pub fn deadline() -> Option<Instant> {
     DEADLINE.try_with(|deadline| *deadline).ok()
@@ -57,7 +57,7 @@ impl Drop for Entered {
 }
 
 pin_project! {
-    /// An attempt of a guarded call. Whatever it calls, or drops, can ask for it.
+    /// An attempt of a guarded call, available to all code that it calls or drops.
     pub(super) struct Attempt<F> {
         operation: &'static str,
         span: Span,
@@ -90,7 +90,7 @@ impl<F: Future> Future for Attempt<F> {
         let mut this = self.project();
         let _in_span = this.span.enter();
         let _entered = Entered::new(this.operation, false);
-        // Nobody polls a future that has ended.
+        // A finished future is not polled again.
         let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
         let result = ready!(future.poll(context));
         this.future.set(None);

@@ -56,17 +56,17 @@ use crate::{
 /// The settings that the guard applies, as `[<connection>.…]` says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policies {
-    /// How long calls may take.
+    /// Time limits of calls.
     pub timeout: Timeout,
-    /// When attempts are repeated.
+    /// Retries of attempts.
     pub retry: Retry,
-    /// When calls stop.
+    /// The circuit breaker.
     pub circuit_breaker: CircuitBreaker,
-    /// How many calls there may be.
+    /// Limits on concurrent and waiting calls.
     pub concurrency: Concurrency,
 }
 
-/// The policies with what they count.
+/// The policies with their state.
 #[derive(Debug)]
 struct Applied {
     policies: Policies,
@@ -85,7 +85,7 @@ impl Applied {
         }
     }
 
-    /// New policies; what counts on as before keeps its count.
+    /// New policies; unchanged parts keep their state.
     fn replaced(&self, policies: Policies, now: Instant) -> Self {
         let mut new = Self::new(policies, now);
         if new.policies.retry.budget == self.policies.retry.budget {
@@ -104,7 +104,7 @@ pub(super) struct Guard {
     connection: &'static str,
     applied: ArcSwap<Applied>,
     breaker: Breaker,
-    /// The probes find the backend down: repeating an attempt would only delay the answer.
+    /// True while probes find the backend down, when a retry would only delay the answer.
     known_down: AtomicBool,
     metrics: ConnectionMetrics,
     timeline: Arc<Timeline>,
@@ -127,7 +127,7 @@ impl Guard {
         }
     }
 
-    /// Takes new policies. Calls under way end under the old ones.
+    /// Applies new policies. Running calls end under the old ones.
     pub(super) fn configure(&self, policies: &Policies) {
         let now = Instant::now();
         let change = self.breaker.configure(policies.circuit_breaker.clone(), now);
@@ -135,7 +135,7 @@ impl Guard {
         self.announce(change, None);
     }
 
-    /// Takes in what a probe found.
+    /// Records the result of a probe.
     pub(super) fn probed(&self, good: bool, down: bool, healthy_after: u32) {
         let now = Instant::now();
         let was_down = self.known_down.swap(down, Ordering::Relaxed);
@@ -188,7 +188,7 @@ impl Guard {
         })
     }
 
-    /// A state is told when it changes, not for each call that meets it.
+    /// A state is logged when it changes, not for each call that meets it.
     #[inline]
     fn announce(&self, change: Option<Change>, error: Option<ErrorKind>) {
         if let Some(change) = change {
@@ -253,7 +253,8 @@ impl Call<'_> {
             let (result, end) = self.attempt(number, begin, attempt).await;
             let error = match result {
                 Ok(value) => return (Ok(value), end),
-                // It opened between two attempts: what the last one met says more.
+                // The breaker opened between two attempts, so the error of the last one is more
+                // specific.
                 Err(error) if error.kind() == ErrorKind::CircuitOpen => last.unwrap_or(error),
                 Err(error) => {
                     let error = after(last, error);
@@ -349,7 +350,7 @@ fn after(earlier: Option<Error>, error: Error) -> Error {
     error
 }
 
-/// A timeout after which the backend may still do what was asked.
+/// A timeout after which the backend may still complete the call.
 pub(super) async fn bounded<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, Error>>,

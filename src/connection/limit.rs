@@ -16,7 +16,7 @@ use crate::{
     telemetry::metrics::Rejection,
 };
 
-/// When a place is likely to be free again. Calls are short, so soon.
+/// The time after which a slot is likely to be free: short, as calls are.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Bounds the calls in flight and the calls that wait.
@@ -27,13 +27,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Limit {
     /// Places that nobody holds or waits for.
     free: AtomicUsize,
-    /// Places for those who wait, in turn. One that its waiter left behind is anybody's.
+    /// Places for waiting calls, in order. A place left by its waiter is free for any call.
     handed_on: Semaphore,
     waiting: AtomicUsize,
     max_waiting: usize,
 }
 
-/// A place among the calls in flight. Dropped, it is the next one's.
+/// A place among the calls in flight. Dropping it passes it to the next call.
 #[derive(Debug)]
 pub(super) struct Place<'a>(&'a Limit);
 
@@ -52,7 +52,7 @@ impl Limit {
         if self.waiting.load(SeqCst) == 0 && self.take_free() {
             return Some(Place(self));
         }
-        // Fails while somebody waits: what is handed on is theirs from then on.
+        // Fails while calls wait, because released places belong to them.
         self.handed_on.try_acquire().ok().map(|permit| {
             permit.forget();
             Place(self)

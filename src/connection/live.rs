@@ -15,22 +15,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Backend, census::Alive};
 
-/// How long the last callers of a replaced or closed backend may take.
+/// Time limit for the last callers of a replaced or closed backend.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// A built backend and the number of calls it is serving.
 pub(super) struct Live<B: ?Sized + Backend> {
     pub(super) backend: Arc<B>,
-    /// How long the probe took that proved it.
+    /// The duration of the probe that proved it.
     pub(super) probe_took: Duration,
     pub(super) in_use: AtomicUsize,
     pub(super) idle: Notify,
-    /// The last caller has to tell that it is gone.
+    /// True when the last caller must signal that it is done.
     pub(super) awaited: AtomicBool,
-    /// It is to be replaced or closed: streams over it should end.
+    /// Cancelled when it is to be replaced or closed, so that streams over it end.
     pub(super) retiring: CancellationToken,
     pub(super) closing: CancellationToken,
-    /// It is counted while it lives.
+    /// Counts it as living.
     pub(super) _alive: Alive,
 }
 
@@ -66,11 +66,11 @@ impl<B: ?Sized + Backend> Live<B> {
     }
 }
 
-/// A backend in use. Dropping it gives it back.
+/// A backend in use. Dropping it releases it.
 pub struct Lease<B: ?Sized + Backend>(Arc<Live<B>>);
 
 impl<B: ?Sized + Backend> Lease<B> {
-    /// None when the backend is on its way out: its last caller may have been waited for already.
+    /// `None` when the backend is being closed and may no longer accept callers.
     pub(super) fn new(live: Arc<Live<B>>) -> Option<Self> {
         live.in_use.fetch_add(1, Ordering::SeqCst);
         let lease = Self(live);

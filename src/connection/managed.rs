@@ -15,14 +15,14 @@ use crate::{
     telemetry::metrics::ConnectionMetrics,
 };
 
-/// What the configuration says of a connection.
+/// The configuration of a connection.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The backend to build.
     pub backend: String,
     /// Its table.
     pub section: Section,
-    /// When to build it.
+    /// The time at which it is built.
     pub startup: Startup,
     /// How long start waits.
     pub startup_timeout: Duration,
@@ -30,7 +30,7 @@ pub struct Settings {
     pub required: bool,
     /// Its pool.
     pub pool: Pool,
-    /// What the guard applies to its calls.
+    /// The policies that the guard applies to its calls.
     pub policies: Policies,
     /// Its probes.
     pub probe: Probe,
@@ -109,13 +109,13 @@ impl<B: ?Sized + Backend> Managed<B> {
         self.slot.registry.descriptors()
     }
 
-    /// Takes the settings, and does nothing with them yet.
+    /// Stores the settings without using them yet.
     pub fn configure(&self, settings: Settings) {
         self.slot.guard.configure(&settings.policies);
         *self.slot.settings.write() = Some(Arc::new(settings));
     }
 
-    /// Takes the settings and begins to watch the connection.
+    /// Stores the settings and starts to watch the connection.
     pub fn start(&self, settings: Settings) {
         if settings.startup != Startup::Lazy {
             self.slot.need();
@@ -190,7 +190,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         self.slot.standing.closed();
     }
 
-    /// Takes the circuit breaker into an operator's hand, or gives it back.
+    /// Lets an operator force the circuit breaker, or returns it to automatic control.
     pub fn force_circuit(&self, force: Force) {
         self.slot.guard.force(force);
     }
@@ -212,7 +212,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         self.slot.collect();
     }
 
-    /// Everything known of the connection now. Does no I/O.
+    /// The current report on the connection. Does no I/O.
     #[must_use]
     pub fn report(&self) -> ConnectionReport {
         self.slot.report()

@@ -49,7 +49,7 @@ pub use self::{
 };
 use crate::error::Error;
 
-/// What every backend of every family can do.
+/// The operations that every backend of every family supports.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {
     /// Checks that the backend does its work, by doing a little of it.
@@ -58,13 +58,13 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// that a busy pool does not look like an outage.
     ///
     /// # Errors
-    /// Whatever would make real calls fail.
+    /// Any error that would make real calls fail.
     ///
     /// # Cancel safety
     /// May be dropped at any await; the next probe starts from the beginning.
     async fn probe(&self) -> Result<(), Error>;
 
-    /// Frees what the backend holds. Called once, after the last caller is done with it.
+    /// Releases the backend's resources. Called once, after its last caller has finished.
     ///
     /// # Cancel safety
     /// Dropping it leaves the rest to the operating system.

@@ -1,4 +1,4 @@
-//! The state that a connection's probes lead to. Pure: time and results are passed in.
+//! The state of a connection, derived from its probes. Pure: time and results are passed in.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ struct Finished {
     ok: bool,
 }
 
-/// Where a connection stands, and how it came there.
+/// The state of a connection, and its history.
 #[derive(Debug)]
 pub(super) struct ProbeState {
     service: Service,
@@ -37,14 +37,14 @@ pub(super) struct ProbeState {
     last_error: Option<(ErrorKind, Timestamp)>,
 }
 
-/// What the caller has to do after a probe.
+/// The actions that the caller must take after a probe.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Verdict {
     /// The state changed: log it once.
     pub(super) transition: Option<Transition>,
-    /// The connection came back after so long.
+    /// The connection recovered after this time.
     pub(super) recovered_after: Option<Duration>,
-    /// The backend failed often enough to be built anew.
+    /// The backend failed often enough to be rebuilt.
     pub(super) rebuild: bool,
 }
 
@@ -101,12 +101,12 @@ impl ProbeState {
             .then(|| self.change(now, Service::Closed, "shutdown", None))
     }
 
-    /// Remembers an error of a call, which a probe may not have met.
+    /// Records an error of a call, which a probe may not have met.
     pub(super) fn note_error(&mut self, kind: ErrorKind) {
         self.last_error = Some((kind, time::now()));
     }
 
-    /// Takes in the result of a probe, or of an attempt to make the backend.
+    /// Records the result of a probe, or of an attempt to build the backend.
     pub(super) fn record(
         &mut self,
         now: Instant,
@@ -160,7 +160,7 @@ impl ProbeState {
         let goes_down = match self.service {
             Service::Initialized => beyond,
             Service::Unavailable | Service::Closed => false,
-            // It has never worked: there is no state to hold on to.
+            // The connection has never worked, so there is no state to keep.
             Service::NotInitialized | Service::Initializing => true,
         };
         let cause =

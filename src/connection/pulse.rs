@@ -1,4 +1,4 @@
-//! Whether the probes of a connection still run.
+//! Detects whether the probes of a connection still run.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,10 +10,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Intervals without a beat after which the probes are believed to hang.
+/// Intervals without a beat after which the probes count as stalled.
 const MISSED: u32 = 3;
 
-/// Beats whenever the probes go round.
+/// Beats in every cycle of the probes.
 pub(super) struct Pulse {
     created: Instant,
     /// When it is to be believed, in milliseconds after `created`, that the probes do not run. Of the
@@ -61,7 +61,7 @@ impl Pulse {
         self.new_pace.notify_one();
     }
 
-    /// Whether they began and do not run any more.
+    /// True when the probes have started and no longer run.
     pub(super) fn has_stalled(&self) -> bool {
         let stalled_at = Duration::from_millis(self.stalled_at_millis.load(Ordering::Relaxed));
         self.began.load(Ordering::Relaxed) && self.created.elapsed() > stalled_at

@@ -14,7 +14,7 @@ use crate::{
     telemetry::metrics::ConnectionMetrics,
 };
 
-/// What a factory gets besides its own section.
+/// The input of a factory besides its own section.
 #[derive(Clone, Debug)]
 pub struct BuildContext {
     /// The connection that is made.
@@ -23,9 +23,9 @@ pub struct BuildContext {
     pub instance: Arc<str>,
     /// How many pooled connections to hold and for how long.
     pub pool: Pool,
-    /// Where to count.
+    /// The metrics of the connection.
     pub metrics: ConnectionMetrics,
-    /// Where to spawn, so that shutdown can wait for it.
+    /// The tasks of the program, for which shutdown waits.
     pub tasks: Tasks,
     /// Cancelled when this backend is to stop its own tasks.
     pub closing: CancellationToken,
@@ -40,7 +40,7 @@ pub trait Factory<B: ?Sized + Backend>: Send + Sync + 'static {
     /// Connects, and returns once the backend is usable.
     ///
     /// # Errors
-    /// When it cannot be reached, refuses us, or is not what we need.
+    /// When it cannot be reached, refuses us, or is unsuitable.
     ///
     /// # Cancel safety
     /// May be dropped at any await; what was opened so far is closed by its destructors.
@@ -100,7 +100,7 @@ impl<B: ?Sized + Backend> Registry<B> {
         self
     }
 
-    /// Names a backend that this build lacks, so that choosing it is answered with the remedy.
+    /// Registers a backend that this build lacks, so that selecting it gives a remedy.
     #[must_use]
     pub fn compiled_out(mut self, backend: BackendDescriptor) -> Self {
         self.compiled_out.push(backend);

@@ -1,4 +1,4 @@
-//! Changing a connection while it is used.
+//! Changes a connection while it is in use.
 //!
 //! New settings are taken in two steps, so that several connections change together or not at all:
 //! [`Managed::prepare`] builds and probes what they need while the old backend serves,
@@ -15,13 +15,13 @@ use crate::error::Error;
 /// discarded, and what was built is closed.
 pub struct Prepared<B: ?Sized + Backend> {
     settings: Arc<Settings>,
-    /// While it is held, two backends live.
+    /// While this is held, two backends live.
     live: Option<(Arc<Live<B>>, Swap)>,
     slot: Arc<Slot<B>>,
 }
 
 impl<B: ?Sized + Backend> Prepared<B> {
-    /// Whether the connection is made anew.
+    /// True when the connection is rebuilt.
     #[must_use]
     pub fn rebuilds(&self) -> bool {
         self.live.is_some()
@@ -86,7 +86,7 @@ impl<B: ?Sized + Backend> Managed<B> {
         }
     }
 
-    /// Makes the connection anew, with the settings it has.
+    /// Rebuilds the connection with its current settings.
     ///
     /// # Errors
     /// Why the new backend cannot be made. The old one, if there is one, serves on.

@@ -1,4 +1,4 @@
-//! What is known of a connection at one moment.
+//! The state of a connection at one moment.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::{error::ErrorKind, model::time::Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Service {
-    /// Nobody needed it yet.
+    /// It has not been needed yet.
     NotInitialized,
-    /// It is being made for the first time.
+    /// It is being established for the first time.
     Initializing,
     /// It works.
     Initialized,
-    /// It does not.
+    /// It does not work.
     Unavailable,
     /// It was closed at shutdown.
     Closed,
@@ -35,7 +35,7 @@ impl Service {
 /// The last probe.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeReport {
-    /// Whether it was good.
+    /// True when it succeeded.
     pub ok: bool,
     /// Time since it ended.
     pub age: Duration,
@@ -45,7 +45,7 @@ pub struct ProbeReport {
     pub failures_in_row: u32,
 }
 
-/// Everything known of a connection but its past.
+/// The state of a connection, without its history.
 #[derive(Clone, Debug)]
 pub struct ConnectionReport {
     /// Its name.
@@ -54,7 +54,7 @@ pub struct ConnectionReport {
     pub backend: String,
     /// Whether an outage makes the instance unhealthy.
     pub required: bool,
-    /// Where it stands in its life.
+    /// The stage of its life.
     pub service: Service,
     /// Whether calls pass.
     pub circuit: Circuit,
@@ -62,7 +62,7 @@ pub struct ConnectionReport {
     pub retry_budget: f64,
     /// True from the first success or failure on.
     pub decided: bool,
-    /// Whether it does not work, beyond its threshold.
+    /// True when its failures have reached the threshold.
     pub down: bool,
     /// Backends built.
     pub builds: u64,
@@ -83,7 +83,7 @@ pub struct ConnectionReport {
     pub in_use: usize,
     /// Mean time until a call had the backend, and a connection of its pool.
     pub acquire_mean: Duration,
-    /// The longest.
+    /// The longest time until a call had them.
     pub acquire_max: Duration,
     /// The state of its pool.
     pub pool: Option<PoolStatus>,
@@ -91,7 +91,7 @@ pub struct ConnectionReport {
     pub probe: Option<ProbeReport>,
     /// Class of the last error, and when it happened.
     pub last_error: Option<(ErrorKind, Timestamp)>,
-    /// How often it came back.
+    /// The number of recoveries.
     pub recoveries: u64,
     /// True when the probe loop has not run for three intervals.
     pub stalled: bool,

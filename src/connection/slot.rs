@@ -1,4 +1,4 @@
-//! What a managed connection does behind its callers: one build at a time, probes, replacement.
+//! The background work of a managed connection: one build at a time, probes, replacement.
 
 use std::{
     future::Future,
@@ -38,7 +38,7 @@ use crate::{
 
 pub(super) type Flight<B> = Shared<BoxFuture<'static, Result<Arc<Live<B>>, Error>>>;
 
-/// What all clones of a managed connection share.
+/// The state that all clones of a managed connection share.
 pub(super) struct Slot<B: ?Sized + Backend> {
     pub(super) name: &'static str,
     pub(super) instance: Arc<str>,
@@ -100,7 +100,7 @@ impl<B: ?Sized + Backend> Slot<B> {
 
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<B>, Error> {
         loop {
-            // The usual case is not worth two looks at the clock.
+            // The usual case does not justify reading the clock twice.
             let live = if let Some(live) = self.live.load_full() {
                 live
             } else {
@@ -128,7 +128,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         attempt(self.lease().await?).await
     }
 
-    /// Remembers an outage that a call met, which no probe may have met.
+    /// Records an outage that a call met, which no probe may have met.
     pub(super) fn note<T>(&self, result: &Result<T, Error>) {
         if let Err(error) = result
             && error.kind().blames_backend()
@@ -144,7 +144,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         }
         self.need();
         if let Some(error) = self.build_error() {
-            // The prober tries again; this call cannot do better.
+            // The prober retries; this call cannot do better.
             return Err(error.with_retry(RetryClass::Never));
         }
         self.fly(false)?.await
@@ -174,7 +174,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         });
     }
 
-    /// Somebody needs the connection: from now on it is built and probed.
+    /// Records that the connection is needed: from now on it is built and probed.
     pub(super) fn need(&self) {
         self.needed.store(true, Ordering::Relaxed);
     }
@@ -192,13 +192,13 @@ impl<B: ?Sized + Backend> Slot<B> {
         *self.build_error.lock() = error;
     }
 
-    /// Probes for as long as the program runs. Nothing ends it: recovery is for ever.
+    /// Probes for as long as the program runs, so that recovery never stops.
     pub(super) async fn supervise(self: Arc<Self>) {
         loop {
             let Ok(settings) = self.settings() else { return };
             let interval = settings.probe.interval;
             self.pulse.beat(interval);
-            // A probe that takes as long as it may is no reason to look less often.
+            // A slow probe must not make the checks less frequent.
             let next = Instant::now() + jittered(interval);
             self.metrics.probe_interval.set(interval.as_secs_f64());
             if self.is_needed() {
@@ -212,13 +212,13 @@ impl<B: ?Sized + Backend> Slot<B> {
     async fn probe_once(self: &Arc<Self>, settings: &Arc<Settings>) {
         let live = self.live.load_full();
         let Some(live) = live else {
-            // The build records its own result; it is not awaited, so that the heart beats on.
+            // The build records its own result; it is not awaited, so that the heartbeat continues.
             let _shared = self.fly(false);
             return;
         };
         let begin = Instant::now();
         let probing = bounded(settings.probe.timeout, live.backend.probe());
-        // A probe that panics is one that failed: nothing ends the watch.
+        // A probe that panics counts as failed and does not end the loop.
         let result = AssertUnwindSafe(probing)
             .catch_unwind()
             .await
@@ -238,7 +238,7 @@ impl<B: ?Sized + Backend> Slot<B> {
         self.metrics.probes.of(outcome).inc();
     }
 
-    /// Takes in the result of a probe, or of an attempt to build the backend.
+    /// Records the result of a probe, or of an attempt to build the backend.
     pub(super) fn record(
         &self,
         took: Duration,

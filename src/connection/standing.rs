@@ -37,12 +37,12 @@ impl Standing {
         self.state.lock().service()
     }
 
-    /// Tells of each change from now on.
+    /// Notifies of each change from now on.
     pub(super) fn subscribe(&self) -> watch::Receiver<Service> {
         self.changed.subscribe()
     }
 
-    /// Looks at all of it as it is at one moment.
+    /// Reads all of it at one moment.
     pub(super) fn look<T>(&self, look: impl FnOnce(&ProbeState) -> T) -> T {
         look(&self.state.lock())
     }
@@ -51,7 +51,7 @@ impl Standing {
         &self.timeline
     }
 
-    /// Remembers an error of a call, which a probe may not have met.
+    /// Records an error of a call, which a probe may not have met.
     pub(super) fn note_error(&self, kind: ErrorKind) {
         self.state.lock().note_error(kind);
     }
@@ -72,7 +72,7 @@ impl Standing {
         }
     }
 
-    /// Takes in the result of a probe, or of an attempt to build the backend.
+    /// Records the result of a probe, or of an attempt to build the backend.
     pub(super) fn record(
         &self,
         took: Duration,

@@ -28,7 +28,7 @@ use crate::{
 
 const CALL: Operation = Operation::idempotent("call");
 
-/// What the test decides, and what happened.
+/// The inputs that the test controls, and the recorded events.
 #[derive(Debug, Default)]
 struct World {
     refuses: AtomicBool,

@@ -15,7 +15,7 @@ use crate::{error::ErrorKind, model::time::Timestamp};
 /// State changes that are remembered.
 const REMEMBERED: usize = 100;
 
-/// What changed.
+/// The changed part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Subject {
@@ -38,7 +38,7 @@ impl Subject {
 pub struct Transition {
     /// When.
     pub at: Timestamp,
-    /// What changed.
+    /// The changed part.
     pub subject: Subject,
     /// The state that ended.
     pub from: &'static str,
@@ -69,7 +69,7 @@ impl Timeline {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many changes there were.
+    /// The number of changes.
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The results of the last moments, in a ring of short spans. Pure: time is passed in.
+//! The most recent results, in a ring of short spans. Pure: time is passed in.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl Window {
         }
     }
 
-    /// When results stop to belong to the current span.
+    /// The end of the current span.
     pub(super) fn span_ends(&self) -> Instant {
         self.began + self.width
     }
@@ -81,7 +81,7 @@ impl Window {
         }
     }
 
-    /// Why calls should stop, if they should.
+    /// The reason to stop calls, if there is one.
     pub(super) fn verdict(&self, policy: &Policy) -> Option<String> {
         let Counts { calls, failed, slow } = self.total;
         // Most often nothing is wrong, and then nothing is to be calculated: rates are above zero.

@@ -22,7 +22,7 @@ pub(crate) async fn from_the_beginning(service: &Service) -> Events {
     events
 }
 
-/// Whether a client may ask again.
+/// Whether a client may retry.
 fn is_retryable(response: &Response) -> bool {
     matches!(response.status().as_u16(), 503 | 504)
 }
@@ -91,7 +91,7 @@ impl Ledger {
         false
     }
 
-    /// Sends the events of one subject, each after the one before was accepted.
+    /// Sends the events of one subject, each after the previous one was accepted.
     async fn client(self, subject: String) {
         let http = http_client().timeout(Duration::from_secs(5)).build().unwrap();
         let mut turn = 0;

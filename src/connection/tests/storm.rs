@@ -8,7 +8,7 @@ use super::*;
 
 const TASKS: usize = 64;
 
-/// What the callers do and meet.
+/// The actions and results of the callers.
 struct Storm {
     connection: Managed<MockBackend>,
     failing: AtomicBool,
