@@ -27,7 +27,7 @@ use self::state::{Core, Ticket};
 use super::report::Circuit;
 use crate::config::CircuitBreaker as Policy;
 
-/// What a finished call says of the backend.
+/// The verdict of a finished call on the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// It failed, and the backend is to blame.
@@ -56,7 +56,7 @@ pub struct Refusal {
     pub retry_after: Duration,
 }
 
-/// What an operator, or nobody, says of the breaker.
+/// An operator's override of the breaker, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
     /// Refuse every call.

@@ -53,7 +53,7 @@ use crate::{
     telemetry::metrics::{ConnectionMetrics, Outcome, Rejection},
 };
 
-/// The settings that the guard applies, as `[<connection>.…]` says.
+/// The settings that the guard applies, from `[<connection>.…]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policies {
     /// Time limits of calls.

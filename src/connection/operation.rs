@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, RetryClass};
 
-/// What is called, for policies, metrics and error texts.
+/// The called operation, for policies, metrics and error texts.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
     /// Its name, such as `publish`.
@@ -17,7 +17,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// An operation that may be repeated.
+    /// An idempotent operation.
     #[must_use]
     pub const fn idempotent(name: &'static str) -> Self {
         Self { name, idempotent: true, answered_by_backend: true, is_part: false }

@@ -27,7 +27,7 @@ impl<B: ?Sized + Backend> Prepared<B> {
         self.live.is_some()
     }
 
-    /// Closes what was built, because another connection cannot change.
+    /// Closes the new backend, because another connection cannot change.
     pub async fn discard(mut self) {
         if let Some((live, _swap)) = self.live.take() {
             self.slot.census.discarded();

@@ -8,7 +8,7 @@ use super::PoolStatus;
 pub use crate::model::circuit::Circuit;
 use crate::{error::ErrorKind, model::time::Timestamp};
 
-/// Where a connection stands in its life.
+/// The stage of a connection's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Service {

@@ -30,7 +30,7 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     until: Instant,
-    /// Good probes in a row since it opened.
+    /// Successful probes in a row since it opened.
     good_probes: u32,
     /// A probe has failed since, or last before: the next good one means that the backend came back.
     outage_seen: bool,
@@ -107,7 +107,7 @@ impl Core {
         }
     }
 
-    /// Takes new settings without forgetting what is known.
+    /// Applies new settings without losing the counts.
     pub(super) fn configure(&mut self, policy: Policy, now: Instant) -> Option<Change> {
         if policy.window != self.policy.window {
             self.window = Window::new(policy.window, now);
