@@ -5,10 +5,10 @@ use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     error::{ContentTypeError, ParseRequestPayloadError},
     payload::{Json, ParsePayload, Payload},
-    registry::{MetaRequest, MetaSchemaRef, Registry},
-    types::{ParseFromJSON, Type},
+    registry::{MetaMediaType, MetaRequest, MetaSchemaRef, Registry},
+    types::Type,
 };
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::{error::ApiError, explain};
 use crate::{
@@ -36,7 +36,7 @@ impl<T: Type> Payload for Body<T> {
     }
 }
 
-impl<T: ParseFromJSON> ParsePayload for Body<T> {
+impl<T: DeserializeOwned + Type> ParsePayload for Body<T> {
     const IS_REQUIRED: bool = T::IS_REQUIRED;
 
     async fn from_request(_request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
@@ -57,20 +57,17 @@ fn refuse_deep(bytes: &[u8]) -> Result<(), ApiError> {
 }
 
 /// No body at all stands for `null`.
-fn read<T: ParseFromJSON>(bytes: &[u8]) -> Result<T, String> {
-    let value = || match bytes {
-        [] => Ok(Value::Null),
-        bytes => serde_json::from_slice(bytes),
-    };
-    let given = value().map_err(|error| format!("the body is not JSON: {error}"))?;
-    T::parse_from_json(Some(given)).map_err(|_| match value() {
-        Ok(_) if bytes.is_empty() => "the body is empty".to_owned(),
-        Ok(value) => explain::body::<T>(&value),
-        Err(error) => error.to_string(),
+fn read<T: DeserializeOwned + Type>(bytes: &[u8]) -> Result<T, String> {
+    let text = if bytes.is_empty() { b"null" } else { bytes };
+    // What is kept as text has to be readable to those who get it.
+    json::check(text).map_err(|error| format!("the body is not JSON: {error}"))?;
+    serde_json::from_slice(text).map_err(|error| match bytes {
+        [] => "the body is empty".to_owned(),
+        text => explain::body::<T>(text).unwrap_or_else(|| error.to_string()),
     })
 }
 
-impl<'a, T: ParseFromJSON> ApiExtractor<'a> for Body<T> {
+impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Body<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
     type ParamType = ();
     type ParamRawType = ();
@@ -80,7 +77,14 @@ impl<'a, T: ParseFromJSON> ApiExtractor<'a> for Body<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        <Json<T> as ApiExtractor<'a>>::request_meta()
+        Some(MetaRequest {
+            description: None,
+            content: vec![MetaMediaType {
+                content_type: <Self as Payload>::CONTENT_TYPE,
+                schema: T::schema_ref(),
+            }],
+            required: T::IS_REQUIRED,
+        })
     }
 
     async fn from_request(
@@ -104,7 +108,7 @@ impl<'a, T: ParseFromJSON> ApiExtractor<'a> for Body<T> {
 #[derive(Debug)]
 pub(super) struct OptionalBody<T>(pub(super) Option<T>);
 
-impl<'a, T: ParseFromJSON> ApiExtractor<'a> for OptionalBody<T> {
+impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for OptionalBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
     type ParamType = ();
     type ParamRawType = ();

@@ -3,16 +3,16 @@
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi, Tags,
     param::{Path, Query},
-    payload::Json,
 };
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
     State,
     error::{ApiError, bad_request},
     events::CloudEvent,
     executions::Execution,
-    types::{DateTime, Raw, cut_page},
+    raw::{Answer, Raw},
+    types::{DateTime, cut_page},
 };
 use crate::{
     backends::database::{self, RejectedExecution},
@@ -32,8 +32,9 @@ pub(super) enum Tag {
 }
 
 /// What refused the work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum, Serialize)]
 #[oai(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 enum Destination {
     /// Events.
     #[default]
@@ -43,7 +44,7 @@ enum Destination {
 }
 
 /// Accepted work that was refused for good.
-#[derive(Debug, Object)]
+#[derive(Debug, Object, Serialize)]
 struct DeadLetter {
     /// Identifies it here.
     id: String,
@@ -51,9 +52,11 @@ struct DeadLetter {
     destination: Destination,
     /// The event, if it is one that can be read.
     #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<Raw<CloudEvent>>,
     /// The execution, if it is one; its status is `failed`.
     #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<Execution>,
     /// How it was refused last, or why it cannot be read.
     error: String,
@@ -64,12 +67,13 @@ struct DeadLetter {
 }
 
 /// Dead letters of one destination.
-#[derive(Debug, Object)]
+#[derive(Debug, Object, Serialize)]
 struct DeadLetterList {
     /// This page.
     items: Vec<DeadLetter>,
     /// Give it as `cursor` for the next page; absent on the last one.
     #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
 }
 
@@ -104,7 +108,7 @@ impl Api {
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
-    ) -> Result<Json<DeadLetterList>, poem::Error> {
+    ) -> Result<Answer<DeadLetterList>, poem::Error> {
         let (limit, cursor) = (limit.0.unwrap_or(50), cursor.0.as_deref());
         let most = i64::from(limit) + 1;
         let letters = &self.0.dead_letters;
@@ -119,7 +123,7 @@ impl Api {
                 page(found, limit, |last| last.execution.id.clone(), execution_letter)
             }
         };
-        Ok(Json(page))
+        Ok(Answer(page))
     }
 
     /// Hand a dead letter over again
@@ -171,7 +175,7 @@ fn event_letter(letter: database::DeadLetter) -> DeadLetter {
     DeadLetter {
         id: format!("{EVENT}{}", letter.seq),
         destination: Destination::EventBroker,
-        event: letter.event.map(|event| Raw::new(json!(event))),
+        event: letter.event.map(Raw::new),
         execution: None,
         error: letter.error,
         refusals: letter.refusals,

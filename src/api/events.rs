@@ -4,10 +4,9 @@ use poem::web::Data;
 use poem_openapi::{
     ApiRequest, ApiResponse, Enum, Object, OpenApi, Tags,
     param::{Header, Query},
-    payload::{Binary, Json},
-    types::{Any, ToJSON},
+    payload::Binary,
 };
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use super::{
     State,
@@ -16,13 +15,17 @@ use super::{
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
     problem::InvalidItem,
+    raw::{Answer, AnyJson, Raw, to_json},
     sse,
-    types::{DateTime, Raw},
+    types::DateTime,
 };
 use crate::{
     error::{Error, ErrorKind},
-    model::events::{DEFAULT_SOURCE, Event, Position},
-    services::events::stream::Filter,
+    model::{
+        events::{DEFAULT_SOURCE, Event, Position},
+        json::{self, Form, Json, canonical},
+    },
+    services::events::{ChosenBy, stream::Filter},
 };
 
 /// Where events are published.
@@ -67,22 +70,25 @@ pub(super) struct CloudEvent {
     /// The schema of `data`.
     dataschema: Option<String>,
     /// The payload.
-    data: Option<Any<Value>>,
+    data: Option<AnyJson>,
     /// The payload when it is binary.
     data_base64: Option<String>,
 }
 
 /// An event in short; id, source and time are filled in.
-#[derive(Debug, Object)]
+#[derive(Debug, Object, Serialize, Deserialize)]
 #[oai(deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ShortEvent {
     /// What happened, such as `task.created`.
     #[oai(rename = "type")]
+    #[serde(rename = "type")]
     kind: String,
     /// What it happened to; events of one subject keep their order.
     subject: Option<String>,
     /// The payload.
-    data: Option<Any<Value>>,
+    #[serde(default, deserialize_with = "Raw::present")]
+    data: Option<AnyJson>,
 }
 
 /// One event, a batch, or the short form, by content type.
@@ -100,26 +106,43 @@ pub(super) enum Publish {
 }
 
 impl Publish {
-    /// What makes two requests the same: spaces and the order of members do not.
-    fn identity(&self) -> String {
+    /// Appends what makes two requests the same. Earlier releases have stored hashes of it.
+    fn write_identity(&self, form: Form, out: &mut Vec<u8>) {
+        let mut part = |kind: &str, text: &str| {
+            out.extend_from_slice(kind.as_bytes());
+            canonical(text, form, out);
+        };
         match self {
-            Self::One(Body(event)) => format!("one {}", event.0),
+            Self::One(Body(event)) => part("one ", event.0.text()),
             Self::Batch(Body(batch)) => {
-                batch.iter().fold("batch".to_owned(), |text, event| format!("{text} {}", event.0))
+                for (place, event) in batch.iter().enumerate() {
+                    part(if place == 0 { "batch " } else { " " }, event.0.text());
+                }
             }
-            Self::Short(Body(short)) => format!("short {}", short.to_json_string()),
+            // Members that are absent are as if they were `null`.
+            Self::Short(Body(short)) => part("short ", &to_json(short)),
+        }
+    }
+
+    /// Who has chosen the ids.
+    fn ids(&self) -> ChosenBy {
+        match self {
+            Self::One(_) | Self::Batch(_) => ChosenBy::Client,
+            Self::Short(_) => ChosenBy::Service,
         }
     }
 }
 
 /// The ids of what was published.
-#[derive(Debug, Object)]
+#[derive(Debug, Object, Serialize, Deserialize)]
 pub(super) struct Published {
     /// The id of the one event.
     #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     /// The ids of the batch, in its order.
     #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<String>>,
 }
 
@@ -133,10 +156,10 @@ impl Published {
 pub(super) enum PublishResponse {
     /// The broker has it (`delivery=direct`).
     #[oai(status = 200)]
-    Delivered(Json<Published>),
+    Delivered(Answer<Published>),
     /// It is accepted.
     #[oai(status = 202)]
-    Accepted(Json<Published>),
+    Accepted(Answer<Published>),
 }
 
 #[derive(ApiResponse)]
@@ -184,17 +207,18 @@ impl Api {
         if delivery == Delivery::Direct && key.0.is_some() {
             return Err(bad_request("`Idempotency-Key` needs `delivery=durable`"));
         }
-        let key = request_key(key.0, &caller, ROUTE, &body.identity())?;
-        let is_batch = matches!(body, Publish::Batch(_));
+        let identity = |form: Form, out: &mut Vec<u8>| body.write_identity(form, out);
+        let key = request_key(key.0, &caller, ROUTE, identity)?;
+        let (is_batch, chosen_by) = (matches!(body, Publish::Batch(_)), body.ids());
         let events = read(body)?;
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
         let published = Published::new(ids, is_batch);
         if delivery == Delivery::Direct {
             state.events.publish(events).await.map_err(ApiError::from)?;
-            return Ok(PublishResponse::Delivered(Json(published)));
+            return Ok(PublishResponse::Delivered(Answer(published)));
         }
-        let accepted = state.events.accept(&events, key, || published.to_json_string()).await;
-        Ok(PublishResponse::Accepted(Json(match accepted.map_err(ApiError::from)? {
+        let accepted = state.events.accept(events, chosen_by, key, || to_json(&published)).await;
+        Ok(PublishResponse::Accepted(Answer(match accepted.map_err(ApiError::from)? {
             Some(answer) => first_answer(&answer).map_err(ApiError::from)?,
             None => published,
         })))
@@ -242,8 +266,8 @@ impl Api {
 
 /// An event as a client may send it. The ids of changes of executions are foreseeable, and an event
 /// that was stored under one would take its place.
-fn from_client(raw: Value) -> Result<Event, String> {
-    let event = Event::from_json(raw)?;
+fn from_client(raw: &Json) -> Result<Event, String> {
+    let event = Event::from_client(raw)?;
     if event.source == DEFAULT_SOURCE && event.id.contains(':') {
         return Err(format!(
             "ids with a colon belong to the service in its source {DEFAULT_SOURCE:?}"
@@ -256,16 +280,21 @@ fn read(body: Publish) -> Result<Vec<Event>, ApiError> {
     let invalid = |message: String| Error::new(ErrorKind::InvalidInput, message);
     match body {
         Publish::Short(Body(short)) => {
-            let event = Event::new(short.kind, short.subject, short.data.map(|data| data.0));
+            let data = short.data.map(|data| data.0);
+            if let Some(data) = &data {
+                let deep = |problem| invalid(format!("`data` {problem}"));
+                json::check_depth(data.text().as_bytes()).map_err(deep)?;
+            }
+            let event = Event::new(short.kind, short.subject, data.as_ref());
             event.check().map_err(invalid)?;
             Ok(vec![event])
         }
-        Publish::One(Body(raw)) => Ok(vec![from_client(raw.0).map_err(invalid)?]),
+        Publish::One(Body(raw)) => Ok(vec![from_client(&raw.0).map_err(invalid)?]),
         Publish::Batch(Body(batch)) => {
             let mut events = Vec::with_capacity(batch.len());
             let mut wrong = Vec::new();
             for (index, raw) in (0..).zip(batch) {
-                match from_client(raw.0) {
+                match from_client(&raw.0) {
                     Ok(event) => events.push(event),
                     Err(detail) => wrong.push(InvalidItem { index, detail }),
                 }

@@ -1,30 +1,32 @@
 //! `/v1/executions`.
 
+mod objects;
+
 use std::time::Duration;
 
 use poem::web::Data;
 use poem_openapi::{
-    ApiResponse, Enum, Object, OpenApi, Tags,
+    ApiResponse, OpenApi, Tags,
     param::{Header, Path, Query},
-    payload::Json,
-    types::{Any, ToJSON},
 };
-use serde_json::Value;
 
+pub(super) use self::objects::Execution;
+use self::objects::{ExecutionList, QueryAnswer, StartExecution, Status, Terminate};
 use super::{
     State,
     body::{Body, OptionalBody},
     edge::Caller,
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
-    types::{DateTime, cut_page},
+    raw::{Answer, AnyJson, Raw, to_json},
+    types::cut_page,
 };
 use crate::{
     config::values::duration,
     error::{Error, ErrorKind},
     model::{
         executions::{self as model, ListFilter, ListPlace},
-        json,
+        json::{self, Form, Json, canonical},
         time::from_micros,
     },
     services::executions::{NewExecution, Started},
@@ -39,146 +41,12 @@ pub(super) enum Tag {
     Executions,
 }
 
-/// Where an execution stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[oai(rename = "ExecutionStatus", rename_all = "snake_case")]
-pub(super) enum Status {
-    /// Stored, not yet acknowledged by the backend.
-    Accepted,
-    /// Acknowledged by the backend.
-    Running,
-    /// Ended with a result.
-    Completed,
-    /// Ended with an error.
-    Failed,
-    /// Ended because its cancellation was asked for.
-    Cancelled,
-    /// Ended by force.
-    Terminated,
-    /// Ended because its time was up.
-    TimedOut,
-}
-
-impl From<model::Status> for Status {
-    fn from(status: model::Status) -> Self {
-        match status {
-            model::Status::Accepted => Self::Accepted,
-            model::Status::Running => Self::Running,
-            model::Status::Completed => Self::Completed,
-            model::Status::Failed => Self::Failed,
-            model::Status::Cancelled => Self::Cancelled,
-            model::Status::Terminated => Self::Terminated,
-            model::Status::TimedOut => Self::TimedOut,
-        }
-    }
-}
-
-impl From<Status> for model::Status {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Accepted => Self::Accepted,
-            Status::Running => Self::Running,
-            Status::Completed => Self::Completed,
-            Status::Failed => Self::Failed,
-            Status::Cancelled => Self::Cancelled,
-            Status::Terminated => Self::Terminated,
-            Status::TimedOut => Self::TimedOut,
-        }
-    }
-}
-
-/// One run of a workflow.
-#[derive(Clone, Debug, Object)]
-pub(super) struct Execution {
-    /// Its id.
-    id: String,
-    /// The workflow's name.
-    workflow: String,
-    /// Where it stands.
-    status: Status,
-    /// What it was given.
-    input: Any<Value>,
-    /// What it gave, when completed.
-    #[oai(skip_serializing_if_is_none)]
-    result: Option<Any<Value>>,
-    /// Why it ended otherwise.
-    #[oai(skip_serializing_if_is_none)]
-    error: Option<String>,
-    /// The backend has not confirmed the status lately.
-    #[oai(skip_serializing_if_is_none)]
-    stale: Option<bool>,
-    /// When it was accepted.
-    created_at: DateTime,
-    /// When the backend acknowledged it.
-    #[oai(skip_serializing_if_is_none)]
-    started_at: Option<DateTime>,
-    /// When it ended.
-    #[oai(skip_serializing_if_is_none)]
-    finished_at: Option<DateTime>,
-}
-
-impl Execution {
-    pub(super) fn new(execution: &model::Execution, stale: bool) -> Self {
-        Self {
-            id: execution.id.clone(),
-            workflow: execution.workflow.clone(),
-            status: execution.status.into(),
-            input: Any(execution.input.clone()),
-            result: execution.result.clone().map(Any),
-            error: execution.error.clone(),
-            stale: stale.then_some(true),
-            created_at: DateTime(execution.created_at),
-            started_at: execution.started_at.map(DateTime),
-            finished_at: execution.finished_at.map(DateTime),
-        }
-    }
-}
-
-/// Executions, newest first.
-#[derive(Debug, Object)]
-pub(super) struct ExecutionList {
-    /// This page.
-    items: Vec<Execution>,
-    /// Give it as `cursor` for the next page; absent on the last one.
-    #[oai(skip_serializing_if_is_none)]
-    next_cursor: Option<String>,
-}
-
-/// What is to be executed.
-#[derive(Debug, Object)]
-#[oai(deny_unknown_fields)]
-pub(super) struct StartExecution {
-    /// The workflow's name, one of the configured.
-    workflow: String,
-    /// What it is given; any JSON.
-    input: Option<Any<Value>>,
-    /// An id of your own; a new one is made if absent.
-    id: Option<String>,
-    /// Time it may take in all, such as `30s`.
-    timeout: Option<String>,
-}
-
-/// Why an execution is ended by force.
-#[derive(Debug, Default, Object)]
-#[oai(deny_unknown_fields)]
-pub(super) struct Terminate {
-    /// For people who look at it later.
-    reason: Option<String>,
-}
-
-/// The answer to a query.
-#[derive(Debug, Object)]
-pub(super) struct QueryAnswer {
-    /// What the workflow answered.
-    result: Any<Value>,
-}
-
 #[derive(ApiResponse)]
 pub(super) enum StartResponse {
     /// It is accepted.
     #[oai(status = 202)]
     Accepted(
-        Json<Execution>,
+        Answer<Execution>,
         /// Where to look at it.
         #[oai(header = "Location")]
         String,
@@ -189,7 +57,7 @@ pub(super) enum StartResponse {
 pub(super) enum SteerResponse {
     /// It is under way.
     #[oai(status = 202)]
-    Accepted(Json<Execution>),
+    Accepted(Answer<Execution>),
 }
 
 #[derive(ApiResponse)]
@@ -217,18 +85,18 @@ impl Api {
         body: Body<StartExecution>,
     ) -> Result<StartResponse, poem::Error> {
         let state = &self.0;
-        // The parsed body: spaces and the order of members make no other request.
-        let key = request_key(key.0, &caller, ROUTE, &body.0.to_json_string())?;
+        // Members that are absent are as if they were `null`, also in what earlier releases stored.
+        let identity = |form: Form, out: &mut Vec<u8>| canonical(&to_json(&body.0), form, out);
+        let key = request_key(key.0, &caller, ROUTE, identity)?;
         let request = new_execution(body.0)?;
-        let render =
-            |execution: &model::Execution| Execution::new(execution, false).to_json_string();
+        let render = |execution: &model::Execution| to_json(&Execution::new(execution, false));
         let started = state.executions.start(request, key, render).await.map_err(ApiError::from)?;
         let execution = match started {
             Started::New(execution) => Execution::new(&execution, false),
             Started::Before(answer) => first_answer(&answer).map_err(ApiError::from)?,
         };
         let location = format!("/v1/executions/{}", execution.id);
-        Ok(StartResponse::Accepted(Json(execution), location))
+        Ok(StartResponse::Accepted(Answer(execution), location))
     }
 
     /// List executions
@@ -246,7 +114,7 @@ impl Api {
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
-    ) -> Result<Json<ExecutionList>, poem::Error> {
+    ) -> Result<Answer<ExecutionList>, poem::Error> {
         let state = &self.0;
         let limit = limit.0.unwrap_or(50);
         let filter = ListFilter {
@@ -262,7 +130,7 @@ impl Api {
             .iter()
             .map(|execution| Execution::new(execution, state.executions.is_stale(execution)))
             .collect();
-        Ok(Json(ExecutionList { items, next_cursor }))
+        Ok(Answer(ExecutionList { items, next_cursor }))
     }
 
     /// Look at an execution
@@ -275,7 +143,7 @@ impl Api {
         id: Path<String>,
         /// Hold the answer until it ends, or so long, such as `30s`.
         wait: Query<Option<String>>,
-    ) -> Result<Json<Execution>, poem::Error> {
+    ) -> Result<Answer<Execution>, poem::Error> {
         let state = &self.0;
         let wait = wait.0.as_deref().map(|text| read_duration("wait", text)).transpose()?;
         let execution = match wait {
@@ -283,7 +151,7 @@ impl Api {
             None => state.executions.get(&id.0).await,
         };
         let execution = execution.map_err(ApiError::from)?;
-        Ok(Json(Execution::new(&execution, state.executions.is_stale(&execution))))
+        Ok(Answer(Execution::new(&execution, state.executions.is_stale(&execution))))
     }
 
     /// Ask an execution to end
@@ -297,7 +165,7 @@ impl Api {
     ) -> Result<SteerResponse, ApiError> {
         let state = &self.0;
         let execution = state.executions.cancel(&id.0).await?;
-        Ok(SteerResponse::Accepted(Json(Execution::new(&execution, false))))
+        Ok(SteerResponse::Accepted(Answer(Execution::new(&execution, false))))
     }
 
     /// End an execution by force
@@ -318,7 +186,7 @@ impl Api {
         let reason = body.0.and_then(|body| body.reason);
         let reason = reason.unwrap_or_else(|| "terminated on request".to_owned());
         let execution = state.executions.terminate(&id.0, &reason).await?;
-        Ok(SteerResponse::Accepted(Json(Execution::new(&execution, false))))
+        Ok(SteerResponse::Accepted(Answer(Execution::new(&execution, false))))
     }
 
     /// Send a signal to an execution
@@ -336,7 +204,7 @@ impl Api {
         /// The signal's name.
         name: Path<String>,
         /// What the signal carries; any JSON.
-        body: OptionalBody<Any<Value>>,
+        body: OptionalBody<AnyJson>,
     ) -> Result<SignalResponse, ApiError> {
         let state = &self.0;
         let input = read_value("the body", body.0)?;
@@ -359,12 +227,12 @@ impl Api {
         /// The query's name.
         name: Path<String>,
         /// What the query is given; any JSON.
-        body: OptionalBody<Any<Value>>,
-    ) -> Result<Json<QueryAnswer>, ApiError> {
+        body: OptionalBody<AnyJson>,
+    ) -> Result<Answer<QueryAnswer>, ApiError> {
         let state = &self.0;
         let input = read_value("the body", body.0)?;
         let result = state.executions.query(&id.0, &name.0, &input).await?;
-        Ok(Json(QueryAnswer { result: Any(result) }))
+        Ok(Answer(QueryAnswer { result: Raw::new(result) }))
     }
 }
 
@@ -382,9 +250,9 @@ fn new_execution(body: StartExecution) -> Result<NewExecution, poem::Error> {
 }
 
 /// A value of the client's own; none stands for `null`.
-fn read_value(name: &str, given: Option<Any<Value>>) -> Result<Value, ApiError> {
-    let value = given.map_or(Value::Null, |given| given.0);
-    json::check_depth(&value)
+fn read_value(name: &str, given: Option<AnyJson>) -> Result<Json, ApiError> {
+    let value = given.map_or_else(Json::null, |given| given.0);
+    json::check_depth(value.text().as_bytes())
         .map_err(|problem| Error::new(ErrorKind::InvalidInput, format!("{name} {problem}")))?;
     Ok(value)
 }

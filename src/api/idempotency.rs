@@ -1,24 +1,24 @@
 //! `Idempotency-Key`.
 
-use poem_openapi::types::ParseFromJSON;
-use sha2::{Digest, Sha256};
+use serde::de::DeserializeOwned;
 
 use super::{edge::Caller, error::bad_request};
 use crate::{
     error::{Error, ErrorKind},
+    model::json::{Fingerprint, Form},
     services::accept::RequestKey,
 };
 
 /// The longest key.
 const MAX_KEY: usize = 255;
 
-/// The key as the draft standard writes it, a quoted string, or as most clients do, bare. `body`
-/// tells one request from another.
+/// The key as the draft standard writes it, a quoted string, or as most clients do, bare. `identity`
+/// appends what tells one request from another; it is called if there is a key.
 pub(super) fn request_key(
     header: Option<String>,
     caller: &Caller,
     route: &str,
-    body: &str,
+    identity: impl Fn(Form, &mut Vec<u8>),
 ) -> Result<Option<RequestKey>, poem::Error> {
     let Some(header) = header else { return Ok(None) };
     let bare = header.trim();
@@ -34,14 +34,13 @@ pub(super) fn request_key(
     Ok(Some(RequestKey {
         scope: format!("{} {route}", caller.name()),
         key: key.to_owned(),
-        body_hash: hex::encode(Sha256::digest(body)),
+        fingerprint: Fingerprint::new(identity),
     }))
 }
 
 /// What the first request with a key was answered.
-pub(super) fn first_answer<T: ParseFromJSON>(answer: &str) -> Result<T, Error> {
-    T::parse_from_json_string(answer).map_err(|error| {
-        Error::new(ErrorKind::Incompatible, "the stored answer cannot be read")
-            .with_source(std::io::Error::other(error.into_message()))
+pub(super) fn first_answer<T: DeserializeOwned>(answer: &str) -> Result<T, Error> {
+    serde_json::from_str(answer).map_err(|error| {
+        Error::new(ErrorKind::Incompatible, "the stored answer cannot be read").with_source(error)
     })
 }

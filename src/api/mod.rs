@@ -17,6 +17,7 @@ mod idempotency;
 mod operator;
 mod pages;
 mod problem;
+mod raw;
 mod routes;
 mod server;
 mod sse;

@@ -12,12 +12,14 @@ use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::time::Timestamp;
 
 /// A moment: RFC 3339 in UTC, ending in `Z`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct DateTime(pub(super) Timestamp);
 
 impl Type for DateTime {
@@ -84,58 +86,6 @@ impl Type for Flag {
 impl ParseFromParameter for Flag {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
         Ok(Self(value != "false"))
-    }
-}
-
-/// A JSON value that the specification describes as `T` but that is kept as it came, with the
-/// members that `T` does not name.
-#[derive(Clone, Debug)]
-pub(super) struct Raw<T>(pub(super) Value, PhantomData<T>);
-
-impl<T> Raw<T> {
-    pub(super) fn new(value: Value) -> Self {
-        Self(value, PhantomData)
-    }
-}
-
-impl<T: Type> Type for Raw<T> {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Value;
-    type RawElementValueType = Value;
-
-    fn name() -> Cow<'static, str> {
-        T::name()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        T::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-
-    fn as_raw_value(&self) -> Option<&Value> {
-        Some(&self.0)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
-        Box::new(std::iter::once(&self.0))
-    }
-}
-
-impl<T: Type> ParseFromJSON for Raw<T> {
-    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
-        match value {
-            Some(value @ Value::Object(_)) => Ok(Self::new(value)),
-            _ => Err(ParseError::custom("expected an object")),
-        }
-    }
-}
-
-impl<T: Type> ToJSON for Raw<T> {
-    fn to_json(&self) -> Option<Value> {
-        Some(self.0.clone())
     }
 }
 

@@ -15,7 +15,10 @@ use crate::{
         executions::{Execution, Status},
     },
     services::{
-        events::stream::{Filter, Next},
+        events::{
+            ChosenBy,
+            stream::{Filter, Next},
+        },
         executions::{NewExecution, Started},
     },
 };
@@ -54,11 +57,15 @@ impl World {
     async fn work(&self) {
         let mut follower = self.state.streams.subscribe(Filter::default(), None).await.unwrap();
         let event = Event::new("test", None, None);
-        self.state.events.accept(&[event], None, String::new).await.unwrap();
+        self.state.events.accept(vec![event], ChosenBy::Service, None, String::new).await.unwrap();
         while !matches!(follower.next().await, Some(Next::Events(_))) {}
 
-        let request =
-            NewExecution { workflow: "echo".to_owned(), input: json!(1), id: None, timeout: None };
+        let request = NewExecution {
+            workflow: "echo".to_owned(),
+            input: json!(1).into(),
+            id: None,
+            timeout: None,
+        };
         let started = self.state.executions.start(request, None, |_| String::new()).await;
         let Ok(Started::New(execution)) = started else { panic!("{started:?}") };
         while self.state(&execution).await != Status::Completed {}

@@ -1,12 +1,16 @@
 //! `CloudEvents` 1.0 and places in the stream of events.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{ids, json, time};
+use super::{
+    ids,
+    json::{self, Fingerprint, Form, Json, Members, Readable, canonical},
+    time,
+};
 
 /// The `source` of events that name none.
 pub const DEFAULT_SOURCE: &str = "agentarea-api";
@@ -17,78 +21,105 @@ pub const MAX_ATTRIBUTE: usize = 1024;
 /// Events of one subject share one of so many lanes, in which they keep their order.
 pub const LANES: i32 = 16;
 
-/// A `CloudEvents` 1.0 event in the JSON format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A `CloudEvents` 1.0 event: its document in the JSON format, which is stored, sent and streamed as
+/// it is, and the attributes that decide on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Always `1.0`.
-    pub specversion: String,
     /// Unique within the source.
     pub id: String,
     /// Where the event happened, a URI reference.
     pub source: String,
     /// What happened, such as `task.created`.
-    #[serde(rename = "type")]
     pub kind: String,
     /// What it happened to; events of one subject keep their order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// When it happened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<String>,
-    /// The media type of `data`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub datacontenttype: Option<String>,
-    /// The schema of `data`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dataschema: Option<String>,
-    /// The payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<Value>,
-    /// The payload when it is binary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_base64: Option<String>,
-    /// Extension attributes, `traceparent` among them.
-    #[serde(flatten)]
-    pub extensions: BTreeMap<String, Value>,
+    is_traced: bool,
+    document: Arc<str>,
 }
 
 impl Event {
-    /// A new event of ours with JSON data.
+    /// A new event of ours.
     #[must_use]
-    pub fn new(kind: impl Into<String>, subject: Option<String>, data: Option<Value>) -> Self {
-        Self {
-            specversion: "1.0".to_owned(),
-            id: ids::new_id(),
-            source: DEFAULT_SOURCE.to_owned(),
-            kind: kind.into(),
-            subject,
-            time: Some(time::now().to_string()),
-            datacontenttype: data.is_some().then(|| "application/json".to_owned()),
-            dataschema: None,
-            data,
-            data_base64: None,
-            extensions: BTreeMap::new(),
-        }
+    pub fn new(kind: impl Into<String>, subject: Option<String>, data: Option<&Json>) -> Self {
+        Self::with_id(ids::new_id(), kind, subject, data)
     }
 
-    /// Reads and checks an event in the JSON format.
-    ///
-    /// # Errors
-    /// Says which attribute breaks which rule of the specification.
-    pub fn from_json(value: Value) -> Result<Self, String> {
-        check_types(&value)?;
-        let event: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        event.check()?;
-        Ok(event)
-    }
-
-    /// The event in the JSON format.
+    /// An event of ours.
     ///
     /// # Panics
     /// Never: every part of an event is representable in JSON.
     #[must_use]
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("strings and JSON values serialise")
+    pub fn with_id(
+        id: String,
+        kind: impl Into<String>,
+        subject: Option<String>,
+        data: Option<&Json>,
+    ) -> Self {
+        let (source, kind) = (DEFAULT_SOURCE.to_owned(), kind.into());
+        let document = Document {
+            specversion: "1.0",
+            id: &id,
+            source: &source,
+            kind: &kind,
+            subject: subject.as_deref(),
+            time: time::now(),
+            datacontenttype: data.map(|_| "application/json"),
+            data,
+        };
+        let document = serde_json::to_string(&document).expect("strings and JSON serialise");
+        Self { id, source, kind, subject, is_traced: false, document: document.into() }
+    }
+
+    /// Takes an event in the JSON format as a client sent it.
+    ///
+    /// # Errors
+    /// Says which attribute breaks which rule of the specification.
+    pub fn from_client(document: &Json) -> Result<Self, String> {
+        let members = Members::of(document.text()).map_err(|error| error.to_string())?;
+        check_members(&members)?;
+        let event = Self::stored(document.text().into()).map_err(|error| error.to_string())?;
+        event.check()?;
+        Ok(event)
+    }
+
+    /// Reads an event that was stored.
+    ///
+    /// # Errors
+    /// When it is none that every reader can read.
+    pub fn stored(document: Arc<str>) -> serde_json::Result<Self> {
+        let Attributes { id, source, kind, subject, traceparent, .. } =
+            serde_json::from_str(&document)?;
+        let is_traced = traceparent.is_some();
+        Ok(Self { id, source, kind, subject, is_traced, document })
+    }
+
+    /// The event in the JSON format.
+    #[must_use]
+    pub fn document(&self) -> &Arc<str> {
+        &self.document
+    }
+
+    /// The event as a part of the trace, unless it names one itself.
+    #[must_use]
+    pub fn within_trace(mut self, traceparent: &str) -> Self {
+        if let (false, Some(open)) = (self.is_traced, self.document.strip_suffix('}')) {
+            let value = Value::from(traceparent);
+            self.document = format!("{open},\"traceparent\":{value}}}").into();
+            self.is_traced = true;
+        }
+        self
+    }
+
+    /// By what a repetition of the event is recognised.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        // A document is an object.
+        let members = Members::of(&self.document).ok();
+        Fingerprint::new(|form, out| {
+            if let Some(members) = &members {
+                write_members(members, form, out);
+            }
+        })
     }
 
     /// The lane in which it is delivered: that of its subject, or any if it has none. Processes of
@@ -100,32 +131,46 @@ impl Event {
         i32::from(digest.finalize()[0]) % LANES
     }
 
-    /// Checks the rules of the specification.
+    /// Checks the rules of the specification for the attributes that decide on its way.
     ///
     /// # Errors
     /// Says which attribute breaks which rule.
     pub fn check(&self) -> Result<(), String> {
-        if self.specversion != "1.0" {
-            return Err(format!("`specversion` must be \"1.0\", not {:?}", self.specversion));
-        }
         check_text("id", &self.id)?;
         check_text("source", &self.source)?;
         check_text("type", &self.kind)?;
-        if let Some(subject) = &self.subject {
-            check_text("subject", subject)?;
-        }
-        if let Some(time) = &self.time {
-            time.parse::<time::Timestamp>()
-                .map_err(|_| format!("`time` must be an RFC 3339 date-time, not {time:?}"))?;
-        }
-        if self.data.is_some() && self.data_base64.is_some() {
-            return Err("`data` and `data_base64` exclude each other".to_owned());
-        }
-        if let Some(data) = &self.data {
-            json::check_depth(data).map_err(|problem| format!("`data` {problem}"))?;
-        }
-        self.extensions.iter().try_for_each(|(name, value)| check_extension(name, value))
+        self.subject.as_ref().map_or(Ok(()), |subject| check_text("subject", subject))
     }
+}
+
+/// An event of ours in the JSON format.
+#[derive(Serialize)]
+struct Document<'a> {
+    specversion: &'static str,
+    id: &'a str,
+    source: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    time: time::Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacontenttype: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Json>,
+}
+
+/// What is read of a stored event; its data only to see that others can read it.
+#[derive(Deserialize)]
+struct Attributes {
+    id: String,
+    source: String,
+    #[serde(rename = "type")]
+    kind: String,
+    subject: Option<String>,
+    traceparent: Option<IgnoredAny>,
+    #[serde(default, rename = "data")]
+    _data: Readable,
 }
 
 /// The attributes that are text, and whether an event must have them.
@@ -141,14 +186,80 @@ const TEXTS: [(&str, bool); 9] = [
     ("data_base64", false),
 ];
 
-/// Names the attribute that has a wrong type: serde's own message loses it with `flatten`.
-fn check_types(value: &Value) -> Result<(), String> {
-    TEXTS.iter().try_for_each(|&(name, required)| match value.get(name) {
+/// The order of the attributes in a fingerprint; extensions follow by name.
+const ORDER: [&str; 10] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "dataschema",
+    DATA,
+    "data_base64",
+];
+
+const DATA: &str = "data";
+
+/// Appends what counts in an event, in the same way however its client wrote it.
+fn write_members(members: &Members<'_>, form: Form, out: &mut Vec<u8>) {
+    let counts = |name: &str, value: &str| {
+        // Data may be `null`, which earlier releases did not keep; other attributes are unset then.
+        value != "null" || (name == DATA && form == Form::Exact)
+    };
+    let mut extensions: Vec<&str> =
+        members.iter().map(|(name, _)| name).filter(|name| !ORDER.contains(name)).collect();
+    extensions.sort_unstable();
+    let all = ORDER.into_iter().chain(extensions);
+    let mut before = b'{';
+    for (name, value) in all.filter_map(|name| Some((name, members.get(name)?))) {
+        if counts(name, value) {
+            out.push(before);
+            before = b',';
+            out.extend_from_slice(Value::from(name).to_string().as_bytes());
+            out.push(b':');
+            canonical(value, form, out);
+        }
+    }
+    out.push(b'}');
+}
+
+/// Checks what is not read once the event is accepted, and names the attribute that is wrong.
+fn check_members(members: &Members<'_>) -> Result<(), String> {
+    if let Some(name) = members.repeated() {
+        return Err(format!("`{name}` is there twice"));
+    }
+    TEXTS.iter().try_for_each(|&(name, required)| check_type(name, required, members.get(name)))?;
+    let text = |name| members.get(name).and_then(|text| serde_json::from_str::<String>(text).ok());
+    if let Some(version) = text("specversion").filter(|version| version != "1.0") {
+        return Err(format!("`specversion` must be \"1.0\", not {version:?}"));
+    }
+    if let Some(time) = text("time").filter(|time| time.parse::<time::Timestamp>().is_err()) {
+        return Err(format!("`time` must be an RFC 3339 date-time, not {time:?}"));
+    }
+    let data = members.get(DATA).filter(|data| *data != "null");
+    if data.is_some() && text("data_base64").is_some() {
+        return Err("`data` and `data_base64` exclude each other".to_owned());
+    }
+    if let Some(data) = data {
+        json::check_depth(data.as_bytes()).map_err(|problem| format!("`data` {problem}"))?;
+    }
+    let mut extensions = members.iter().filter(|(name, _)| !ORDER.contains(name));
+    extensions.try_for_each(|(name, value)| check_extension(name, value.get()))
+}
+
+fn check_type(name: &str, required: bool, value: Option<&str>) -> Result<(), String> {
+    match value {
         None if required => Err(format!("`{name}` is missing")),
-        Some(Value::Null) if !required => Ok(()),
-        None | Some(Value::String(_)) => Ok(()),
-        Some(other) => Err(format!("`{name}`: expected text, found {}", json::found(other))),
-    })
+        Some("null") if !required => Ok(()),
+        Some(other) if !other.starts_with('"') => {
+            let found =
+                serde_json::from_str(other).map_or_else(|_| other.to_owned(), |v| json::found(&v));
+            Err(format!("`{name}`: expected text, found {found}"))
+        }
+        None | Some(_) => Ok(()),
+    }
 }
 
 fn check_text(name: &str, value: &str) -> Result<(), String> {
@@ -160,14 +271,14 @@ fn check_text(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_extension(name: &str, value: &Value) -> Result<(), String> {
+fn check_extension(name: &str, value: &str) -> Result<(), String> {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Err(format!("`{name}`: an attribute's name has only a-z and 0-9"));
     }
-    match value {
-        Value::String(_) | Value::Bool(_) | Value::Number(_) => Ok(()),
-        _ => Err(format!("`{name}`: an extension attribute is a string, a boolean or a number")),
+    if value.starts_with(['{', '[', 'n']) {
+        return Err(format!("`{name}`: an extension attribute is a string, a boolean or a number"));
     }
+    Ok(())
 }
 
 /// A place in the stream of events: the id of a stored event, ordered as the stream is.
@@ -223,7 +334,7 @@ pub struct StoredEvent {
     /// Its place.
     pub position: Position,
     /// Its JSON, as it was published.
-    pub json: std::sync::Arc<str>,
+    pub json: Arc<str>,
 }
 
 /// The part of the stream that can still be read.
@@ -248,31 +359,107 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// As the release before wrote an event, and hashed it.
+    #[derive(Serialize, Deserialize)]
+    struct EarlierEvent {
+        specversion: String,
+        id: String,
+        source: String,
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        datacontenttype: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dataschema: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data: Option<Value>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_base64: Option<String>,
+        #[serde(flatten)]
+        extensions: std::collections::BTreeMap<String, Value>,
+    }
+
+    fn earlier_hash(text: &str) -> String {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let event: EarlierEvent = serde_json::from_value(value).unwrap();
+        hex::encode(Sha256::digest(serde_json::to_string(&event).unwrap()))
+    }
+
+    fn from_client(text: &str) -> Result<Event, String> {
+        Event::from_client(&Json::read(text.as_bytes()).unwrap())
+    }
+
+    const DIGITS: &str = r#"{ "type": "a.b", "specversion": "1.0", "id": "1", "source": "/x",
+        "data": {"z": 1.00, "a": 123456789012345678901234567890, "u": "\u00e9"}, "own": 1e2 }"#;
+
     #[test]
-    fn an_event_survives_its_json() {
-        let text = json!({"specversion": "1.0", "id": "1", "source": "/x", "type": "a.b",
-            "subject": "s", "time": "2026-01-01T00:00:00Z", "data": {"n": 1}, "traceparent": "00"});
-        let event = Event::from_json(text.clone()).unwrap();
-        assert_eq!(event.extensions["traceparent"], "00");
-        assert_eq!(serde_json::from_str::<Value>(&event.to_json()).unwrap(), text);
+    fn what_a_client_sent_stays_as_it_is() {
+        let event = from_client(DIGITS).unwrap();
+        assert_eq!(&**event.document(), DIGITS);
+        assert_eq!((&*event.id, &*event.source, &*event.kind), ("1", "/x", "a.b"));
+        let null =
+            from_client(r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":null}"#);
+        let null = null.unwrap().within_trace("00-1-2-01");
+        assert!(null.document().ends_with(r#","data":null,"traceparent":"00-1-2-01"}"#));
+        assert_eq!(null.clone().within_trace("00-3-4-01"), null, "its own trace stays");
+        assert_eq!(Event::stored(Arc::clone(null.document())).unwrap(), null);
+    }
+
+    #[test]
+    fn an_event_of_ours_is_what_it_says() {
+        let data = Json::from(json!({"n": 1}));
+        let event = Event::new("a.b", Some("s".to_owned()), Some(&data));
+        assert_eq!(event, from_client(event.document()).unwrap());
+        let document: Value = serde_json::from_str(event.document()).unwrap();
+        assert_eq!(document["data"], json!({"n": 1}));
+        assert_eq!(document["datacontenttype"], "application/json");
+    }
+
+    #[test]
+    fn a_repetition_is_recognised_however_it_is_laid_out_and_by_the_release_before() {
+        let usual = r#"{"specversion":"1.0","id":"1","source":"/x","type":"a","subject":null,
+            "data":{"b":[1,-2.5,"\u00e9"],"a":{}},"time":"2026-01-01T00:00:00Z","own":true,"b":2}"#;
+        let fingerprint = |text: &str| from_client(text).unwrap().fingerprint();
+        let value: Value = serde_json::from_str(usual).unwrap();
+        assert_eq!(fingerprint(&format!("{value:#}")), fingerprint(usual));
+        assert_eq!(fingerprint(usual).as_str(), earlier_hash(usual), "it understands ours as well");
+        let null = r#"{"specversion":"1.0","id":"1","source":"/x","type":"a","data":null}"#;
+        for unusual in [DIGITS, null] {
+            assert_ne!(fingerprint(unusual).as_str(), earlier_hash(unusual));
+            assert!(fingerprint(unusual).matches(&earlier_hash(unusual)), "{unusual}");
+        }
+        let absent = null.replace(r#","data":null"#, "");
+        assert!(!fingerprint(&absent).matches(fingerprint(null).as_str()));
+        let other = DIGITS.replace("1.00", "1.01");
+        assert!(!fingerprint(&other).matches(fingerprint(DIGITS).as_str()));
     }
 
     #[test]
     fn an_event_that_breaks_the_specification_is_refused() {
         let good = json!({"specversion": "1.0", "id": "1", "source": "/x", "type": "a"});
-        assert!(Event::from_json(good.clone()).is_ok());
+        assert!(from_client(&good.to_string()).is_ok());
         for (key, value) in [
             ("specversion", json!("0.3")),
             ("id", json!("")),
             ("type", json!("a\nb")),
+            ("subject", json!(1)),
             ("time", json!("yesterday")),
             ("BadName", json!("x")),
             ("nested", json!({})),
+            ("nothing", json!(null)),
         ] {
             let mut bad = good.clone();
             bad[key] = value;
-            assert!(Event::from_json(bad).is_err(), "{key} was accepted");
+            assert!(from_client(&bad.to_string()).is_err(), "{key} was accepted");
         }
+        let twice = good.to_string().replace('}', r#","id":"2"}"#);
+        assert_eq!(from_client(&twice), Err("`id` is there twice".to_owned()));
+        let both = good.to_string().replace('}', r#","data":1,"data_base64":"AA=="}"#);
+        assert!(from_client(&both).is_err());
     }
 
     #[test]

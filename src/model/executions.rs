@@ -3,11 +3,11 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use strum::VariantArray;
 
 use super::{
     backoff::Backoff,
+    json::Json,
     time::{self, Timestamp},
 };
 
@@ -160,11 +160,11 @@ pub struct Execution {
     /// The workflow's name.
     pub workflow: String,
     /// What it was given.
-    pub input: Value,
+    pub input: Json,
     /// Where it stands.
     pub status: Status,
     /// What it gave, when completed.
-    pub result: Option<Value>,
+    pub result: Option<Json>,
     /// Why it ended otherwise.
     pub error: Option<String>,
     /// When it was accepted.
@@ -244,7 +244,7 @@ pub struct Outcome {
     /// The new status.
     pub status: Status,
     /// What it gave, when completed.
-    pub result: Option<Value>,
+    pub result: Option<Json>,
     /// Why it ended otherwise.
     pub error: Option<String>,
     /// When it was acknowledged, if the backend tells.
@@ -315,7 +315,7 @@ pub struct StartRequest {
     /// What the workflow does.
     pub definition: Workflow,
     /// What it is given.
-    pub input: Value,
+    pub input: Json,
     /// Time it may take in all.
     pub timeout: Option<Duration>,
     /// The trace that it belongs to, as W3C's `traceparent`.

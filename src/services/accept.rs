@@ -13,6 +13,7 @@ use crate::{
     backends::database::{Acceptance, Admission, Database, KeyUse, Work},
     connection::{self, Client},
     error::{Error, ErrorKind},
+    model::json::Fingerprint,
     tasks::Tasks,
 };
 
@@ -33,8 +34,8 @@ pub struct RequestKey {
     pub scope: String,
     /// The key.
     pub key: String,
-    /// Hash of the request body.
-    pub body_hash: String,
+    /// Of the request body.
+    pub fingerprint: Fingerprint,
 }
 
 /// Accepts work into the database.
@@ -107,8 +108,8 @@ impl Acceptor {
 
     /// The use of a key by a request that will be answered with `answer`.
     pub(super) fn key_use(&self, key: RequestKey, answer: String) -> KeyUse {
-        let RequestKey { scope, key, body_hash } = key;
-        KeyUse { scope, key, body_hash, answer, keep_for: self.0.keep_answers }
+        let RequestKey { scope, key, fingerprint } = key;
+        KeyUse { scope, key, fingerprint, answer, keep_for: self.0.keep_answers }
     }
 
     /// Once this says `Stored`, the work is committed, or was by an earlier try. A caller who does
@@ -284,11 +285,15 @@ mod tests {
         use crate::{
             backends::database::{self, NewEvent},
             config::Pool,
-            model::{events::Event, ids},
+            model::events::Event,
             telemetry::metrics::Metrics,
         };
 
-        let new = || NewEvent { event: Event::new("t", None, None), content_hash: ids::new_id() };
+        let new = || {
+            let event = Event::new("t", None, None);
+            let fingerprint = event.fingerprint();
+            NewEvent { event, fingerprint }
+        };
         let admission = |new| Admission { work: Work::Events(vec![new]), key: None };
         let folder = tempfile::tempdir().unwrap();
         let (metrics, tasks) = (Metrics::new("0", "0"), Tasks::default());
@@ -299,7 +304,7 @@ mod tests {
         let first = new();
         acceptor.accept(admission(first.clone())).await.unwrap();
         let mut all: Vec<NewEvent> = (0..60).map(|_| new()).collect();
-        all[30] = NewEvent { content_hash: ids::new_id(), ..first };
+        all[30] = NewEvent { fingerprint: new().fingerprint, ..first };
         // On the one thread of this test, all have come before their commit begins.
         let all = all.into_iter().map(|new| acceptor.accept(admission(new)));
         let all = futures_util::future::join_all(all).await;

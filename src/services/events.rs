@@ -3,8 +3,6 @@
 pub mod relay;
 pub mod stream;
 
-use sha2::{Digest, Sha256};
-
 use self::relay::Relay;
 use super::accept::{Acceptor, RequestKey};
 use crate::{
@@ -14,9 +12,18 @@ use crate::{
     },
     connection::Client,
     error::{Error, ErrorKind},
-    model::events::Event,
+    model::{events::Event, json::Fingerprint},
     telemetry::traces::TraceContext,
 };
+
+/// Who has chosen the ids of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// A client, who may send an event again.
+    Client,
+    /// This service, for this request.
+    Service,
+}
 
 /// Publishes events.
 #[derive(Clone, Debug)]
@@ -44,7 +51,8 @@ impl Events {
     /// the commit was lost; or why the database cannot be asked.
     pub async fn accept(
         &self,
-        events: &[Event],
+        events: Vec<Event>,
+        ids: ChosenBy,
         key: Option<RequestKey>,
         answer: impl FnOnce() -> String,
     ) -> Result<Option<String>, Error> {
@@ -53,10 +61,21 @@ impl Events {
         }
         self.relay.admit()?;
         let key = key.map(|key| self.acceptor.key_use(key, answer()));
-        let work = Work::Events(events.iter().map(new_event).collect());
+        let names: Vec<(String, String)> = match ids {
+            ChosenBy::Client => {
+                events.iter().map(|event| (event.source.clone(), event.id.clone())).collect()
+            }
+            ChosenBy::Service => Vec::new(),
+        };
+        let count = events.len();
+        let new = match ids {
+            ChosenBy::Client => from_client,
+            ChosenBy::Service => new_event,
+        };
+        let work = Work::Events(events.into_iter().map(new).collect());
         match self.acceptor.accept(Admission { work, key }).await? {
             Acceptance::EventTaken(place) => {
-                let Event { id, source, .. } = &events[place];
+                let (source, id) = &names[place];
                 let message = format!(
                     "another event of the source {source:?} has the id {id:?}; nothing was stored"
                 );
@@ -64,7 +83,7 @@ impl Events {
             }
             Acceptance::Answered(answer) => Ok(Some(answer)),
             _ => {
-                self.stored(events.len());
+                self.stored(count);
                 Ok(None)
             }
         }
@@ -90,15 +109,20 @@ impl Events {
     }
 }
 
-pub(super) fn new_event(event: &Event) -> NewEvent {
-    let content_hash = hex::encode(Sha256::digest(event.to_json()));
-    NewEvent { event: within_trace(event.clone()), content_hash }
+/// An event whose id is new, or tells what it announces: two with the same id are the same.
+pub(super) fn new_event(event: Event) -> NewEvent {
+    NewEvent { event: within_trace(event), fingerprint: Fingerprint::default() }
 }
 
-fn within_trace(mut event: Event) -> Event {
-    if let Some(trace) = TraceContext::current() {
-        let extension = event.extensions.entry("traceparent".to_owned());
-        extension.or_insert_with(|| trace.to_string().into());
+/// An event whose id may be that of an earlier one with other content.
+fn from_client(event: Event) -> NewEvent {
+    let fingerprint = event.fingerprint();
+    NewEvent { event: within_trace(event), fingerprint }
+}
+
+fn within_trace(event: Event) -> Event {
+    match TraceContext::current() {
+        Some(trace) => event.within_trace(&trace.to_string()),
+        None => event,
     }
-    event
 }

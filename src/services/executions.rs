@@ -11,7 +11,6 @@ mod records;
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::Value;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, sleep_until},
@@ -39,6 +38,7 @@ use crate::{
     model::{
         backlog::Backlog,
         executions::{Ending, Execution, ListFilter, OpenExecution, Status},
+        json::Json,
         time,
     },
     tasks::Tasks,
@@ -57,7 +57,7 @@ pub struct NewExecution {
     /// The workflow's name.
     pub workflow: String,
     /// What it is given.
-    pub input: Value,
+    pub input: Json,
     /// The id, if the client chooses it.
     pub id: Option<String>,
     /// Time it may take in all.
@@ -287,7 +287,7 @@ impl Executions {
     ///
     /// # Errors
     /// As [`Executions::cancel`]; `Unsupported` when the backend has no signals.
-    pub async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error> {
+    pub async fn signal(&self, id: &str, name: &str, input: &Json) -> Result<(), Error> {
         self.handed_over(id).await?;
         self.0.service.signal(id, name, input).await.map_err(|error| ended_meanwhile(error, id))
     }
@@ -297,7 +297,7 @@ impl Executions {
     /// # Errors
     /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, or why the backend cannot
     /// be asked, or has not been given it yet.
-    pub async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error> {
+    pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<Json, Error> {
         let execution = self.0.records.get(id).await?;
         self.0.records.served_here(&execution)?;
         if !execution.status.is_terminal() {

@@ -23,6 +23,8 @@ impl Service {
 pub(crate) struct Sent {
     pub(crate) name: Option<String>,
     pub(crate) id: Option<String>,
+    /// The data as it was sent, and what it says.
+    pub(crate) text: String,
     pub(crate) data: Value,
 }
 
@@ -64,14 +66,15 @@ impl Events {
 }
 
 fn parse(block: &str) -> Option<Sent> {
-    let (mut name, mut id, mut data) = (None, None, String::new());
+    let (mut name, mut id, mut text) = (None, None, Vec::new());
     for line in block.lines() {
         match line.split_once(": ") {
             Some(("event", value)) => name = Some(value.to_owned()),
             Some(("id", value)) => id = Some(value.to_owned()),
-            Some(("data", value)) => data.push_str(value),
+            Some(("data", value)) => text.push(value),
             _ => {}
         }
     }
-    (!data.is_empty()).then(|| Sent { name, id, data: serde_json::from_str(&data).unwrap() })
+    let text = text.join("\n");
+    (!text.is_empty()).then(|| Sent { name, id, data: serde_json::from_str(&text).unwrap(), text })
 }

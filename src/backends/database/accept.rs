@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Error,
-    model::{events::Event, executions::Execution},
+    model::{events::Event, executions::Execution, json::Fingerprint},
 };
 
 /// Work to be accepted, with its idempotency key.
@@ -44,8 +44,8 @@ pub struct NewRecord {
 pub struct NewEvent {
     /// The event as it will be delivered.
     pub event: Event,
-    /// Hash of the event as the client sent it, by which a repetition is recognised.
-    pub content_hash: String,
+    /// Of the event as the client sent it. Events of ours need none: their ids are their own.
+    pub fingerprint: Fingerprint,
 }
 
 /// The use of an `Idempotency-Key`.
@@ -56,7 +56,7 @@ pub struct KeyUse {
     /// The key.
     pub key: String,
     /// Hash of the request body.
-    pub body_hash: String,
+    pub fingerprint: Fingerprint,
     /// The answer to the request, now and whenever it is repeated.
     pub answer: String,
     /// How long the answer is kept.

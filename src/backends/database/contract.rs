@@ -21,7 +21,9 @@ use crate::{
     model::{
         events::Event,
         executions::{Ending, Execution, Status, Workflow},
-        ids, time,
+        ids,
+        json::Fingerprint,
+        time,
     },
     tasks::Tasks,
     telemetry::metrics::Metrics,
@@ -53,14 +55,15 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
 
 /// Rows as the previous version writes them after this version has migrated the schema. Both may
 /// run side by side during an upgrade, and this version continues with the rows of the previous
-/// one.
+/// one. The hash is that of `body`.
 pub(super) const WRITTEN_BY_THE_VERSION_BEFORE: &str = r#"
     INSERT INTO executions (id, workflow, input, status, created_at, backend, request_id, definition)
     VALUES ('old', 'echo', 'null', 'accepted', 1, 'before', 'request',
         '{"kind":"echo","delay":{"secs":0,"nanos":0}}');
     INSERT INTO idempotency_keys
         (scope, idempotency_key, body_hash, execution_id, answer, busy_until, expires_at)
-    VALUES ('contract', 'old', 'body', 'old', NULL, 1, 9000000000000000);
+    VALUES ('contract', 'old', '230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5',
+        'old', NULL, 1, 9000000000000000);
     INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at,
         delivered_at, refusals)
     VALUES (3, 's', 'old', 'h', '{"specversion":"1.0","id":"old","source":"s","type":"t"}',
@@ -101,7 +104,7 @@ fn execution(workflow: &str) -> Execution {
     Execution {
         id: ids::new_id(),
         workflow: workflow.to_owned(),
-        input: json!({"n": 1, "text": "ünïcödé"}),
+        input: json!({"n": 1, "text": "ünïcödé"}).into(),
         status: Status::Accepted,
         result: None,
         error: None,
@@ -121,7 +124,7 @@ fn key(name: &str, body: &str) -> KeyUse {
     KeyUse {
         scope: "contract".to_owned(),
         key: name.to_owned(),
-        body_hash: body.to_owned(),
+        fingerprint: fingerprint(body),
         answer: format!("the answer to {body}"),
         keep_for: MINUTE,
     }
@@ -147,8 +150,14 @@ async fn admit(database: &dyn Database, admission: &Admission) -> Acceptance {
 }
 
 fn new_event(subject: &str) -> NewEvent {
-    let event = Event::new("contract.event", Some(subject.to_owned()), Some(json!({"n": 1})));
-    NewEvent { event, content_hash: ids::new_id() }
+    let data = json!({"n": 1}).into();
+    let event = Event::new("contract.event", Some(subject.to_owned()), Some(&data));
+    let fingerprint = event.fingerprint();
+    NewEvent { event, fingerprint }
+}
+
+fn fingerprint(of: &str) -> Fingerprint {
+    Fingerprint::new(|_, out| out.extend_from_slice(of.as_bytes()))
 }
 
 async fn store(database: &dyn Database, events: &[NewEvent]) -> Acceptance {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Error,
-    model::{events::Event, executions::Execution, time::Timestamp},
+    model::{executions::Execution, json::Json, time::Timestamp},
 };
 
 /// An event that the broker refused for good, or that cannot be read.
@@ -13,7 +13,7 @@ pub struct DeadLetter {
     /// Its place in the database's sequence.
     pub seq: i64,
     /// The event, unless it cannot be read.
-    pub event: Option<Event>,
+    pub event: Option<Json>,
     /// The broker's last refusal, or the reason why the event cannot be read.
     pub error: String,
     /// How often it was refused.

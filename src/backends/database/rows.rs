@@ -17,7 +17,7 @@ pub(super) use self::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    model::executions::Status,
+    model::{executions::Status, json::Json},
 };
 
 fn note_error<T>(read: Result<T, Error>, unreadable: &mut Option<Error>) -> Option<T> {
@@ -48,9 +48,16 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Error> {
 }
 
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    serde_json::from_str(text).map_err(|error| {
-        Error::new(ErrorKind::Incompatible, "a stored value cannot be read").with_source(error)
-    })
+    serde_json::from_str(text).map_err(unreadable)
+}
+
+/// A client's value, which is kept as text.
+fn value(text: String) -> Result<Json, Error> {
+    Json::stored(text).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Incompatible, "a stored value cannot be read").with_source(error)
 }
 
 fn status(text: &str) -> Result<Status, Error> {

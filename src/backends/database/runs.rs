@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     model::{
         executions::{Outcome, StartRequest, Workflow},
+        json::Json,
         time::Timestamp,
     },
 };
@@ -31,7 +32,7 @@ pub struct ClaimedRun {
     /// The step to run.
     pub definition: Workflow,
     /// The input.
-    pub input: serde_json::Value,
+    pub input: Json,
     /// Step attempts so far.
     pub tries: u32,
     /// The fencing number: changes with an older number are refused.

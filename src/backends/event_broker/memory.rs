@@ -199,7 +199,7 @@ impl EventBroker for MemoryBroker {
         let mut ring = self.ring.lock();
         let mut places = Vec::with_capacity(events.len());
         for event in events {
-            let json: Arc<str> = event.to_json().into();
+            let json = Arc::clone(event.document());
             ring.newest = next_position(ring.newest);
             ring.bytes += json.len();
             let position = ring.newest;

@@ -155,14 +155,14 @@ impl RedisBroker {
         }
     }
 
-    fn checked(&self, text: String) -> Result<String, Error> {
+    fn checked<T: AsRef<str>>(&self, text: T) -> Result<T, Error> {
         let largest = self.largest_text.load(Ordering::Relaxed);
-        if text.len() <= largest {
+        if text.as_ref().len() <= largest {
             return Ok(text);
         }
         let message = format!(
             "the event has {} bytes, the server takes {largest} (proto-max-bulk-len)",
-            text.len()
+            text.as_ref().len()
         );
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
@@ -170,7 +170,7 @@ impl RedisBroker {
     fn append(&self, event: &Event) -> Result<Cmd, Error> {
         let mut command = redis::cmd("XADD");
         command.arg(&self.config.stream).arg("MAXLEN").arg("~").arg(self.config.max_events);
-        command.arg("*").arg(FIELD).arg(self.checked(event.to_json())?);
+        command.arg("*").arg(FIELD).arg(self.checked(&**event.document())?);
         Ok(command)
     }
 
@@ -178,8 +178,8 @@ impl RedisBroker {
         let mut call = self.script.key(&self.config.stream);
         call.arg(self.config.max_events);
         for event in events {
-            call.arg(self.checked(event.to_json())?).arg(&event.kind);
-            call.arg(self.checked(envelope(event))?);
+            call.arg(self.checked(&**event.document())?).arg(&event.kind);
+            call.arg(self.checked(envelope(event)?)?);
         }
         self.commands
             .call(|mut connection| async move { call.invoke_async(&mut connection).await })

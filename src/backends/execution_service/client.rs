@@ -1,11 +1,9 @@
 //! The execution service as its callers see it: the methods of its trait, each through the guard.
 
-use serde_json::Value;
-
 use super::{Description, ExecutionService, Started};
 use crate::{
     connection::guarded,
-    model::{executions::StartRequest, time::Timestamp},
+    model::{executions::StartRequest, json::Json, time::Timestamp},
 };
 
 guarded! {
@@ -16,9 +14,9 @@ guarded! {
         idempotent start(request: &StartRequest) -> Started;
         idempotent describe(id: &str) -> Description;
         idempotent list(since: Timestamp, limit: usize) -> Vec<Description>;
-        once signal(id: &str, name: &str, input: &Value) -> ();
+        once signal(id: &str, name: &str, input: &Json) -> ();
         // A worker answers, so its silence says nothing of the service.
-        passed_on query(id: &str, name: &str, input: &Value) -> Value;
+        passed_on query(id: &str, name: &str, input: &Json) -> Json;
         idempotent cancel(id: &str) -> ();
         idempotent terminate(id: &str, reason: &str) -> ();
     }

@@ -12,6 +12,7 @@ use crate::{
     model::{
         executions::{StartRequest, Status, StepRetry, Workflow},
         ids,
+        json::Json,
         time::{self, Timestamp},
     },
 };
@@ -66,7 +67,7 @@ fn request(workflow: &str, input: Value) -> StartRequest {
         request_id: ids::new_id(),
         workflow: workflow.to_owned(),
         definition: workflows().remove(workflow).expect("the suite has the workflow"),
-        input,
+        input: input.into(),
         timeout: None,
         traceparent: None,
         first_tried: None,
@@ -94,8 +95,8 @@ async fn an_unknown_id_is_not_found(service: &dyn ExecutionService) {
     not_found(service.terminate(id, "test").await.unwrap_err());
     // Not every backend has signals and queries.
     let answers = [
-        service.signal(id, "wake", &Value::Null).await.unwrap_err(),
-        service.query(id, "state", &Value::Null).await.unwrap_err(),
+        service.signal(id, "wake", &Json::null()).await.unwrap_err(),
+        service.query(id, "state", &Json::null()).await.unwrap_err(),
     ];
     for error in answers {
         assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported), "{error:?}");
@@ -108,7 +109,7 @@ async fn an_echo_gives_its_input_back(service: &dyn ExecutionService) -> Descrip
     start(service, &request).await;
     let ended = wait(service, &request.id).await;
     assert_eq!(ended.outcome.status, Status::Completed);
-    assert_eq!(ended.outcome.result, Some(input));
+    assert_eq!(ended.outcome.result, Some(input.into()));
     assert_eq!(ended.outcome.error, None);
     assert_eq!(service.describe(&request.id).await.expect("describing works"), ended);
     ended
@@ -118,11 +119,12 @@ async fn a_repeated_hand_over_starts_one_run(service: &dyn ExecutionService) -> 
     let first = request("echo", json!(1));
     start(service, &first).await;
     start(service, &first).await;
-    let stranger = StartRequest { request_id: ids::new_id(), input: json!(2), ..first.clone() };
+    let stranger =
+        StartRequest { request_id: ids::new_id(), input: json!(2).into(), ..first.clone() };
     let taken = service.start(&stranger).await.unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
     let ended = wait(service, &first.id).await;
-    assert_eq!(ended.outcome.result, Some(json!(1)));
+    assert_eq!(ended.outcome.result, Some(json!(1).into()));
     // The same once it has ended, because the answer to the hand-over can be lost for long.
     start(service, &first).await;
     let taken = service.start(&stranger).await.unwrap_err();

@@ -17,7 +17,6 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -34,6 +33,7 @@ use crate::{
     error::{Error, ErrorKind},
     model::{
         executions::{StartRequest, Workflow},
+        json::Json,
         time::Timestamp,
     },
 };
@@ -289,11 +289,11 @@ impl ExecutionService for EmbeddedService {
         }
     }
 
-    async fn signal(&self, _id: &str, _name: &str, _input: &Value) -> Result<(), Error> {
+    async fn signal(&self, _id: &str, _name: &str, _input: &Json) -> Result<(), Error> {
         Err(unsupported("signals"))
     }
 
-    async fn query(&self, _id: &str, _name: &str, _input: &Value) -> Result<Value, Error> {
+    async fn query(&self, _id: &str, _name: &str, _input: &Json) -> Result<Json, Error> {
         Err(unsupported("queries"))
     }
 

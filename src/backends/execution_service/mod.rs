@@ -15,7 +15,6 @@ pub use self::temporal::worker;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
 
 use super::database::Database;
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
     error::Error,
     model::{
         executions::{Outcome, StartRequest},
+        json::Json,
         time::Timestamp,
     },
 };
@@ -117,7 +117,7 @@ pub trait ExecutionService: Backend {
     ///
     /// # Cancel safety
     /// A dropped call may have sent it.
-    async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error>;
+    async fn signal(&self, id: &str, name: &str, input: &Json) -> Result<(), Error>;
 
     /// Asks a question of an execution.
     ///
@@ -126,7 +126,7 @@ pub trait ExecutionService: Backend {
     ///
     /// # Cancel safety
     /// Has no effect.
-    async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error>;
+    async fn query(&self, id: &str, name: &str, input: &Json) -> Result<Json, Error>;
 
     /// Asks an execution to end. It may clean up, and it may take its time.
     ///

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode, redirect};
-use serde_json::Value;
+use reqwest::{Response, StatusCode, header::CONTENT_TYPE, redirect};
 
 use crate::{
     config::values::Size,
-    model::{executions::Workflow, json},
+    model::{executions::Workflow, json::Json},
     telemetry::traces::TraceContext,
     tls,
 };
@@ -65,8 +64,8 @@ impl Steps {
         id: &str,
         traceparent: Option<&str>,
         workflow: &Workflow,
-        input: &Value,
-    ) -> Result<Value, StepError> {
+        input: &Json,
+    ) -> Result<Json, StepError> {
         match workflow {
             Workflow::Echo { delay } => {
                 if !delay.is_zero() {
@@ -78,7 +77,7 @@ impl Steps {
                 let trace = TraceContext::continued(traceparent);
                 let answer = self.post(id, trace, url, *timeout, input).await?;
                 let text = read(answer, *max_answer).await?;
-                json::read(&text)
+                Json::read(&text)
                     .map_err(|problem| StepError::permanent(format!("the answer {problem}")))
             }
             Workflow::Temporal { .. } => Err(StepError::permanent(
@@ -94,7 +93,7 @@ impl Steps {
         trace: TraceContext,
         url: &str,
         timeout: Duration,
-        input: &Value,
+        input: &Json,
     ) -> Result<Response, StepError> {
         let request = self
             .http
@@ -102,7 +101,8 @@ impl Steps {
             .header("idempotency-key", format!("\"{id}\""))
             .header("traceparent", trace.to_string())
             .timeout(timeout)
-            .json(input);
+            .header(CONTENT_TYPE, "application/json")
+            .body(input.text().to_owned());
         let answer = request.send().await.map_err(|error| request_error(&error))?;
         if answer.status().is_success() {
             return Ok(answer);
@@ -191,7 +191,7 @@ mod tests {
         service(move |mut stream| stream.write_all(text.as_bytes()).unwrap())
     }
 
-    async fn run(url: String) -> Result<Value, StepError> {
+    async fn run(url: String) -> Result<Json, StepError> {
         let retry = StepRetry {
             max_attempts: 1,
             initial_backoff: Duration::ZERO,
@@ -200,7 +200,7 @@ mod tests {
         };
         let timeout = Duration::from_secs(30);
         let workflow = Workflow::Http { url, timeout, retry, max_answer: BOUND };
-        Steps::new().unwrap().run("id", None, &workflow, &json!({"secret": 1})).await
+        Steps::new().unwrap().run("id", None, &workflow, &json!({"secret": 1}).into()).await
     }
 
     #[tokio::test]
@@ -234,7 +234,7 @@ mod tests {
         assert!(message.contains("2KiB") && message.contains("max_answer"), "{message}");
         let largest = json!("x".repeat(BOUND - 2));
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BOUND}\r\n\r\n{largest}");
-        assert_eq!(run(answering(head)).await, Ok(largest));
+        assert_eq!(run(answering(head)).await, Ok(largest.into()));
     }
 
     #[tokio::test]

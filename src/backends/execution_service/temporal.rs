@@ -9,13 +9,14 @@ mod connect;
 mod list;
 mod start;
 #[cfg(feature = "worker")]
+mod text;
+#[cfg(feature = "worker")]
 pub mod worker;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use serde_json::Value;
 use temporalio_client::{
     Connection, RetryOptions,
     grpc::WorkflowService,
@@ -53,6 +54,7 @@ use crate::{
     model::{
         executions::{Outcome, StartRequest, Status},
         ids,
+        json::Json,
         time::Timestamp,
     },
 };
@@ -310,7 +312,7 @@ impl ExecutionService for Temporal {
         timeout(wait, self.ended(id)).await.unwrap_or(Ok(()))
     }
 
-    async fn signal(&self, id: &str, name: &str, input: &Value) -> Result<(), Error> {
+    async fn signal(&self, id: &str, name: &str, input: &Json) -> Result<(), Error> {
         let message = SignalWorkflowExecutionRequest {
             namespace: self.config.namespace.clone(),
             workflow_execution: Some(self.newest_run(id)),
@@ -326,7 +328,7 @@ impl ExecutionService for Temporal {
         body(answer).map(drop)
     }
 
-    async fn query(&self, id: &str, name: &str, input: &Value) -> Result<Value, Error> {
+    async fn query(&self, id: &str, name: &str, input: &Json) -> Result<Json, Error> {
         let message = QueryWorkflowRequest {
             namespace: self.config.namespace.clone(),
             execution: Some(self.newest_run(id)),

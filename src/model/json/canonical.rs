@@ -1,23 +1,33 @@
-//! One text for all spellings of a JSON document that differ in white space and in the order of
-//! members alone.
+//! One text for all spellings of a JSON document that differ in white space, in the order of
+//! members and in the escapes of strings alone.
+
+use std::borrow::Cow;
+
+use serde_json::Number;
 
 use super::skip_string;
 
-/// The document without white space, and with the members of each object in the order of their
-/// names. Numbers and strings stay as they are spelled.
+/// Which text is made of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Numbers have all the digits that were sent.
+    Exact,
+    /// Numbers are the nearest that 64 bits can hold, which is how earlier releases kept them.
+    Earlier,
+}
+
+/// Appends the document without white space, and with the members of each object in the order of
+/// their names.
 ///
-/// `text` has to be JSON; of anything else something is made that is good for nothing.
-#[must_use]
-pub fn canonical(text: &str) -> Vec<u8> {
-    let mut reader = Reader { rest: text.as_bytes() };
-    let mut out = Vec::with_capacity(text.len());
-    reader.value(&mut out);
-    out
+/// `text` must be JSON; the result for any other text has no meaning.
+pub fn canonical(text: &str, form: Form, out: &mut Vec<u8>) {
+    Reader { rest: text.as_bytes(), form }.value(out);
 }
 
 /// Reads from the beginning of what is left.
 struct Reader<'a> {
     rest: &'a [u8],
+    form: Form,
 }
 
 impl<'a> Reader<'a> {
@@ -25,12 +35,12 @@ impl<'a> Reader<'a> {
         match self.peek() {
             Some(b'{') => self.object(out),
             Some(b'[') => self.array(out),
-            _ => out.extend_from_slice(self.scalar()),
+            _ => out.extend_from_slice(&self.scalar()),
         }
     }
 
     fn object(&mut self, out: &mut Vec<u8>) {
-        let mut members: Vec<(&'a [u8], Vec<u8>)> = Vec::new();
+        let mut members: Vec<(Cow<'a, [u8]>, Vec<u8>)> = Vec::new();
         self.step();
         while !matches!(self.peek(), Some(b'}') | None) {
             let name = self.scalar();
@@ -46,7 +56,7 @@ impl<'a> Reader<'a> {
         }
         self.step();
         // Members of the same name keep their order.
-        members.sort_by_key(|(name, _)| *name);
+        members.sort_by(|(one, _), (other, _)| said(one).cmp(&said(other)));
         out.push(b'{');
         for (place, (name, value)) in members.iter().enumerate() {
             if place > 0 {
@@ -77,8 +87,18 @@ impl<'a> Reader<'a> {
     }
 
     /// A string, a number, or a word.
-    fn scalar(&mut self) -> &'a [u8] {
-        let is_string = self.peek() == Some(b'"');
+    fn scalar(&mut self) -> Cow<'a, [u8]> {
+        let first = self.peek();
+        let text = self.scalar_as_sent(first == Some(b'"'));
+        let written = match first {
+            Some(b'"') if text.contains(&b'\\') => string(text),
+            Some(b'-' | b'0'..=b'9') if self.form == Form::Earlier => rounded(text),
+            _ => None,
+        };
+        written.map_or(Cow::Borrowed(text), |text| Cow::Owned(text.into_bytes()))
+    }
+
+    fn scalar_as_sent(&mut self, is_string: bool) -> &'a [u8] {
         let begin = self.rest;
         let mut bytes = begin.iter();
         // At least one, so that whatever is read comes to its end.
@@ -105,6 +125,26 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What a string says, without its quotes and escapes.
+fn said(string: &[u8]) -> Cow<'_, [u8]> {
+    if string.contains(&b'\\') {
+        let said = serde_json::from_slice::<String>(string).unwrap_or_default();
+        return Cow::Owned(said.into_bytes());
+    }
+    let open = string.strip_prefix(b"\"").unwrap_or(string);
+    Cow::Borrowed(open.strip_suffix(b"\"").unwrap_or(open))
+}
+
+/// A string with no more escapes than it needs.
+fn string(text: &[u8]) -> Option<String> {
+    let said: String = serde_json::from_slice(text).ok()?;
+    serde_json::to_string(&said).ok()
+}
+
+fn rounded(text: &[u8]) -> Option<String> {
+    serde_json::from_slice(text).ok().map(|number: Number| number.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -112,26 +152,32 @@ mod tests {
 
     use super::*;
 
+    fn written(of: &str, form: Form) -> String {
+        let mut out = Vec::new();
+        canonical(of, form, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
     fn text(of: &str) -> String {
-        String::from_utf8(canonical(of)).unwrap()
+        written(of, Form::Exact)
     }
 
     #[test]
-    fn white_space_and_the_order_of_members_do_not_count() {
+    fn white_space_order_of_members_and_escapes_do_not_count() {
         let one = " {\"b\" : [ 1 , {\"d\":2, \"c\" :\"x y\"} ] ,\n\t\"a\": null } ";
         assert_eq!(text(one), r#"{"a":null,"b":[1,{"c":"x y","d":2}]}"#);
+        assert_eq!(text(r#"{"\u00e9":"\u0041\/\n"}"#), r#"{"é":"A/\n"}"#);
         for empty in ["{}", "[]", "\"\"", "[[],{}]"] {
             assert_eq!(text(empty), empty);
         }
     }
 
     #[test]
-    fn spelling_and_the_order_of_items_count() {
+    fn digits_and_the_order_of_items_count() {
         for (one, other) in [
             ("1.0", "1"),
             ("[1,2]", "[2,1]"),
             (r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#),
-            (r#""\u00e9""#, r#""é""#),
             (r#"{"a":"}"}"#, r#"{"a":"]"}"#),
         ] {
             assert_ne!(text(one), text(other));
@@ -142,7 +188,7 @@ mod tests {
     #[test]
     fn what_is_no_json_comes_to_an_end() {
         for broken in ["", "{", "[", "{\"a\"", "{\"a\":", "[1", "}", ",,", "\"abc", "{1:}", "[}"] {
-            let _something = canonical(broken);
+            let _something = text(broken);
         }
     }
 
@@ -164,10 +210,21 @@ mod tests {
     proptest! {
         #[test]
         fn every_layout_of_a_value_has_the_same_text_which_is_the_value(value in values()) {
-            let compact = canonical(&value.to_string());
-            prop_assert_eq!(&compact, &canonical(&format!("{value:#}")));
-            prop_assert_eq!(serde_json::from_slice::<Value>(&compact).unwrap(), value);
-            prop_assert_eq!(&compact, &canonical(std::str::from_utf8(&compact).unwrap()));
+            let compact = text(&value.to_string());
+            prop_assert_eq!(&compact, &text(&format!("{value:#}")));
+            prop_assert_eq!(&compact, &text(&compact));
+            prop_assert_eq!(serde_json::from_str::<Value>(&compact).unwrap(), value.clone());
+            // As earlier releases wrote a value.
+            prop_assert_eq!(compact, value.to_string());
+        }
+
+        #[test]
+        fn rounded_numbers_are_written_as_a_reader_with_64_bits_writes_them(
+            number in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?"
+        ) {
+            let value: Value = serde_json::from_str(&number).unwrap();
+            prop_assert_eq!(written(&number, Form::Earlier), value.to_string());
+            prop_assert_eq!(text(&number), number);
         }
     }
 }

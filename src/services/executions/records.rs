@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::{NewExecution, Parts};
@@ -20,7 +20,9 @@ use crate::{
     model::{
         events::Event,
         executions::{Execution, OpenExecution, Outcome, Status, Workflow},
-        ids, time,
+        ids,
+        json::Json,
+        time,
     },
     services::events::{Events, new_event},
     telemetry::{metrics::Metrics, traces::TraceContext},
@@ -116,7 +118,7 @@ impl Records {
         let started_at = execution.started_at.or(outcome.started_at);
         let began = execution.status == Status::Accepted && started_at.is_some();
         let skipped = (began && outcome.status != Status::Running)
-            .then(|| new_event(&lifecycle_event(execution, Status::Running, None)));
+            .then(|| new_event(lifecycle_event(execution, Status::Running, None)));
         let announcements: Vec<NewEvent> =
             skipped.into_iter().chain([announcement(execution, outcome)]).collect();
         let (id, announcements) = (&execution.id, &announcements);
@@ -216,33 +218,44 @@ impl Changes {
 
 /// What announces that `outcome` is what has become of an execution.
 pub(super) fn announcement(execution: &OpenExecution, outcome: &Outcome) -> NewEvent {
-    new_event(&lifecycle_event(execution, outcome.status, Some(outcome)))
+    new_event(lifecycle_event(execution, outcome.status, Some(outcome)))
 }
 
 /// What announces that an execution is accepted.
 pub(super) fn acceptance(execution: &OpenExecution) -> NewEvent {
-    new_event(&lifecycle_event(execution, Status::Accepted, None))
+    new_event(lifecycle_event(execution, Status::Accepted, None))
+}
+
+/// What an event says of a change of status.
+#[derive(Serialize)]
+struct Change<'a> {
+    id: &'a str,
+    workflow: &'a str,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
 }
 
 /// One change has one id, whoever announces it.
 fn lifecycle_event(execution: &OpenExecution, status: Status, outcome: Option<&Outcome>) -> Event {
-    let mut data = json!({
-        "id": execution.id,
-        "workflow": execution.workflow,
-        "status": status.as_str(),
-    });
-    if let Some(result) = outcome.and_then(|outcome| outcome.result.as_ref()) {
-        data["result"] = result.clone();
+    let change = Change {
+        id: &execution.id,
+        workflow: &execution.workflow,
+        status,
+        result: outcome.and_then(|outcome| outcome.result.as_ref()),
+        error: outcome.and_then(|outcome| outcome.error.as_deref()),
+    };
+    // Text and JSON have a JSON form.
+    let data = Json::of(&change).unwrap_or_default();
+    let id = format!("{}:{status}", execution.id);
+    let subject = Some(execution.id.clone());
+    let event = Event::with_id(id, status.event_type(), subject, Some(&data));
+    match &execution.traceparent {
+        Some(traceparent) => event.within_trace(traceparent),
+        None => event,
     }
-    if let Some(error) = outcome.and_then(|outcome| outcome.error.as_ref()) {
-        data["error"] = json!(error);
-    }
-    let mut event = Event::new(status.event_type(), Some(execution.id.clone()), Some(data));
-    event.id = format!("{}:{status}", execution.id);
-    if let Some(traceparent) = &execution.traceparent {
-        event.extensions.insert("traceparent".to_owned(), json!(traceparent));
-    }
-    event
 }
 
 pub(super) fn has_ended(id: &str) -> Error {

@@ -56,6 +56,8 @@ async fn api_and_worker_do_the_same_on_redis_temporal_and_postgres() {
         assert_eq!(events.next().await.data["type"], expected);
     }
 
+    crate::faults::awkward::json_arrives_as_it_was_sent(&two).await;
+
     let slow = one.execute(&json!({"workflow": "slow"})).await;
     let cancelled = two.post(&format!("/v1/executions/{slow}/cancel")).send().await.unwrap();
     assert_eq!(cancelled.status(), 202);

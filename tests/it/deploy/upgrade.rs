@@ -32,6 +32,39 @@ async fn execute(service: &Service, workflow: &str, key: &str) -> String {
     execution["id"].as_str().unwrap().to_owned()
 }
 
+/// What readers would write in another way, in one layout or another.
+fn awkward(is_spaced: bool) -> String {
+    let text = r#"{"z":12345678901234567890123,"a":1.10,"e":1E2,"s":"\u00e9","n":null}"#;
+    if is_spaced { text.replace(',', " ,\n") } else { text.to_owned() }
+}
+
+/// Sends awkward work, some of it with keys; gives the id in each answer.
+async fn send_awkward(service: &Service, is_spaced: bool) -> Vec<Value> {
+    let data = awkward(is_spaced);
+    let event = |id: &str, data: &str| {
+        format!(r#"{{"id":"{id}","source":"ledger","type":"t","specversion":"1.0","data":{data}}}"#)
+    };
+    let (cloud, plain) = ("application/cloudevents+json", "application/json");
+    let mut answers = Vec::new();
+    for (path, kind, body, key) in [
+        ("/v1/events", cloud, event("awkward", &data), None),
+        ("/v1/events", cloud, event("null", "null"), None),
+        ("/v1/events", cloud, event("awkward", &data), Some("cloud")),
+        ("/v1/events", plain, format!(r#"{{"type":"short","data":{data}}}"#), Some("short")),
+        ("/v1/events", plain, r#"{"type":"short"}"#.to_owned(), Some("bare")),
+        ("/v1/executions", plain, format!(r#"{{"workflow":"echo","input":{data}}}"#), Some("run")),
+    ] {
+        let mut request = service.post(path).header("content-type", kind).body(body);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let (status, answer) = crate::support::answer(request).await;
+        assert_eq!(status, 202, "{answer}");
+        answers.push(answer["id"].clone());
+    }
+    answers
+}
+
 async fn completes(service: &Service, id: &str, result: &str) {
     let ended = service.result(id).await;
     assert_eq!((&ended["status"], &ended["result"]), (&json!("completed"), &json!(result)));
@@ -55,6 +88,7 @@ async fn is_taken_over(mut redis: Redis, setup: Setup) -> (Redis, Service) {
     publish(&old, "a", 0..5).await;
     let ran = execute(&old, "echo", "ran").await;
     completes(&old, &ran, "ran").await;
+    let sent = send_awkward(&old, false).await;
     redis.down();
     publish(&old, "a", 5..10).await;
     let runs = execute(&old, "slow", "runs").await;
@@ -64,6 +98,7 @@ async fn is_taken_over(mut redis: Redis, setup: Setup) -> (Redis, Service) {
     redis.up().await;
     new.healthy().await;
     assert_eq!(execute(&new, "echo", "ran").await, ran, "its keys are known");
+    assert_eq!(send_awkward(&new, true).await, sent, "the text of numbers is read as it read them");
     completes(&new, &ran, "ran").await;
     completes(&new, &runs, "runs").await;
     assert_eq!(send_cloud_event(&new, &cloud_event("a", 0)).await.0, 202, "a repetition");
@@ -74,7 +109,7 @@ async fn is_taken_over(mut redis: Redis, setup: Setup) -> (Redis, Service) {
     while seen.len() < expected.len() {
         let id = events.next().await.data["id"].clone();
         // The last event before the kill may be repeated.
-        if !seen.contains(&id) {
+        if id.as_str().unwrap().starts_with("a-") && !seen.contains(&id) {
             seen.push(id);
         }
     }

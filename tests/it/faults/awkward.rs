@@ -67,6 +67,93 @@ async fn json_is_accepted_a_hundred_levels_deep_and_refused_deeper() {
     assert!(arrived.iter().any(|event| event["id"] == "deep-5"));
 }
 
+/// Numbers, an order, escapes and white space that readers would not write in the same way.
+const AS_SENT: &str =
+    r#"{"z":1234567890123456789012345,"a":1.10,"d":1e-400,"e":1E2, "s":"\u00e9\/", "n":[null ]}"#;
+
+const ONE: &str = "application/cloudevents+json";
+const SHORT: &str = "application/json";
+
+/// An event as a client writes it, which is part of a trace already.
+fn event_as_sent(id: &str) -> String {
+    format!(
+        r#"{{"type":"as-sent", "data" : {AS_SENT},"id":"{id}","source":"ledger",
+        "traceparent":"00-11111111111111111111111111111111-2222222222222222-01","specversion":"1.0"}}"#
+    )
+}
+
+/// What clients send arrives as they sent it, whatever stores it and passes it on.
+pub(crate) async fn json_arrives_as_it_was_sent(service: &Service) {
+    let mut events = service.follow("?type=as-sent", None).await;
+    for (n, path) in ["/v1/events", "/v1/events?delivery=direct"].iter().enumerate() {
+        let event = event_as_sent(&format!("as-sent-{n}"));
+        assert!(post(service, path, ONE, event.clone()).await.0 < 300);
+        assert_eq!(events.next().await.text, event);
+        for data in [AS_SENT, "null", "1.10"] {
+            let short = format!(r#"{{"type": "as-sent", "data": {data} }}"#);
+            assert!(post(service, path, SHORT, short).await.0 < 300);
+            let arrived = events.next().await.text;
+            assert!(arrived.contains(&format!("\"data\":{data}")), "{arrived}");
+        }
+    }
+
+    let mut events = service.follow("?type=execution.completed", None).await;
+    let execution = format!(r#"{{"workflow": "echo", "input":{AS_SENT}}}"#);
+    let (status, answer) = post(service, "/v1/executions", SHORT, execution).await;
+    assert_eq!(status, 202, "{answer}");
+    let id = answer["id"].as_str().unwrap();
+    service.result(id).await;
+    for path in [&*format!("/v1/executions/{id}"), "/v1/executions?limit=1"] {
+        let text = service.get(path).send().await.unwrap().text().await.unwrap();
+        for member in ["input", "result"] {
+            assert!(text.contains(&format!("\"{member}\":{AS_SENT}")), "{text}");
+        }
+    }
+    let completed = events.next().await.text;
+    assert!(completed.contains(&format!("\"result\":{AS_SENT}")), "{completed}");
+}
+
+#[tokio::test]
+async fn a_client_s_json_arrives_as_it_was_sent() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    json_arrives_as_it_was_sent(&service).await;
+}
+
+#[tokio::test]
+async fn a_repetition_in_another_layout_is_recognised_and_one_with_other_digits_is_not() {
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("?type=as-sent", None).await;
+    let event = event_as_sent("twice");
+    let again = event.replace(' ', "").replace(r"\u00e9\/", "é/");
+    let again = again.replacen(r#""type":"as-sent","#, "", 1);
+    let again = again.replacen('{', r#"{"subject":null,"#, 1);
+    let again = format!(r#"{},"type":"as-sent"}}"#, again.strip_suffix('}').unwrap());
+    let other = event.replace("1.10", "1.1");
+    assert_eq!(post(&service, "/v1/events", ONE, event).await.0, 202);
+    assert_eq!(post(&service, "/v1/events", ONE, again).await.0, 202);
+    assert_eq!(post(&service, "/v1/events", ONE, other).await.0, 409);
+    assert_eq!(post(&service, "/v1/events", ONE, event_as_sent("last")).await.0, 202);
+    assert_eq!(events.ids(2).await, ["twice", "last"]);
+
+    let keyed = async |path: &str, body: String| {
+        let request = service.post(path).header("content-type", SHORT);
+        let request = request.header("Idempotency-Key", "as-sent").body(body);
+        let (status, answer) = crate::support::answer(request).await;
+        (status.as_u16(), answer["id"].clone())
+    };
+    for (path, body) in [
+        ("/v1/events", format!(r#"{{"type":"keyed","data":{AS_SENT}}}"#)),
+        ("/v1/executions", format!(r#"{{"workflow":"echo","input":{AS_SENT}}}"#)),
+    ] {
+        let first = keyed(path, body.clone()).await;
+        assert_eq!(first.0, 202);
+        assert_eq!(keyed(path, body.replace(':', " :\n")).await, first);
+        assert_eq!(keyed(path, body.replace("1.10", "1.1")).await.0, 422);
+    }
+}
+
 #[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn unreadable_rows_become_dead_letters_with_a_reason_and_do_not_block_others() {

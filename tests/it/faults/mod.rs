@@ -1,6 +1,6 @@
 //! The promises that hold while processes, servers, links, disks, clocks and input fail.
 
-mod awkward;
+pub(crate) mod awkward;
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres", feature = "sqlite"))]
 mod chaos;
 #[cfg(feature = "sqlite")]

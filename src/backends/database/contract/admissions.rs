@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{Acceptance, Admission, Database, KeyUse, NewEvent, Work},
-    MINUTE, accept, admission, execution, key, new_event,
+    MINUTE, accept, admission, execution, fingerprint, key, new_event,
 };
 use crate::model::{executions::Execution, ids};
 
@@ -54,7 +54,7 @@ async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) 
     accept(database, &stored, None).await;
     let taken = Execution { request_id: ids::new_id(), ..stored };
     let (good, event, used) = (execution("a"), new_event("a"), key("neighbour", "body"));
-    let first = NewEvent { content_hash: ids::new_id(), ..event.clone() };
+    let first = NewEvent { fingerprint: fingerprint(&ids::new_id()), ..event.clone() };
     let batch = [
         admission(&taken, Some(&used), None),
         Admission { work: Work::Events(vec![event]), key: None },
@@ -84,7 +84,7 @@ async fn events_of_many_requests_are_stored_together(database: &dyn Database) {
     let all_stored = vec![Acceptance::Stored; 5];
     assert_eq!(database.accept(&batch).await.expect("the database answers"), all_stored);
     assert_eq!(database.accept(&batch).await.expect("the database answers"), all_stored);
-    let changed = NewEvent { content_hash: ids::new_id(), ..events[0].clone() };
+    let changed = NewEvent { fingerprint: fingerprint(&ids::new_id()), ..events[0].clone() };
     let changed = Admission { work: Work::Events(vec![changed]), key: None };
     let fresh = Admission { work: Work::Events(vec![new_event("s0")]), key: None };
     let accepted = database.accept(&[&fresh, &changed]).await.expect("the database answers");

@@ -25,7 +25,7 @@ async fn a_status_only_moves_forward(database: &dyn Database) {
     assert!(!change(&Outcome::running(time::now())).await, "running twice");
     let completed = Outcome {
         status: Status::Completed,
-        result: Some(json!([1, 2])),
+        result: Some(json!([1, 2]).into()),
         error: None,
         started_at: None,
         finished_at: Some(time::now()),

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{
     super::{Acceptance, Database, Lane, NewEvent, PendingEvent},
-    MINUTE, claim, new_event, store,
+    MINUTE, claim, fingerprint, new_event, store,
 };
 use crate::model::{
     events::{LANES, Position},
     ids,
+    json::Json,
 };
 
 pub(super) async fn suite(database: &dyn Database) {
@@ -48,7 +49,7 @@ async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
     assert_eq!(store(database, &batch).await, Acceptance::Stored);
     assert_eq!(store(database, &batch).await, Acceptance::Stored, "they are the same events");
 
-    let changed = NewEvent { content_hash: ids::new_id(), ..second.clone() };
+    let changed = NewEvent { fingerprint: fingerprint(&ids::new_id()), ..second.clone() };
     let fresh = new_event("a");
     assert_eq!(store(database, &[fresh.clone(), changed]).await, Acceptance::EventTaken(1));
 
@@ -150,7 +151,8 @@ async fn a_refused_event_is_a_dead_letter_in_the_end(database: &dyn Database) {
         async |before| database.dead_letters(before, 10).await.expect("the database answers");
     let found = letters(None).await;
     assert_eq!((found.len(), found[0].seq, found[0].refusals), (1, seq, 2));
-    assert_eq!((found[0].event.as_ref(), &*found[0].error), (Some(&refused.event), "toolong"));
+    let document = Json::stored(refused.event.document().to_string()).expect("it is JSON");
+    assert_eq!((found[0].event.as_ref(), &*found[0].error), (Some(&document), "toolong"));
     assert!(letters(Some(seq)).await.is_empty());
     assert!(database.redrive(seq).await.expect("the database answers"));
     assert!(!database.redrive(seq).await.expect("the database answers"), "redriven twice");

@@ -25,7 +25,7 @@ pub(in crate::backends::database) fn request() -> StartRequest {
         request_id: ids::new_id(),
         workflow: "echo".to_owned(),
         definition: Workflow::Echo { delay: Duration::ZERO },
-        input: json!("input"),
+        input: json!("input").into(),
         timeout: Some(MINUTE),
         traceparent: Some(TRACEPARENT.to_owned()),
         first_tried: None,

@@ -10,7 +10,9 @@ use super::{
 use crate::model::{
     events::Event,
     executions::{Execution, ListFilter, Outcome, StartRequest, Status},
-    ids, time,
+    ids,
+    json::Json,
+    time,
 };
 
 pub(super) async fn suite(database: &dyn Database) {
@@ -22,18 +24,19 @@ pub(super) async fn suite(database: &dyn Database) {
 }
 
 /// JSON readers stop at 128 levels; writers do not.
-fn unreadable_value() -> Value {
-    (0..150).fold(json!(1), |inner, _| json!([inner]))
+fn unreadable_value() -> Json {
+    (0..150).fold(json!(1), |inner: Value, _| json!([inner])).into()
 }
 
-fn event_with(data: Value) -> NewEvent {
+fn event_with(data: &Json) -> NewEvent {
     let event = Event::new("contract.event", Some("unreadable".to_owned()), Some(data));
-    NewEvent { event, content_hash: ids::new_id() }
+    let fingerprint = event.fingerprint();
+    NewEvent { event, fingerprint }
 }
 
 async fn an_unreadable_event_is_told_apart_from_its_neighbours(database: &dyn Database) {
     let (before, after) = (new_event("unreadable"), new_event("unreadable"));
-    let events = [before.clone(), event_with(unreadable_value()), after.clone()];
+    let events = [before.clone(), event_with(&unreadable_value()), after.clone()];
     store(database, &events).await;
     let held = claim(database, "one", MINUTE).await;
     let pending = database.pending_events(&held, 1000, i64::MAX).await.expect("they are read");
@@ -54,7 +57,7 @@ async fn an_unreadable_event_is_told_apart_from_its_neighbours(database: &dyn Da
 
 async fn what_is_read_at_once_is_bounded_by_bytes(database: &dyn Database) {
     deliver_all(database).await;
-    let large = |bytes: usize| event_with(json!("ü".repeat(bytes / 2)));
+    let large = |bytes: usize| event_with(&json!("ü".repeat(bytes / 2)).into());
     let events: Vec<NewEvent> = [10, 10_000, 1000, 1000].map(large).to_vec();
     store(database, &events).await;
     let held = claim(database, "one", MINUTE).await;
@@ -83,7 +86,7 @@ async fn deliver_all(database: &dyn Database) {
 async fn an_unreadable_execution_is_a_dead_letter_beside_its_neighbours(database: &dyn Database) {
     let backend = ids::new_id();
     let fresh = |input| Execution { backend: backend.clone(), input, ..execution(&backend) };
-    let (bad, good) = (fresh(unreadable_value()), fresh(json!(1)));
+    let (bad, good) = (fresh(unreadable_value()), fresh(json!(1).into()));
     accept(database, &bad, None).await;
     accept(database, &good, None).await;
     let claimed = database.claim_executions(&backend, "one", MINUTE, 10).await.expect("no error");
@@ -99,8 +102,8 @@ async fn an_unreadable_execution_is_a_dead_letter_beside_its_neighbours(database
     assert_eq!((letters.len(), &letters[0].execution.id), (1, &bad.id));
     let filter = ListFilter { workflow: Some(backend), limit: 10, ..ListFilter::default() };
     let listed = database.executions(&filter).await.expect("lists are readable");
-    let listed: Vec<(&str, &Value)> = listed.iter().map(|e| (&*e.id, &e.input)).collect();
-    assert_eq!(listed, [(&*good.id, &good.input), (&*bad.id, &Value::Null)]);
+    let listed: Vec<(&str, &Json)> = listed.iter().map(|e| (&*e.id, &e.input)).collect();
+    assert_eq!(listed, [(&*good.id, &good.input), (&*bad.id, &Json::null())]);
     let shown = database.execution(&bad.id).await.expect("no error").expect("it exists");
     assert!(shown.error.is_some_and(|error| error.contains("cannot be read")));
     assert!(database.discard_execution(&bad.id).await.expect("no error"));

@@ -15,7 +15,7 @@ pub(super) struct InsertAll<'a> {
     sources: Vec<&'a str>,
     ids: Vec<&'a str>,
     content_hashes: Vec<&'a str>,
-    events: Vec<String>,
+    events: Vec<&'a str>,
 }
 
 impl<'a> InsertAll<'a> {
@@ -24,8 +24,8 @@ impl<'a> InsertAll<'a> {
             lanes: events.iter().map(|new| new.event.lane()).collect(),
             sources: events.iter().map(|new| new.event.source.as_str()).collect(),
             ids: events.iter().map(|new| new.event.id.as_str()).collect(),
-            content_hashes: events.iter().map(|new| new.content_hash.as_str()).collect(),
-            events: events.iter().map(|new| new.event.to_json()).collect(),
+            content_hashes: events.iter().map(|new| new.fingerprint.as_str()).collect(),
+            events: events.iter().map(|new| &**new.event.document()).collect(),
         }
     }
 }

@@ -4,9 +4,9 @@ use diesel::prelude::*;
 
 use super::{
     super::{DeadLetter, NewEvent, PendingEvent, UnreadableEvent, schema},
-    parse,
+    unreadable, value,
 };
-use crate::model::time::from_micros;
+use crate::model::{events::Event, time::from_micros};
 
 pub(in super::super) const PENDING: &str = "pending";
 pub(in super::super) const DELIVERED: &str = "delivered";
@@ -35,8 +35,8 @@ impl OutboxRow {
             lane: new.event.lane(),
             source: new.event.source.clone(),
             event_id: new.event.id.clone(),
-            content_hash: new.content_hash.clone(),
-            event: new.event.to_json(),
+            content_hash: new.fingerprint.as_str().to_owned(),
+            event: new.event.document().to_string(),
             state: PENDING.to_owned(),
             created_at,
             delivered_at: None,
@@ -61,7 +61,7 @@ impl DeadRow {
     pub(in super::super) fn read(self) -> DeadLetter {
         DeadLetter {
             seq: self.seq,
-            event: parse(&self.event).ok(),
+            event: value(self.event).ok(),
             error: self.error.unwrap_or_default(),
             refusals: self.refusals,
             accepted_at: from_micros(self.created_at),
@@ -81,9 +81,9 @@ pub(in super::super) struct PendingRow {
 impl PendingRow {
     pub(in super::super) fn read(self) -> Result<PendingEvent, UnreadableEvent> {
         let Self { seq, lane, event } = self;
-        match parse(&event) {
+        match Event::stored(event.into()) {
             Ok(event) => Ok(PendingEvent { seq, lane, event }),
-            Err(error) => Err(UnreadableEvent { seq, lane, reason: error.to_string() }),
+            Err(error) => Err(UnreadableEvent { seq, lane, reason: unreadable(error).to_string() }),
         }
     }
 }

@@ -6,7 +6,7 @@ use diesel::prelude::*;
 
 use super::{
     super::{Claim, ClaimedExecution, RejectedExecution, UnreadableExecution, schema},
-    from_micros_span, from_millis, json, micros, millis, note_error, parse, status,
+    from_micros_span, from_millis, json, micros, millis, note_error, parse, status, value,
 };
 use crate::{
     error::Error,
@@ -86,9 +86,9 @@ impl ExecutionRow {
         Ok(Self {
             id: execution.id.clone(),
             workflow: execution.workflow.clone(),
-            input: json(&execution.input)?,
+            input: execution.input.text().to_owned(),
             status: execution.status.as_str().to_owned(),
-            result: execution.result.as_ref().map(json).transpose()?,
+            result: execution.result.as_ref().map(|result| result.text().to_owned()),
             error: execution.error.clone(),
             created_at: execution.created_at.as_microsecond(),
             started_at: execution.started_at.map(jiff::Timestamp::as_microsecond),
@@ -115,9 +115,9 @@ impl ExecutionRow {
     /// The record, and the reason if a part of it cannot be read and is `null`.
     fn read_what_can_be(self) -> (Execution, Option<Error>) {
         let mut unreadable = None;
-        let input = note_error(parse(&self.input), &mut unreadable);
+        let input = note_error(value(self.input), &mut unreadable);
         let status = note_error(status(&self.status), &mut unreadable);
-        let result = self.result.map(|result| note_error(parse(&result), &mut unreadable));
+        let result = self.result.map(|result| note_error(value(result), &mut unreadable));
         let definition = note_error(parse(&self.definition), &mut unreadable);
         let execution = Execution {
             id: self.id,

@@ -28,7 +28,7 @@ impl KeyRow {
         Self {
             scope: key.scope.clone(),
             idempotency_key: key.key.clone(),
-            body_hash: key.body_hash.clone(),
+            body_hash: key.fingerprint.as_str().to_owned(),
             // Columns that the previous version needs beside the answer.
             execution_id: String::new(),
             answer: Some(key.answer.clone()),

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 
 use super::{
     super::{ClaimedRun, Run, schema},
-    from_micros_span, json, micros, note_error, parse, status,
+    from_micros_span, json, micros, note_error, parse, status, value,
 };
 use crate::{
     error::Error,
@@ -42,7 +42,7 @@ impl RunRow {
             id: request.id.clone(),
             request_id: request.request_id.clone(),
             definition: json(&request.definition)?,
-            input: json(&request.input)?,
+            input: request.input.text().to_owned(),
             status: Status::Running.as_str().to_owned(),
             result: None,
             error: None,
@@ -63,7 +63,7 @@ impl RunRow {
     pub(in super::super) fn read(self) -> Run {
         let mut unreadable = None;
         let status = note_error(status(&self.status), &mut unreadable);
-        let result = self.result.map(|result| note_error(parse(&result), &mut unreadable));
+        let result = self.result.map(|result| note_error(value(result), &mut unreadable));
         let outcome = Outcome {
             status: status.unwrap_or(Status::Failed),
             result: result.flatten(),
@@ -85,7 +85,7 @@ impl RunRow {
         Ok(ClaimedRun {
             id: self.id,
             definition: parse(&self.definition)?,
-            input: parse(&self.input)?,
+            input: value(self.input)?,
             tries: u32::try_from(self.tries).unwrap_or(0),
             fence: self.fence,
             time_left: self.deadline_at.map(|at| from_micros_span(at - now)),

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::{
     backends::database::{Acceptance, Admission, NewEvent, Work, contract, schema::outbox},
-    model::{events::Event, ids},
+    model::{events::Event, json::Fingerprint},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +68,7 @@ impl Place {
 
 /// Accepts an event.
 async fn store(database: &dyn Database) -> Result<(), Error> {
-    let new = NewEvent { event: Event::new("t", None, None), content_hash: ids::new_id() };
+    let new = NewEvent { event: Event::new("t", None, None), fingerprint: Fingerprint::default() };
     let admission = Admission { work: Work::Events(vec![new]), key: None };
     assert_eq!(database.accept(&[&admission]).await?, [Acceptance::Stored]);
     Ok(())

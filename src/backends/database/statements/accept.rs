@@ -59,7 +59,7 @@ async fn use_key(conn: &mut Conn, key: &KeyUse, now: i64) -> Result<Option<Accep
         .await
         .optional()?;
     Ok(Some(match first {
-        Some(first) if first.body_hash != key.body_hash => Acceptance::KeyReused,
+        Some(first) if !key.fingerprint.matches(&first.body_hash) => Acceptance::KeyReused,
         Some(KeyRow { answer: Some(answer), .. }) => Acceptance::Answered(answer),
         _ => Acceptance::Busy,
     }))
@@ -119,7 +119,7 @@ async fn insert_events(
             .first(conn)
             .await
             .optional()?;
-        if earlier.is_some_and(|earlier| earlier != new.content_hash) {
+        if earlier.is_some_and(|earlier| !new.fingerprint.matches(&earlier)) {
             diesel::delete(outbox::table.filter(outbox::seq.eq_any(inserted)))
                 .execute(conn)
                 .await?;

@@ -11,7 +11,7 @@ use super::{
         super::{
             ExecutionStore, NewEvent,
             dialect::Dialect,
-            rows::{ExecutionRow, OpenRow, json, micros},
+            rows::{ExecutionRow, OpenRow, micros},
             schema::{executions, runs},
         },
         dialect::{Conn, Db, transaction},
@@ -24,6 +24,7 @@ use crate::{
     error::Error,
     model::{
         executions::{Execution, ListFilter, OpenExecution, Outcome, Status},
+        json::Json,
         time::Timestamp,
     },
 };
@@ -36,7 +37,7 @@ pub(super) async fn change_status(
     outcome: &Outcome,
     now: i64,
 ) -> Result<bool, Error> {
-    let result = outcome.result.as_ref().map(json).transpose()?;
+    let result = outcome.result.as_ref().map(Json::text);
     let started_at = outcome.started_at.map(Timestamp::as_microsecond);
     let row = executions::table.find(id).filter(executions::status.eq_any(before));
     let changed = diesel::update(row)

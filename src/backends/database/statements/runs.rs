@@ -11,7 +11,7 @@ use super::{
         super::{
             ClaimedRun, Run, RunStore,
             dialect::Dialect,
-            rows::{RunRow, json, micros},
+            rows::{RunRow, micros},
             schema::runs,
         },
         dialect::{Conn, Db, skip_locked, transaction},
@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     model::{
         executions::{Outcome, StartRequest, Status},
+        json::Json,
         time::Timestamp,
     },
 };
@@ -156,7 +157,7 @@ impl RunStore for Db {
     async fn finish_run(&self, id: &str, fence: i64, outcome: &Outcome) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
         let claimed = runs::status.eq(RUNNING).and(runs::fence.eq(fence));
-        let result = outcome.result.as_ref().map(json).transpose()?;
+        let result = outcome.result.as_ref().map(Json::text);
         let finished_at = Db::now(&mut conn).await?;
         let changed = diesel::update(runs::table.find(id).filter(claimed))
             .set((

@@ -1,10 +1,20 @@
 //! What `AgentArea`'s own services read: events as messages of their broker library, on
 //! channels.
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
-use serde_json::{Value, json};
+use serde::{
+    Serialize, Serializer,
+    ser::{Error as _, SerializeMap},
+};
+use serde_json::json;
 
-use crate::model::{events::Event, time};
+use crate::{
+    error::{Error, ErrorKind},
+    model::{
+        events::Event,
+        json::Members,
+        time::{self, Timestamp},
+    },
+};
 
 /// Appends all events, then tells `AgentArea`'s subscribers. A `PUBLISH` that fails (its channel can
 /// be forbidden) does not undo what is stored.
@@ -23,20 +33,23 @@ return places";
 ///
 /// Written from the event as it lies: a copy of its data takes many times the memory of its text.
 ///
-/// # Panics
-/// Never: every part of an event is representable in JSON.
-pub(super) fn envelope(event: &Event) -> String {
-    let happened = event.time.as_ref().and_then(|time| time.parse().ok());
-    let happened: time::Timestamp = happened.unwrap_or_else(time::now);
+/// # Errors
+/// When the event is no JSON, which is not so of what was accepted.
+pub(super) fn envelope(event: &Event) -> Result<String, Error> {
+    let unreadable =
+        |error| Error::new(ErrorKind::Incompatible, "the event cannot be read").with_source(error);
+    let members = Members::of(event.document()).map_err(unreadable)?;
+    let happened = members.get("time").and_then(|time| serde_json::from_str(time).ok());
+    let happened: Timestamp = happened.unwrap_or_else(time::now);
     let inner = Inner {
         event_id: &event.id,
         timestamp: happened.as_duration().as_secs_f64().to_string(),
         event_type: &event.kind,
-        data: Data(event),
+        data: Data { members: &members, subject: event.subject.as_deref() },
     };
     let headers = json!({"correlation_id": event.id, "content-type": "application/json"});
-    let inner = serde_json::to_string(&inner).expect("strings and JSON values serialise");
-    json!({"data": inner, "headers": headers}).to_string()
+    let inner = serde_json::to_string(&inner).map_err(unreadable)?;
+    Ok(json!({"data": inner, "headers": headers}).to_string())
 }
 
 #[derive(Serialize)]
@@ -48,24 +61,28 @@ struct Inner<'a> {
 }
 
 /// An event's data as an object, whatever it is, with the event's subject.
-struct Data<'a>(&'a Event);
+struct Data<'a> {
+    members: &'a Members<'a>,
+    subject: Option<&'a str>,
+}
 
 impl Serialize for Data<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const AGGREGATE: &str = "aggregate_id";
-        let Event { data, data_base64, subject, .. } = self.0;
         let mut map = serializer.serialize_map(None)?;
-        let mut subject = subject.as_ref();
-        match (data, data_base64) {
-            (Some(Value::Object(members)), _) => {
-                for (name, value) in members {
+        let mut subject = self.subject;
+        let binary = self.members.value("data_base64").filter(|binary| binary.get() != "null");
+        match (self.members.value("data"), binary) {
+            (Some(data), _) if data.get().starts_with('{') => {
+                let data = Members::of(data.get()).map_err(S::Error::custom)?;
+                for (name, value) in data.iter() {
                     map.serialize_entry(name, value)?;
                 }
                 // What the sender said stays.
-                subject = subject.filter(|_| !members.contains_key(AGGREGATE));
+                subject = subject.filter(|_| data.get(AGGREGATE).is_none());
             }
-            (Some(value), _) => map.serialize_entry("value", value)?,
-            (None, Some(text)) => map.serialize_entry("data_base64", text)?,
+            (_, Some(binary)) => map.serialize_entry("data_base64", binary)?,
+            (Some(value), None) => map.serialize_entry("value", value)?,
             (None, None) => {}
         }
         if let Some(subject) = subject {
@@ -77,26 +94,33 @@ impl Serialize for Data<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::Value;
 
-    fn inner(event: &Event) -> Value {
-        let outer: Value = serde_json::from_str(&envelope(event)).unwrap();
-        assert_eq!(outer["headers"]["correlation_id"], event.id.as_str());
+    use super::*;
+    use crate::model::json::Json;
+
+    /// The envelope of an event that has more attributes than what it needs.
+    fn inner(mut more: Value) -> Value {
+        let mut event = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "a.b"});
+        event.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
+        let event = Event::from_client(&Json::from(event)).unwrap();
+        let outer: Value = serde_json::from_str(&envelope(&event).unwrap()).unwrap();
+        assert_eq!(outer["headers"]["correlation_id"], "1");
         assert_eq!(outer["headers"]["content-type"], "application/json");
         serde_json::from_str(outer["data"].as_str().expect("data is a string of JSON")).unwrap()
     }
 
     #[test]
     fn the_envelope_is_what_agentarea_reads() {
-        let subject = Some("task-1".to_owned());
-        let mut event = Event::new("workflow.WorkflowStarted", subject, Some(json!({"n": 1})));
-        event.time = Some("2026-01-01T00:00:00.25Z".to_owned());
+        let event = json!({
+            "subject": "task-1", "time": "2026-01-01T00:00:00.25Z", "data": {"n": 1},
+        });
         assert_eq!(
-            inner(&event),
+            inner(event),
             json!({
-                "event_id": event.id,
+                "event_id": "1",
                 "timestamp": "1767225600.25",
-                "event_type": "workflow.WorkflowStarted",
+                "event_type": "a.b",
                 "data": {"n": 1, "aggregate_id": "task-1"},
             })
         );
@@ -104,14 +128,22 @@ mod tests {
 
     #[test]
     fn data_is_always_an_object() {
-        let data = |data| inner(&Event::new("a", None, data))["data"].clone();
-        assert_eq!(data(None), json!({}));
-        assert_eq!(data(Some(json!([1]))), json!({"value": [1]}));
+        assert_eq!(inner(json!({}))["data"], json!({}));
+        assert_eq!(inner(json!({"data": [1]}))["data"], json!({"value": [1]}));
+        assert_eq!(inner(json!({"data": null}))["data"], json!({"value": null}));
         let own = json!({"aggregate_id": "mine"});
-        let event = Event::new("a", Some("subject".to_owned()), Some(own.clone()));
-        assert_eq!(inner(&event)["data"], own, "what the sender said stays");
-        let mut binary = Event::new("a", None, None);
-        binary.data_base64 = Some("AA==".to_owned());
-        assert_eq!(inner(&binary)["data"], json!({"data_base64": "AA=="}));
+        let data = &inner(json!({"subject": "subject", "data": own}))["data"];
+        assert_eq!(*data, own, "what the sender said stays");
+        assert_eq!(inner(json!({"data_base64": "AA=="}))["data"], json!({"data_base64": "AA=="}));
+    }
+
+    #[test]
+    fn the_data_s_text_is_the_client_s() {
+        let event = r#"{"specversion":"1.0","id":"1","source":"s","type":"a",
+            "data":{"b":1.00,"a":[12345678901234567890123, 1e2]}}"#;
+        let event = Event::from_client(&Json::read(event.as_bytes()).unwrap()).unwrap();
+        let outer: Value = serde_json::from_str(&envelope(&event).unwrap()).unwrap();
+        let data = r#""data":{"b":1.00,"a":[12345678901234567890123, 1e2]}"#;
+        assert!(outer["data"].as_str().unwrap().contains(data), "{outer}");
     }
 }

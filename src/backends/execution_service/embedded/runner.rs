@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,6 +19,7 @@ use crate::{
     error::Error,
     model::{
         executions::{Outcome, Status, StepRetry, Workflow},
+        json::Json,
         time,
     },
 };
@@ -270,7 +270,7 @@ fn retry_of(definition: &Workflow) -> StepRetry {
     }
 }
 
-fn completed(result: Value) -> Outcome {
+fn completed(result: Json) -> Outcome {
     Outcome {
         status: Status::Completed,
         result: Some(result),

@@ -3,7 +3,6 @@
 use std::{error::Error as StdError, io};
 
 use serde::Serialize;
-use serde_json::Value;
 use temporalio_client::{
     errors::ClientConnectError,
     tonic::{Code, Response, Status as Answer},
@@ -22,7 +21,7 @@ use temporalio_common::protos::{
 use crate::{
     error::{Error, ErrorKind, RetryClass},
     model::{
-        json,
+        json::Json,
         time::{self, Timestamp},
     },
 };
@@ -179,7 +178,7 @@ pub(super) fn to_payload(value: &impl Serialize) -> Result<Payload, Error> {
 }
 
 /// Arguments of a signal or a query: none for `null`.
-pub(super) fn to_arguments(value: &Value) -> Result<Option<Payloads>, Error> {
+pub(super) fn to_arguments(value: &Json) -> Result<Option<Payloads>, Error> {
     if value.is_null() {
         return Ok(None);
     }
@@ -187,23 +186,23 @@ pub(super) fn to_arguments(value: &Value) -> Result<Option<Payloads>, Error> {
 }
 
 /// The first value that a workflow returned; `null` if it returned none.
-pub(super) fn from_payloads(payloads: Option<Payloads>) -> Result<Value, String> {
+pub(super) fn from_payloads(payloads: Option<Payloads>) -> Result<Json, String> {
     let Some(payload) = payloads.and_then(|payloads| payloads.payloads.into_iter().next()) else {
-        return Ok(Value::Null);
+        return Ok(Json::null());
     };
     let encoding = payload.metadata.get("encoding").map(|name| String::from_utf8_lossy(name));
     match encoding.as_deref() {
-        Some("binary/null") => Ok(Value::Null),
+        Some("binary/null") => Ok(Json::null()),
         // A value nested deeper than clients may send could not be passed on.
         Some("json/plain" | "json/protobuf") | None => {
-            json::read(&payload.data).map_err(|problem| format!("the value {problem}"))
+            Json::read(&payload.data).map_err(|problem| format!("the value {problem}"))
         }
         Some(other) => Err(format!("the value has the encoding {other:?}, which is not JSON")),
     }
 }
 
 /// Result and error of an execution, from the event that closed it.
-pub(super) fn ending(closed_by: Option<Attributes>) -> (Option<Value>, Option<String>) {
+pub(super) fn ending(closed_by: Option<Attributes>) -> (Option<Json>, Option<String>) {
     use Attributes as Event;
     let error = match closed_by {
         Some(Event::WorkflowExecutionCompletedEventAttributes(event)) => {
@@ -304,7 +303,7 @@ mod tests {
         assert!(error.to_string().contains("10.0.0.7"), "but in the log");
     }
 
-    fn read(encoding: &str, data: &str) -> Result<Value, String> {
+    fn read(encoding: &str, data: &str) -> Result<Json, String> {
         let metadata = [("encoding".to_owned(), encoding.into())].into();
         let payload = Payload { metadata, data: data.into(), ..Payload::default() };
         from_payloads(Some(Payloads { payloads: vec![payload] }))
@@ -312,9 +311,9 @@ mod tests {
 
     #[test]
     fn values_are_read_whatever_sdk_wrote_them() {
-        assert_eq!(read("json/plain", r#"{"a":1}"#), Ok(json!({ "a": 1 })));
-        assert_eq!(read("binary/null", ""), Ok(Value::Null));
-        assert_eq!(from_payloads(None), Ok(Value::Null));
+        assert_eq!(read("json/plain", r#"{"a":1}"#), Ok(json!({ "a": 1 }).into()));
+        assert_eq!(read("binary/null", ""), Ok(Json::null()));
+        assert_eq!(from_payloads(None), Ok(Json::null()));
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         assert!(read("json/plain", &nested(100)).is_ok());
         assert!(read("json/plain", &nested(101)).is_err_and(|error| error.contains("deeper")));

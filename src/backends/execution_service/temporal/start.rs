@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use temporalio_common::protos::temporal::api::{
     common::v1::{Header, Memo, Payloads, WorkflowType},
     enums::v1::{WorkflowIdConflictPolicy, WorkflowIdReusePolicy},
@@ -14,7 +14,10 @@ use temporalio_common::protos::temporal::api::{
 use super::{Temporal, answers::to_payload};
 use crate::{
     error::{Error, ErrorKind},
-    model::executions::{StartRequest, StepRetry, Workflow},
+    model::{
+        executions::{StartRequest, StepRetry, Workflow},
+        json::Json,
+    },
 };
 
 /// The workflow type that `agentarea-api worker` registers.
@@ -37,7 +40,7 @@ pub(super) struct Argument {
     pub(super) workflow: String,
     /// The execution's id.
     pub(super) execution: String,
-    pub(super) input: Value,
+    pub(super) input: Json,
     /// Time for one attempt.
     pub(super) timeout: Duration,
     /// The retry policy; unlimited if unset.

@@ -12,7 +12,7 @@ use std::{
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -65,7 +65,7 @@ fn request_of(definition: Workflow, input: Value) -> StartRequest {
         request_id: ids::new_id(),
         workflow: "test".to_owned(),
         definition,
-        input,
+        input: input.into(),
         timeout: Some(DEADLINE * 2),
         traceparent: None,
         first_tried: None,
@@ -185,7 +185,7 @@ async fn an_input_that_is_too_large_is_no_outage() {
     let temporal = connected(&config(&address())).await.unwrap();
     // Above the server's limit of one value, and above gRPC's limit of one message.
     for size in [3 << 20, 5 << 20] {
-        let request = StartRequest { input: json!("x".repeat(size)), ..idle_request() };
+        let request = StartRequest { input: json!("x".repeat(size)).into(), ..idle_request() };
         let error = temporal.start(&request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
@@ -216,9 +216,9 @@ async fn a_wait_without_a_worker_ends_in_time() {
     assert_eq!(waited.outcome.status, Status::Running);
     assert!(begin.elapsed() < Duration::from_secs(5));
     temporal.terminate(&request.id, "done").await.unwrap();
-    let signal = temporal.signal(&request.id, "wake", &Value::Null).await;
+    let signal = temporal.signal(&request.id, "wake", &Json::null()).await;
     assert_eq!(signal.unwrap_err().kind(), ErrorKind::NotFound);
-    let query = temporal.query(&request.id, "state", &Value::Null).await;
+    let query = temporal.query(&request.id, "state", &Json::null()).await;
     assert_eq!(query.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 

@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap, convert::Infallible, pin::pin, sync::Arc, thread, time::Duration,
 };
 
-use serde_json::Value;
 use temporalio_client::{Client, ClientOptions, Connection, RetryOptions, RetryPolicy};
 use temporalio_common::error::ApplicationFailure;
 use temporalio_macros::{activities, workflow, workflow_methods};
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::step::{StepError, Steps},
     ApiKey, Argument, Config, Key, Limits, connect, describe_namespace,
+    text::Text,
 };
 use crate::{
     backends::login::Login,
@@ -35,6 +35,7 @@ use crate::{
     model::{
         backoff::{Backoff, jittered},
         executions::{StepRetry, Workflow},
+        json::Json,
     },
 };
 
@@ -244,8 +245,8 @@ impl Activities {
     async fn run_step(
         self: Arc<Self>,
         context: ActivityContext,
-        argument: Argument,
-    ) -> Result<Value, ActivityError> {
+        Text(argument): Text<Argument>,
+    ) -> Result<Text<Json>, ActivityError> {
         let Argument { workflow, execution, input, traceparent, .. } = &argument;
         let Some(definition) = self.workflows.get(workflow) else {
             return Err(permanent(format!(
@@ -257,7 +258,7 @@ impl Activities {
         loop {
             tokio::select! {
                 biased;
-                result = &mut step => return result.map_err(failure),
+                result = &mut step => return result.map(Text).map_err(failure),
                 // Reported by the server in answer to a heartbeat, or by the worker when it must
                 // stop.
                 () = context.cancelled() => return Err(ActivityError::cancelled()),
@@ -287,10 +288,13 @@ struct AgentAreaWorkflow;
 #[workflow_methods]
 impl AgentAreaWorkflow {
     #[run]
-    async fn run(context: &mut WorkflowContext<Self>, argument: Argument) -> WorkflowResult<Value> {
-        let options = ActivityOptions::with_start_to_close_timeout(argument.timeout)
+    async fn run(
+        context: &mut WorkflowContext<Self>,
+        argument: Text<Argument>,
+    ) -> WorkflowResult<Text<Json>> {
+        let options = ActivityOptions::with_start_to_close_timeout(argument.0.timeout)
             .heartbeat_timeout(HEARTBEAT_TIMEOUT)
-            .retry_policy(retry_policy(argument.retry))
+            .retry_policy(retry_policy(argument.0.retry))
             .build();
         match context.execute_activity(Activities::run_step, argument, options).await {
             Ok(result) => Ok(result),

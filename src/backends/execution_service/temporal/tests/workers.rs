@@ -144,7 +144,7 @@ async fn a_step_that_takes_longer_is_given_to_another_worker() {
     assert!(begin.elapsed() < Duration::from_secs(5), "the worker waited for the step");
     let work = async { temporal.result(&request.id, DEADLINE).await.unwrap() };
     let ended = with_worker(&config, GRACE, work).await;
-    assert_eq!(ended.outcome.result, Some(json!("input")));
+    assert_eq!(ended.outcome.result, Some(json!("input").into()));
 }
 
 async fn pending(temporal: &Temporal, start: &StartRequest) -> Vec<PendingActivityInfo> {
@@ -241,14 +241,14 @@ async fn signals_and_queries_reach_a_workflow_over_its_runs() {
         let request = counter();
         let id = &request.id;
         temporal.start(&request).await.unwrap();
-        temporal.signal(id, "add", &json!(41)).await.unwrap();
-        assert_eq!(temporal.query(id, "total", &Value::Null).await.unwrap(), json!(42));
-        let unknown = temporal.query(id, "sum", &Value::Null).await.unwrap_err();
+        temporal.signal(id, "add", &json!(41).into()).await.unwrap();
+        assert_eq!(temporal.query(id, "total", &Json::null()).await.unwrap(), json!(42).into());
+        let unknown = temporal.query(id, "sum", &Json::null()).await.unwrap_err();
         assert_eq!(unknown.kind(), ErrorKind::InvalidInput);
 
         let continued = async {
             sleep(Duration::from_millis(100)).await;
-            temporal.signal(id, "again", &Value::Null).await.unwrap();
+            temporal.signal(id, "again", &Json::null()).await.unwrap();
         };
         let (waited, ()) = tokio::join!(temporal.result(id, Duration::from_secs(1)), continued);
         assert_eq!(waited.unwrap().outcome.status, Status::Running);
@@ -256,10 +256,10 @@ async fn signals_and_queries_reach_a_workflow_over_its_runs() {
         let list = temporal.list(time::now(), 10_000).await.unwrap();
         assert!(list.iter().all(|ended| ended.id != *id));
 
-        temporal.signal(id, "finish", &Value::Null).await.unwrap();
+        temporal.signal(id, "finish", &Json::null()).await.unwrap();
         let ended = temporal.result(id, DEADLINE).await.unwrap();
-        assert_eq!(ended.outcome.result, Some(json!(42)));
-        assert_eq!(temporal.query(id, "total", &Value::Null).await.unwrap(), json!(42));
+        assert_eq!(ended.outcome.result, Some(json!(42).into()));
+        assert_eq!(temporal.query(id, "total", &Json::null()).await.unwrap(), json!(42).into());
     };
     with_counter(&temporal, work).await;
 }
@@ -271,7 +271,10 @@ async fn a_run_that_was_reset_is_still_ours() {
     let work = async {
         let request = counter();
         temporal.start(&request).await.unwrap();
-        assert_eq!(temporal.query(&request.id, "total", &Value::Null).await.unwrap(), json!(1));
+        assert_eq!(
+            temporal.query(&request.id, "total", &Json::null()).await.unwrap(),
+            json!(1).into()
+        );
         let message = ResetWorkflowExecutionRequest {
             namespace: "default".to_owned(),
             workflow_execution: Some(temporal.newest_run(&request.id)),
@@ -290,7 +293,7 @@ async fn a_run_that_was_reset_is_still_ours() {
         let stranger = StartRequest { request_id: ids::new_id(), ..request.clone() };
         let taken = temporal.start(&stranger).await.unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
-        temporal.signal(&request.id, "finish", &Value::Null).await.unwrap();
+        temporal.signal(&request.id, "finish", &Json::null()).await.unwrap();
         let ended = temporal.result(&request.id, DEADLINE).await.unwrap();
         assert_eq!(ended.outcome.status, Status::Completed);
         let until = Instant::now() + DEADLINE;

@@ -1,0 +1,153 @@
+//! What is said and heard of executions.
+
+use poem_openapi::{Enum, Object};
+use serde::{Deserialize, Serialize};
+
+use super::super::{
+    raw::{AnyJson, Raw},
+    types::DateTime,
+};
+use crate::model::executions as model;
+
+/// Where an execution stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[oai(rename = "ExecutionStatus", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub(in super::super) enum Status {
+    /// Stored, not yet acknowledged by the backend.
+    Accepted,
+    /// Acknowledged by the backend.
+    Running,
+    /// Ended with a result.
+    Completed,
+    /// Ended with an error.
+    Failed,
+    /// Ended because its cancellation was asked for.
+    Cancelled,
+    /// Ended by force.
+    Terminated,
+    /// Ended because its time was up.
+    TimedOut,
+}
+
+impl From<model::Status> for Status {
+    fn from(status: model::Status) -> Self {
+        match status {
+            model::Status::Accepted => Self::Accepted,
+            model::Status::Running => Self::Running,
+            model::Status::Completed => Self::Completed,
+            model::Status::Failed => Self::Failed,
+            model::Status::Cancelled => Self::Cancelled,
+            model::Status::Terminated => Self::Terminated,
+            model::Status::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+impl From<Status> for model::Status {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Accepted => Self::Accepted,
+            Status::Running => Self::Running,
+            Status::Completed => Self::Completed,
+            Status::Failed => Self::Failed,
+            Status::Cancelled => Self::Cancelled,
+            Status::Terminated => Self::Terminated,
+            Status::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+/// One run of a workflow.
+#[derive(Clone, Debug, Object, Serialize, Deserialize)]
+pub(in super::super) struct Execution {
+    /// Its id.
+    pub(super) id: String,
+    /// The workflow's name.
+    pub(super) workflow: String,
+    /// Where it stands.
+    pub(super) status: Status,
+    /// What it was given.
+    pub(super) input: AnyJson,
+    /// What it gave, when completed.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) result: Option<AnyJson>,
+    /// Why it ended otherwise.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<String>,
+    /// The backend has not confirmed the status lately.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stale: Option<bool>,
+    /// When it was accepted.
+    pub(super) created_at: DateTime,
+    /// When the backend acknowledged it.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) started_at: Option<DateTime>,
+    /// When it ended.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) finished_at: Option<DateTime>,
+}
+
+impl Execution {
+    pub(in super::super) fn new(execution: &model::Execution, stale: bool) -> Self {
+        Self {
+            id: execution.id.clone(),
+            workflow: execution.workflow.clone(),
+            status: execution.status.into(),
+            input: Raw::new(execution.input.clone()),
+            result: execution.result.clone().map(Raw::new),
+            error: execution.error.clone(),
+            stale: stale.then_some(true),
+            created_at: DateTime(execution.created_at),
+            started_at: execution.started_at.map(DateTime),
+            finished_at: execution.finished_at.map(DateTime),
+        }
+    }
+}
+
+/// Executions, newest first.
+#[derive(Debug, Object, Serialize)]
+pub(in super::super) struct ExecutionList {
+    /// This page.
+    pub(super) items: Vec<Execution>,
+    /// Give it as `cursor` for the next page; absent on the last one.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next_cursor: Option<String>,
+}
+
+/// What is to be executed.
+#[derive(Debug, Object, Serialize, Deserialize)]
+#[oai(deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct StartExecution {
+    /// The workflow's name, one of the configured.
+    pub(super) workflow: String,
+    /// What it is given; any JSON.
+    pub(super) input: Option<AnyJson>,
+    /// An id of your own; a new one is made if absent.
+    pub(super) id: Option<String>,
+    /// Time it may take in all, such as `30s`.
+    pub(super) timeout: Option<String>,
+}
+
+/// Why an execution is ended by force.
+#[derive(Debug, Default, Object, Deserialize)]
+#[oai(deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct Terminate {
+    /// For people who look at it later.
+    pub(super) reason: Option<String>,
+}
+
+/// The answer to a query.
+#[derive(Debug, Object, Serialize)]
+pub(in super::super) struct QueryAnswer {
+    /// What the workflow answered.
+    pub(super) result: AnyJson,
+}
