@@ -2,7 +2,7 @@
 
 use poem_openapi::{Enum, Object, OpenApi, Tags, param::Path, payload::Json};
 
-use super::{State, error::ApiError, types::DateTime};
+use super::{State, error::ApiError, routes::Operation, types::DateTime};
 use crate::connection::{
     self, Circuit, ConnectionReport, PoolStatus, ProbeReport, Service, Transition,
 };
@@ -273,6 +273,11 @@ impl From<&Transition> for StateChange {
 }
 
 pub(super) struct Api(pub(super) State);
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::read("listConnections", &[]).with(|features| features.operator_api),
+    Operation::read("getConnection", &[404]).with(|features| features.operator_api),
+];
 
 #[OpenApi(tag = "Tag::Connections")]
 impl Api {

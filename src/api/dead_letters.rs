@@ -12,6 +12,7 @@ use super::{
     events::CloudEvent,
     executions::Execution,
     raw::{Answer, Raw},
+    routes::Operation,
     types::{DateTime, cut_page},
 };
 use crate::{
@@ -92,6 +93,14 @@ enum DiscardResponse {
 }
 
 pub(super) struct Api(pub(super) State);
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::read("listDeadLetters", &[503, 504]).with(|features| features.operator_api),
+    Operation::operate("redriveDeadLetter", &[404, 503, 504])
+        .with(|features| features.operator_api),
+    Operation::operate("discardDeadLetter", &[404, 503, 504])
+        .with(|features| features.operator_api),
+];
 
 #[OpenApi(tag = "Tag::DeadLetters")]
 impl Api {

@@ -24,7 +24,7 @@ use self::{
     access::Access,
     problems::{Asked, problem_response},
 };
-use super::{Draining, State, explain::Parameters, routes};
+use super::{Draining, ROUTES, State, explain::Parameters};
 use crate::{
     config::Config,
     telemetry::{metrics::Metrics, traces},
@@ -72,7 +72,7 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
     /// What surrounds a request: its id, its span and trace, its metrics, the headers of every answer.
     async fn call(&self, request: Request) -> Result<Response> {
         let begin = Instant::now();
-        let route = routes::find(request.uri().path());
+        let route = ROUTES.find(request.uri().path());
         let method = method_label(request.method().as_str());
         let request_id = request_id::of(&request);
         let uri = request.uri().clone();
@@ -82,7 +82,7 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
         let mut response = answer.instrument(span.clone()).await;
 
         let (took, status) = (begin.elapsed(), response.status().as_u16());
-        let label = route.map_or("other", |route| route.path);
+        let label = route.map_or("other", |route| &route.path);
         self.edge.metrics.request(method, label, status, took);
         let duration_ms = took.as_secs_f64() * 1e3;
         tracing::debug!(parent: &span, status, duration_ms, "request answered with {status}");
@@ -101,7 +101,7 @@ impl<E: Endpoint> EdgeEndpoint<E> {
         let served = async {
             let route = asked
                 .route
-                .filter(|route| (route.enabled)(&edge.config.features))
+                .filter(|route| route.is_enabled(&edge.config.features))
                 .ok_or_else(|| poem::Error::from(NotFoundError))?;
             edge.access.admit(&mut request, route)?;
             nul::refuse_nul(&request)?;

@@ -15,7 +15,8 @@ use super::{
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
     problem::InvalidItem,
-    raw::{Answer, AnyJson, Raw, to_json},
+    raw::{Answer, AnyJson, Kept, Raw, to_json},
+    routes::Operation,
     sse,
     types::DateTime,
 };
@@ -73,6 +74,10 @@ pub(super) struct CloudEvent {
     data: Option<AnyJson>,
     /// The payload when it is binary.
     data_base64: Option<String>,
+}
+
+impl Kept for CloudEvent {
+    const IS_OBJECT: bool = true;
 }
 
 /// An event in short; id, source and time are filled in.
@@ -179,6 +184,11 @@ pub(super) enum StreamResponse {
 }
 
 pub(super) struct Api(pub(super) State);
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::write("publishEvents", &[404, 409, 415, 422, 503, 504]),
+    Operation::read("streamEvents", &[503, 504]).with(|features| features.event_stream),
+];
 
 #[OpenApi(tag = "Tag::Events")]
 impl Api {

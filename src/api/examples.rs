@@ -3,8 +3,6 @@
 
 use serde_json::Value;
 
-use super::document::members;
-
 /// Of each operation, by its id: parameters by name, bodies by media type, answers by status. Of
 /// problems, by the name of the response.
 #[derive(Debug)]
@@ -57,4 +55,12 @@ fn set(holder: &mut Value, example: &Value) {
     if !example.is_null() {
         holder["example"] = example.clone();
     }
+}
+
+/// The values of a member that is an object; none where there is no such member.
+pub(super) fn members<'a>(
+    value: &'a mut Value,
+    name: &str,
+) -> impl Iterator<Item = (&'a String, &'a mut Value)> + use<'a> {
+    value.get_mut(name).and_then(Value::as_object_mut).into_iter().flatten()
 }

@@ -19,6 +19,7 @@ use super::{
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
     raw::{Answer, AnyJson, Raw, to_json},
+    routes::Operation,
     types::cut_page,
 };
 use crate::{
@@ -68,6 +69,16 @@ pub(super) enum SignalResponse {
 }
 
 pub(super) struct Api(pub(super) State);
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::write("startExecution", &[409, 415, 422, 501, 503, 504]),
+    Operation::read("listExecutions", &[503, 504]),
+    Operation::read("getExecution", &[404, 503, 504]),
+    Operation::write("cancelExecution", &[404, 409, 501, 503, 504]),
+    Operation::write("terminateExecution", &[404, 409, 415, 422, 501, 503, 504]),
+    Operation::write("signalExecution", &[404, 409, 415, 422, 501, 503, 504]),
+    Operation::write("queryExecution", &[404, 415, 422, 501, 503, 504]),
+];
 
 #[OpenApi(tag = "Tag::Executions")]
 impl Api {

@@ -14,6 +14,7 @@ use super::{
     State,
     connections::{ConnectionState, ConnectionSummary},
     edge::Caller,
+    routes::Operation,
     types::{DateTime, Flag, Written},
 };
 use crate::{
@@ -260,6 +261,15 @@ impl Api {
         answer
     }
 }
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::probe("getHealth"),
+    Operation::probe("getLiveness"),
+    Operation::probe("getReadiness"),
+    Operation::read("getMetrics", &[])
+        .with(|features| features.metrics)
+        .opened_by(|auth| auth.open_metrics),
+];
 
 #[OpenApi(tag = "Tag::Health")]
 impl Api {

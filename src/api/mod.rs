@@ -27,7 +27,7 @@ mod types;
 mod unread;
 
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -35,14 +35,14 @@ use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response, endpoint::BoxEndpoint, http::Method,
     middleware::CatchPanic,
 };
-use poem_openapi::{ContactObject, LicenseObject, OpenApiService};
+use poem_openapi::{ContactObject, LicenseObject, OpenApi, OpenApiService};
 
-use self::explain::Parameters;
 pub use self::{
     auth::{NewKey, new_key},
     server::{BindError, Bound, serve},
     tls::TlsFileError,
 };
+use self::{explain::Parameters, routes::Routes, status_page::StatusPage};
 use crate::{
     config::Config,
     connection::ConnectionReport,
@@ -116,15 +116,22 @@ impl Draining {
     }
 }
 
-type Apis = (
-    health::Api,
-    events::Api,
-    executions::Api,
-    dead_letters::Api,
-    connections::Api,
-    operator::Api,
-    status_page::Api,
-);
+type Apis =
+    (health::Api, events::Api, executions::Api, dead_letters::Api, connections::Api, operator::Api);
+
+/// All routes: the operations of the handlers, and pages.
+static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
+    let operations = [
+        health::OPERATIONS,
+        events::OPERATIONS,
+        executions::OPERATIONS,
+        dead_letters::OPERATIONS,
+        connections::OPERATIONS,
+        operator::OPERATIONS,
+    ];
+    let pages = [status_page::ROOT, pages::DOCS, pages::JSON, pages::YAML];
+    Routes::new(Apis::meta(), &operations.concat(), &pages)
+});
 
 fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
     let apis = (
@@ -134,7 +141,6 @@ fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
         dead_letters::Api(state.clone()),
         connections::Api(state.clone()),
         operator::Api(state.clone()),
-        status_page::Api::new(state.clone()),
     );
     OpenApiService::new(apis, "agentarea-api", env!("CARGO_PKG_VERSION"))
         .description(
@@ -151,7 +157,7 @@ fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
 #[must_use]
 pub fn specification_yaml(state: &State) -> String {
     let service = service(state, health::Api::new(state.clone()));
-    document::yaml(&document::build(&service.spec(), &state.config.features))
+    document::yaml(&document::build(&service.spec(), &ROUTES, &state.config.features))
 }
 
 /// All routes behind the one middleware.
@@ -159,10 +165,11 @@ pub fn specification_yaml(state: &State) -> String {
 pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
     let health = health::Api::new(state.clone());
     let service = service(state, health.clone());
-    let document = document::build(&service.spec(), &state.config.features);
+    let document = document::build(&service.spec(), &ROUTES, &state.config.features);
     let pages = pages::Pages::new(&service, &document);
-    let routes = Routes {
+    let routes = Dispatch {
         health,
+        status: StatusPage::new(state.clone()),
         docs: pages.docs(),
         json: pages.json(),
         yaml: pages.yaml(),
@@ -175,15 +182,16 @@ pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
 ///
 /// The middleware has found the route already. A nested route of the framework would find it twice
 /// more, and write the request's address anew each time.
-struct Routes<D, J, Y> {
+struct Dispatch<D, J, Y> {
     health: health::Api,
+    status: StatusPage,
     docs: D,
     json: J,
     yaml: Y,
     service: BoxEndpoint<'static>,
 }
 
-impl<D, J, Y> Endpoint for Routes<D, J, Y>
+impl<D, J, Y> Endpoint for Dispatch<D, J, Y>
 where
     D: Endpoint<Output = Response>,
     J: Endpoint<Output = Response>,
@@ -192,13 +200,18 @@ where
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
+        const ROOT: &str = status_page::ROOT.path;
+        const DOCS: &str = pages::DOCS.path;
+        const JSON: &str = pages::JSON.path;
+        const YAML: &str = pages::YAML.path;
         match request.uri().path() {
             // Load balancers and kubelets ask for it all day: the operation of the specification,
             // without the framework's way to it, which costs more than the answer.
             "/health" if request.method() == Method::GET => self.health.answer_to(&request).await,
-            "/docs" => self.docs.call(request).await,
-            "/openapi.json" => self.json.call(request).await,
-            "/openapi.yaml" => self.yaml.call(request).await,
+            ROOT => self.status.call(request).await,
+            DOCS => self.docs.call(request).await,
+            JSON => self.json.call(request).await,
+            YAML => self.yaml.call(request).await,
             _ => self.service.call(request).await,
         }
     }

@@ -6,6 +6,7 @@ use super::{
     State,
     connections::{ConnectionSummary, Tag},
     error::ApiError,
+    routes::Operation,
 };
 use crate::{connection::Force, manager::ReloadError};
 
@@ -62,6 +63,15 @@ struct ReloadResult {
 }
 
 pub(super) struct Api(pub(super) State);
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::operate("reconnectConnection", &[404, 503, 504])
+        .with(|features| features.operator_api),
+    Operation::operate("setCircuitBreaker", &[404, 415, 422])
+        .with(|features| features.operator_api),
+    Operation::operate("reloadConfiguration", &[422, 503, 504])
+        .with(|features| features.operator_api),
+];
 
 #[OpenApi(tag = "Tag::Connections")]
 impl Api {

@@ -7,7 +7,14 @@ use poem::{Endpoint, Response, endpoint::make_sync};
 use poem_openapi::{OpenApi, OpenApiService, Webhook};
 use serde_json::Value;
 
-use super::document;
+use super::{document, routes::Page};
+
+/// Swagger UI.
+pub(super) const DOCS: Page = Page { path: "/docs", is_enabled: |features| features.docs };
+/// The specification as JSON.
+pub(super) const JSON: Page = Page { path: "/openapi.json", ..DOCS };
+/// The specification as YAML.
+pub(super) const YAML: Page = Page { path: "/openapi.yaml", ..DOCS };
 
 /// The pages of one application.
 pub(super) struct Pages {

@@ -19,6 +19,16 @@ use crate::model::json::Json;
 #[derive(Clone, Debug)]
 pub(super) struct Raw<T>(pub(super) Json, PhantomData<T>);
 
+/// What a client may send as [`Raw`].
+pub(super) trait Kept {
+    /// Whether only an object can be one.
+    const IS_OBJECT: bool;
+}
+
+impl Kept for Any<Value> {
+    const IS_OBJECT: bool = false;
+}
+
 /// Any JSON value, kept as it came.
 pub(super) type AnyJson = Raw<Any<Value>>;
 
@@ -26,16 +36,22 @@ impl<T> Raw<T> {
     pub(super) fn new(value: Json) -> Self {
         Self(value, PhantomData)
     }
+}
 
+impl<T: Kept> Raw<T> {
     /// Of a member that is there, be it `null`.
     pub(super) fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
         Self::deserialize(from).map(Some)
     }
 }
 
-impl<'de, T> Deserialize<'de> for Raw<T> {
+impl<'de, T: Kept> Deserialize<'de> for Raw<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Json::deserialize(deserializer).map(Self::new)
+        let value = Json::deserialize(deserializer)?;
+        if T::IS_OBJECT && !value.text().starts_with('{') {
+            return Err(serde::de::Error::custom("expected an object"));
+        }
+        Ok(Self::new(value))
     }
 }
 

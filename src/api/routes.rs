@@ -1,154 +1,146 @@
-//! Every route once: its methods, the scope each needs, and the problems each can answer with.
+//! Routes: the paths and methods of the handlers, with the scope that each operation needs and the
+//! problems it can answer with, which stand beside its handler.
 //!
 //! Authentication, `Allow`, metric labels and the specification's error responses all come from here.
 
-use crate::config::{Features, Scope};
+use poem::http::Method;
+use poem_openapi::registry::MetaApi;
 
-/// One method of a route.
-#[derive(Debug)]
-pub(super) struct Method {
-    /// Its name.
-    pub(super) name: &'static str,
-    /// What a key needs; none means open.
+use crate::config::{Auth, Features, Scope};
+
+/// What a handler's path and types do not say of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operation {
+    id: &'static str,
+    /// The scope that a key needs; none means open.
     pub(super) scope: Option<Scope>,
     /// Statuses of problems it can answer with, besides those of every route.
     pub(super) problems: &'static [u16],
-}
-
-/// A route.
-#[derive(Debug)]
-pub(super) struct Route {
-    /// Its path, with parameters in braces.
-    pub(super) path: &'static str,
-    /// Its methods.
-    pub(super) methods: &'static [Method],
-    /// Whether it is switched on.
-    pub(super) enabled: fn(&Features) -> bool,
-}
-
-impl Route {
     /// Whether balancers and kubelets ask for it all day. They call the service by any name, and the
-    /// answer costs less than making the fields of a log line, so that its handlers log nothing but
+    /// answer costs less than making the fields of a log line, so that its handler logs nothing but
     /// at level `debug`.
-    pub(super) fn is_probe(&self) -> bool {
-        matches!(self.path, "/health" | "/livez" | "/readyz")
+    pub(super) is_probe: bool,
+    is_enabled: fn(&Features) -> bool,
+    is_opened: fn(&Auth) -> bool,
+}
+
+impl Operation {
+    const fn new(id: &'static str, scope: Option<Scope>, problems: &'static [u16]) -> Self {
+        Self { id, scope, problems, is_probe: false, is_enabled: |_| true, is_opened: |_| false }
+    }
+
+    /// An operation for everybody that answers health probes.
+    pub(super) const fn probe(id: &'static str) -> Self {
+        Self { is_probe: true, ..Self::new(id, None, &[]) }
+    }
+
+    /// An operation that changes nothing.
+    pub(super) const fn read(id: &'static str, problems: &'static [u16]) -> Self {
+        Self::new(id, Some(Scope::Read), problems)
+    }
+
+    /// An operation that hands in work, or steers it.
+    pub(super) const fn write(id: &'static str, problems: &'static [u16]) -> Self {
+        Self::new(id, Some(Scope::Write), problems)
+    }
+
+    /// An operation on the service itself.
+    pub(super) const fn operate(id: &'static str, problems: &'static [u16]) -> Self {
+        Self::new(id, Some(Scope::Operate), problems)
+    }
+
+    /// The operation, where this feature is on.
+    pub(super) const fn with(self, is_enabled: fn(&Features) -> bool) -> Self {
+        Self { is_enabled, ..self }
+    }
+
+    /// The operation, which needs no key where this setting says so.
+    pub(super) const fn opened_by(self, is_opened: fn(&Auth) -> bool) -> Self {
+        Self { is_opened, ..self }
+    }
+
+    /// The scope that is needed under these settings.
+    pub(super) fn scope_under(&self, auth: &Auth) -> Option<Scope> {
+        self.scope.filter(|_| !(self.is_opened)(auth))
     }
 }
 
-const fn open(name: &'static str, problems: &'static [u16]) -> Method {
-    Method { name, scope: None, problems }
+/// A page for people or tools, which has no place in the specification.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page {
+    pub(super) path: &'static str,
+    pub(super) is_enabled: fn(&Features) -> bool,
 }
 
-const fn read(name: &'static str, problems: &'static [u16]) -> Method {
-    Method { name, scope: Some(Scope::Read), problems }
+/// A path and what is done there.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// With parameters in braces.
+    pub(super) path: String,
+    operations: Vec<(Method, Operation)>,
 }
 
-const fn write(name: &'static str, problems: &'static [u16]) -> Method {
-    Method { name, scope: Some(Scope::Write), problems }
-}
+impl Route {
+    fn of_page(page: &Page) -> Self {
+        let operation = Operation::new("", None, &[]).with(page.is_enabled);
+        Self { path: page.path.to_owned(), operations: vec![(Method::GET, operation)] }
+    }
 
-const fn operate(name: &'static str, problems: &'static [u16]) -> Method {
-    Method { name, scope: Some(Scope::Operate), problems }
-}
+    /// The operation of a method, for `HEAD` that of `GET`.
+    pub(super) fn operation(&self, method: &Method) -> Option<&Operation> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.operations.iter().find(|(other, _)| other == method).map(|(_, operation)| operation)
+    }
 
-const fn always(_: &Features) -> bool {
-    true
+    /// The methods that have an operation, in order.
+    pub(super) fn methods(&self) -> Vec<&str> {
+        let mut methods: Vec<&str> = self.operations.iter().map(|(it, _)| it.as_str()).collect();
+        methods.sort_unstable();
+        methods
+    }
+
+    pub(super) fn is_enabled(&self, features: &Features) -> bool {
+        self.operations.iter().any(|(_, operation)| (operation.is_enabled)(features))
+    }
+
+    pub(super) fn is_probe(&self) -> bool {
+        self.operations.iter().any(|(_, operation)| operation.is_probe)
+    }
 }
 
 /// All routes.
-pub(super) static ROUTES: [Route; 24] = [
-    Route { path: "/", methods: &[open("GET", &[])], enabled: |f| f.status_page },
-    Route { path: "/docs", methods: &[open("GET", &[])], enabled: |f| f.docs },
-    Route { path: "/openapi.json", methods: &[open("GET", &[])], enabled: |f| f.docs },
-    Route { path: "/openapi.yaml", methods: &[open("GET", &[])], enabled: |f| f.docs },
-    Route { path: "/health", methods: &[open("GET", &[])], enabled: always },
-    Route { path: "/livez", methods: &[open("GET", &[])], enabled: always },
-    Route { path: "/readyz", methods: &[open("GET", &[])], enabled: always },
-    Route { path: "/metrics", methods: &[read("GET", &[])], enabled: |f| f.metrics },
-    Route {
-        path: "/v1/events",
-        methods: &[write("POST", &[400, 404, 409, 413, 415, 422, 503, 504])],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/events/stream",
-        methods: &[read("GET", &[400, 503, 504])],
-        enabled: |f| f.event_stream,
-    },
-    Route {
-        path: "/v1/executions",
-        methods: &[
-            read("GET", &[400, 503, 504]),
-            write("POST", &[400, 409, 413, 415, 422, 501, 503, 504]),
-        ],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/executions/{id}",
-        methods: &[read("GET", &[400, 404, 503, 504])],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/executions/{id}/cancel",
-        methods: &[write("POST", &[404, 409, 501, 503, 504])],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/executions/{id}/terminate",
-        methods: &[write("POST", &[400, 404, 409, 413, 415, 422, 501, 503, 504])],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/executions/{id}/signals/{name}",
-        methods: &[write("POST", &[400, 404, 409, 413, 415, 422, 501, 503, 504])],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/executions/{id}/queries/{name}",
-        methods: &[write("POST", &[400, 404, 413, 415, 422, 501, 503, 504])],
-        enabled: always,
-    },
-    Route {
-        path: "/v1/dead-letters",
-        methods: &[read("GET", &[400, 503, 504])],
-        enabled: |f| f.operator_api,
-    },
-    Route {
-        path: "/v1/dead-letters/{id}",
-        methods: &[operate("DELETE", &[404, 503, 504])],
-        enabled: |f| f.operator_api,
-    },
-    Route {
-        path: "/v1/dead-letters/{id}/redrive",
-        methods: &[operate("POST", &[404, 503, 504])],
-        enabled: |f| f.operator_api,
-    },
-    Route { path: "/v1/connections", methods: &[read("GET", &[])], enabled: |f| f.operator_api },
-    Route {
-        path: "/v1/connections/{name}",
-        methods: &[read("GET", &[404])],
-        enabled: |f| f.operator_api,
-    },
-    Route {
-        path: "/v1/connections/{name}/reconnect",
-        methods: &[operate("POST", &[404, 503, 504])],
-        enabled: |f| f.operator_api,
-    },
-    Route {
-        path: "/v1/connections/{name}/circuit-breaker",
-        methods: &[operate("PUT", &[400, 404, 413, 415, 422])],
-        enabled: |f| f.operator_api,
-    },
-    Route {
-        path: "/v1/config/reload",
-        methods: &[operate("POST", &[422, 503, 504])],
-        enabled: |f| f.operator_api,
-    },
-];
+#[derive(Debug)]
+pub(super) struct Routes(Vec<Route>);
 
-/// The route that a path belongs to.
-pub(super) fn find(path: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| matches(route.path, path))
+impl Routes {
+    /// The routes of `apis`, whose operations are all in `operations`, and those of `pages`.
+    ///
+    /// # Panics
+    /// When an operation has no entry, because nobody must get past a door that was forgotten.
+    pub(super) fn new(apis: Vec<MetaApi>, operations: &[Operation], pages: &[Page]) -> Self {
+        let mut routes: Vec<Route> = pages.iter().map(Route::of_page).collect();
+        for path in apis.into_iter().flat_map(|api| api.paths) {
+            let known = path.operations.iter().map(|described| {
+                let id = described.operation_id.unwrap_or_default();
+                let operation = operations.iter().find(|operation| operation.id == id);
+                let operation = operation.unwrap_or_else(|| panic!("{id:?} has no entry"));
+                (described.method.clone(), *operation)
+            });
+            let known: Vec<(Method, Operation)> = known.collect();
+            routes.push(Route { path: path.path, operations: known });
+        }
+        Self(routes)
+    }
+
+    /// The route that a path belongs to.
+    pub(super) fn find(&self, path: &str) -> Option<&Route> {
+        self.0.iter().find(|route| matches(&route.path, path))
+    }
+
+    /// The route with this path, as the specification writes it.
+    pub(super) fn named(&self, path: &str) -> Option<&Route> {
+        self.0.iter().find(|route| route.path == path)
+    }
 }
 
 fn matches(pattern: &str, path: &str) -> bool {
@@ -166,14 +158,26 @@ fn matches(pattern: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ROUTES;
 
     #[test]
     fn a_path_finds_its_route() {
-        let path = |path: &str| find(path).map(|route| route.path);
+        let path = |path: &str| ROUTES.find(path).map(|route| &*route.path);
         assert_eq!(path("/v1/executions/abc"), Some("/v1/executions/{id}"));
         assert_eq!(path("/v1/events/stream"), Some("/v1/events/stream"));
         assert_eq!(path("/v1/executions/a/signals/b"), Some("/v1/executions/{id}/signals/{name}"));
+        assert_eq!(path("/docs"), Some("/docs"));
         assert_eq!(path("/v1/executions/"), None);
         assert_eq!(path("/v2"), None);
+    }
+
+    #[test]
+    fn a_route_knows_its_methods_and_their_scopes() {
+        let route = ROUTES.find("/v1/executions").unwrap();
+        assert_eq!(route.methods(), ["GET", "POST"]);
+        let scope = |method| route.operation(&method).and_then(|operation| operation.scope);
+        assert_eq!(scope(Method::HEAD), Some(Scope::Read));
+        assert_eq!(scope(Method::POST), Some(Scope::Write));
+        assert!(route.operation(&Method::PUT).is_none());
     }
 }

@@ -2,14 +2,10 @@
 //! scripts; its script fetches it again and plots what changes.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use poem::{http::header, web::Data};
-use poem_openapi::{
-    OpenApi,
-    payload::{Html, Response},
-};
+use poem::{Endpoint, Request, Response, http::header};
 use sha2::{Digest, Sha256};
 
-use super::{State, edge::Caller, routes};
+use super::{ROUTES, State, pages, routes::Page};
 use crate::{
     config::Details,
     connection::{ConnectionReport, Transition},
@@ -24,13 +20,15 @@ const SCRIPT: &str = include_str!("status_page/script.js");
 /// How many state changes are shown.
 const CHANGES: usize = 20;
 
-#[derive(Clone)]
-pub(super) struct Api {
+/// For people, so that it is left out of the specification.
+pub(super) const ROOT: Page = Page { path: "/", is_enabled: |features| features.status_page };
+
+pub(super) struct StatusPage {
     state: State,
     policy: String,
 }
 
-impl Api {
+impl StatusPage {
     pub(super) fn new(state: State) -> Self {
         let (style, script) = (hash(STYLE), hash(SCRIPT));
         // What runs is what is written here; nothing may be loaded from elsewhere.
@@ -47,20 +45,21 @@ fn hash(text: &str) -> String {
     format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
 }
 
-// The root is an operation like the others, but left out of the specification: it is for people.
-#[OpenApi]
-impl Api {
-    #[oai(path = "/", method = "get", hidden = true)]
-    async fn status(&self, caller: Data<&Caller>) -> Response<Html<String>> {
-        Response::new(Html(page(&self.state, &caller)))
-            .header(header::CACHE_CONTROL.as_str(), "no-store")
-            .header(header::CONTENT_SECURITY_POLICY.as_str(), &self.policy)
+impl Endpoint for StatusPage {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let details = request.data().is_some_and(|caller| self.state.shows_details(caller));
+        Ok(Response::builder()
+            .header(header::CACHE_CONTROL, "no-store")
+            .header(header::CONTENT_SECURITY_POLICY, &self.policy)
+            .content_type("text/html; charset=utf-8")
+            .body(page(&self.state, details)))
     }
 }
 
-fn page(state: &State, caller: &Caller) -> String {
+fn page(state: &State, details: bool) -> String {
     let reports = state.manager.reports();
-    let details = state.shows_details(caller);
     let report = if details { detailed(state, &reports) } else { brief(&reports) };
     // It asks for the key that the browser did not send; the script does.
     let asks = state.config.health.details == Details::WhenAuthorized && !details;
@@ -81,10 +80,10 @@ fn page(state: &State, caller: &Caller) -> String {
 }
 
 fn links(state: &State) -> String {
-    [("/docs", "API in Swagger UI"), ("/health", "Health"), ("/metrics", "Metrics")]
+    [(pages::DOCS.path, "API in Swagger UI"), ("/health", "Health"), ("/metrics", "Metrics")]
         .into_iter()
         .filter(|(path, _)| {
-            routes::find(path).is_some_and(|route| (route.enabled)(&state.config.features))
+            ROUTES.named(path).is_some_and(|route| route.is_enabled(&state.config.features))
         })
         .map(|(path, name)| format!("<a href=\"{path}\">{name}</a>"))
         .collect::<Vec<_>>()

@@ -18,32 +18,23 @@ use crate::config::{Config, Scope};
 pub(super) struct Access {
     gate: Gate,
     keys: Keys,
-    open_metrics: bool,
+    config: Arc<Config>,
 }
 
 impl Access {
     pub(super) fn new(config: &Arc<Config>) -> Self {
-        Self {
-            gate: Gate::new(config),
-            keys: Keys::new(&config.auth),
-            open_metrics: config.auth.open_metrics,
-        }
+        Self { gate: Gate::new(config), keys: Keys::new(&config.auth), config: Arc::clone(config) }
     }
 
     /// Lets a request in if no foreign page sends it, and its route is open or its key has the scope.
     /// Handlers find the [`Caller`].
     pub(super) fn admit(&self, request: &mut Request, route: &Route) -> Result<(), poem::Error> {
         self.gate.admit(request, route.is_probe()).map_err(Refusal::from)?;
-        let name = request.method().as_str();
-        let wanted = if name == "HEAD" { "GET" } else { name };
-        let method = route
-            .methods
-            .iter()
-            .find(|method| method.name == wanted)
+        let operation = route
+            .operation(request.method())
             .ok_or_else(|| poem::Error::from(MethodNotAllowedError))?;
         let principal = self.keys.identify(request.header(header::AUTHORIZATION));
-        let open = route.path == "/metrics" && self.open_metrics;
-        if let Some(scope) = method.scope.filter(|_| !open) {
+        if let Some(scope) = operation.scope_under(&self.config.auth) {
             let principal = principal.as_ref().ok_or(Refusal::Unauthenticated)?;
             if !principal.may(scope) {
                 return Err(Refusal::Forbidden(scope).into());

@@ -71,7 +71,7 @@ impl Asked<'_> {
         let given: Vec<(String, String)> =
             Request::builder().uri_str(format!("/?{query}")).finish().params().unwrap_or_default();
         let value = given.iter().find(|(given, _)| given == name);
-        let path = self.route.map_or("", |route| route.path);
+        let path = self.route.map_or("", |route| &route.path);
         parameters.explain((path, self.method), name, value.map(|(_, value)| value.as_str()))
     }
 }
@@ -108,11 +108,10 @@ pub(super) fn problem_response(
     if status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let (405, Some(route)) = (status, asked.route) {
-        let allow: Vec<&str> = route.methods.iter().map(|method| method.name).collect();
-        if let Ok(value) = HeaderValue::from_str(&allow.join(", ")) {
-            headers.insert(header::ALLOW, value);
-        }
+    if let (405, Some(route)) = (status, asked.route)
+        && let Ok(methods) = HeaderValue::from_str(&route.methods().join(", "))
+    {
+        headers.insert(header::ALLOW, methods);
     }
     response
 }

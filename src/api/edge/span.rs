@@ -35,7 +35,7 @@ pub(super) fn of(
     } else {
         request_span!(Level::ERROR, request_id, method, request.uri())
     };
-    let label = route.map_or("other", |route| route.path);
+    let label = route.map_or("other", |route| &route.path);
     let trace = TraceContext::of_request(&span, method, label, request.header("traceparent"));
     span.record("trace_id", tracing::field::display(trace.trace_id()));
     (span, trace)
