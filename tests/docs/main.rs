@@ -30,6 +30,9 @@ mod facts;
 mod links;
 mod pages;
 mod play;
+#[expect(dead_code, unused_imports, reason = "the integration tests use the rest")]
+#[path = "../support/servers/mod.rs"]
+mod servers;
 mod shell;
 mod stage;
 

@@ -12,8 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Long enough for a loaded machine; only failures wait for it.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+use crate::servers::DEADLINE;
 
 /// Retries until there is a result, up to the deadline.
 pub(crate) fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {

@@ -2,16 +2,17 @@
 
 use std::{
     fs::{self, File},
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 
 use tempfile::TempDir;
+use tokio::runtime::{self, Runtime};
 
 use crate::{
     agent::Agent,
     pages::repository,
+    servers::{Database, Process, Redis, certificate, free_port, variable},
     shell::{Shell, eventually},
 };
 
@@ -28,105 +29,57 @@ pub(crate) enum Kind {
     Shell,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the servers are given to the tests, not to the program"
-)]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-fn server(name: &str) -> String {
-    variable(name).unwrap_or_else(|| {
-        panic!("{name} is not set: run `scripts/servers start DIR` and `source DIR/env`")
-    })
-}
-
-/// A process that ends with its owner.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Self {
-        let started = command.stdin(Stdio::null()).spawn();
-        Self(started.unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _already_dead = self.0.kill().is_err();
-        let _reaped = self.0.wait().is_ok();
-    }
-}
-
 /// A stage's share of the servers, removed at its end.
 struct Servers {
-    _redis: Process,
-    redis_port: u16,
-    database: String,
+    redis: Redis,
+    database: Option<Database>,
     namespace: String,
+    /// The pages are played without one.
+    runtime: Runtime,
 }
 
-fn succeed(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn temporal(arguments: &[&str]) -> Command {
-    let mut command = Command::new("temporal");
-    command
-        .args(arguments)
+/// What the administrator of the shared Temporal server does with a namespace.
+fn namespace(verb: &str, name: &str, options: &[&str]) -> bool {
+    let output = Command::new("temporal")
+        .args(["operator", "namespace", verb, "-n", name])
+        .args(options)
         .args(["--disable-config-file", "--disable-config-env"])
-        .args(["--address", &server("TEST_TEMPORAL_ADDRESS")]);
-    command
-}
-
-fn psql(statement: &str) -> Command {
-    let mut command = Command::new("psql");
-    command.args([&server("TEST_DATABASE_URL"), "-q", "-c", statement]);
-    command
+        .args(["--address", &variable("TEST_TEMPORAL_ADDRESS")])
+        .output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 impl Servers {
-    fn start(folder: &Path) -> (Self, Vec<(String, String)>) {
-        let name = format!("docs_{}", uuid::Uuid::now_v7().simple());
-        let port = free_port();
-        let redis = Process::start(
-            Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-                .args(["--save", "", "--appendonly", "yes", "--dir"])
-                .arg(folder)
-                .stdout(Stdio::null()),
-        );
-        succeed(&mut psql(&format!("create database {name}")));
-        let namespace = name.replace('_', "-");
-        let create = ["operator", "namespace", "create", "--retention", "24h", "-n", &namespace];
-        succeed(&mut temporal(&create));
-        let url = server("TEST_DATABASE_URL");
-        let database = format!("{}/{name}", url.rsplit_once('/').unwrap().0);
-        let variables = [
-            ("REDIS_URL", format!("redis://127.0.0.1:{port}")),
-            ("TEMPORAL_ADDRESS", server("TEST_TEMPORAL_ADDRESS")),
-            ("TEMPORAL_NAMESPACE", namespace.clone()),
-            ("DATABASE_URL", database),
-        ];
-        let listens = eventually(|| TcpStream::connect(("127.0.0.1", port)).ok());
-        assert!(listens.is_some(), "Redis does not listen");
-        let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
-        (Self { _redis: redis, redis_port: port, database: name, namespace }, variables)
+    fn start() -> Self {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (redis, database) =
+            runtime.block_on(async { tokio::join!(Redis::start(), Database::create()) });
+        let name = database.name().replace('_', "-");
+        assert!(namespace("create", &name, &["--retention", "24h"]), "{name} is not created");
+        Self { redis, database: Some(database), namespace: name, runtime }
+    }
+
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("it is there until the end")
+    }
+
+    fn variables(&self) -> [(String, String); 4] {
+        [
+            ("REDIS_URL", self.redis.url()),
+            ("TEMPORAL_ADDRESS", variable("TEST_TEMPORAL_ADDRESS")),
+            ("TEMPORAL_NAMESPACE", self.namespace.clone()),
+            ("DATABASE_URL", self.database().url.clone()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
     }
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        let drop = format!("drop database if exists {} with (force)", self.database);
-        let _kept = psql(&drop).output().is_err();
-        let delete = ["operator", "namespace", "delete", "--yes", "-n", &self.namespace];
-        let _left = temporal(&delete).output().is_err();
+        if let Some(database) = self.database.take() {
+            self.runtime.block_on(database.drop());
+        }
+        let _left = namespace("delete", &self.namespace, &["--yes"]);
     }
 }
 
@@ -162,8 +115,7 @@ fn example() -> PathBuf {
 }
 
 fn path() -> String {
-    let known = variable("PATH").unwrap();
-    format!("{}:{known}", program().parent().unwrap().display())
+    format!("{}:{}", program().parent().unwrap().display(), variable("PATH"))
 }
 
 /// Adds the production settings to the configuration of a stage; returns the variables.
@@ -172,7 +124,7 @@ fn production(folder: &Path) -> Vec<(String, String)> {
     let new = ["key", "new", "--format", "env", "--key-file", "api_key"];
     let status = Command::new(program()).args(new).current_dir(folder).stdout(env).status();
     assert!(status.unwrap().success());
-    let authority = format!("{}/ca.pem", server("TEST_CERTIFICATES"));
+    let authority = certificate("ca.pem").display().to_string();
     vec![
         ("ENVIRONMENT".to_owned(), "production".to_owned()),
         ("AGENTAREA_DATABASE__POSTGRES__CA_FILE".to_owned(), authority),
@@ -185,7 +137,7 @@ fn start(folder: &Path, variables: &[(String, String)], arguments: &[&str], log:
     let log = File::create(folder.join(log)).unwrap();
     let mut command = Command::new(program());
     command.args(arguments).current_dir(folder).stderr(log);
-    Process::start(command.env_clear().envs(variables.iter().cloned()))
+    Process::start(command.env_clear().envs(variables.iter().cloned()), "cargo build")
 }
 
 impl Stage {
@@ -200,12 +152,12 @@ impl Stage {
         let mut variables = vec![("PATH".to_owned(), path()), ("HOME".to_owned(), home)];
         let (mut servers, mut agent) = (None, None);
         if matches!(kind, Kind::Servers | Kind::Production) {
-            let (started, addresses) = Servers::start(folder.path());
+            let started = Servers::start();
             if config.contains("AgentExecutionWorkflow") {
-                agent = Some(Agent::start(&server("TEST_TEMPORAL_ADDRESS"), &started.namespace));
+                agent = Some(Agent::start(&variable("TEST_TEMPORAL_ADDRESS"), &started.namespace));
             }
+            variables.extend(started.variables());
             servers = Some(started);
-            variables.extend(addresses);
         }
         if kind == Kind::Servers {
             // Readers of a page have minutes for an outage; the tests have seconds.
@@ -225,7 +177,7 @@ impl Stage {
         if servers.is_some() {
             programs.push(start(folder.path(), &variables, &["worker"], "log-worker"));
         }
-        if let Some(Process(service)) = programs.first() {
+        if let Some(service) = programs.first() {
             variables.push(("SERVICE".to_owned(), service.id().to_string()));
         }
         let shell = Shell::start(folder.path(), &variables);
@@ -279,7 +231,7 @@ impl Stage {
 
     /// The ports that the pages use, and those of this stage.
     fn ports(&self) -> impl Iterator<Item = (&'static str, u16)> {
-        let redis = self.servers.as_ref().map(|servers| ("6379", servers.redis_port));
+        let redis = self.servers.as_ref().map(|servers| ("6379", servers.redis.port));
         [("8000", self.port)].into_iter().chain(redis)
     }
 
@@ -301,7 +253,7 @@ impl Stage {
         });
         match &self.servers {
             Some(servers) => output
-                .replace(&servers.database, "agentarea")
+                .replace(servers.database().name(), "agentarea")
                 .replace(&servers.namespace, "default"),
             None => output,
         }

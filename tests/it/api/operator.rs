@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Setup, answer, eventually, signal};
+use crate::support::{Service, Setup, answer, eventually, signal};
 
 #[tokio::test]
 async fn a_reconnect_makes_the_connection_anew() {
@@ -141,6 +141,20 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     reload_under_load(setup, 100).await;
 }
 
+/// One request of each kind.
+async fn use_everything(service: &Service, input: usize) {
+    let event = json!({"type": "x"});
+    let (status, said) = service.send("/v1/events", &event).await;
+    assert_eq!(status, 202, "{said}");
+    let (status, said) = service.send("/v1/events?delivery=direct", &event).await;
+    assert_eq!(status, 200, "{said}");
+    let id = service.execute(&json!({"workflow": "echo", "input": input})).await;
+    for path in [&*format!("/v1/executions/{id}"), "/v1/executions?limit=1"] {
+        let (status, said) = answer(service.get(path)).await;
+        assert_eq!(status, 200, "{said}");
+    }
+}
+
 /// Every reload rebuilds all three connections while requests arrive as fast as they are served.
 pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
     setup.write_config("");
@@ -160,21 +174,7 @@ pub(crate) async fn reload_under_load(setup: Setup, rounds: u32) {
     let publish = || async {
         let mut served = 0;
         while !reloading.is_cancelled() {
-            let (status, answer) = service.send("/v1/events", &json!({"type": "x"})).await;
-            assert_eq!(status, 202, "{answer}");
-            let direct = "/v1/events?delivery=direct";
-            let (status, answer) = service.send(direct, &json!({"type": "x"})).await;
-            assert_eq!(status, 200, "{answer}");
-            let (status, answer) =
-                service.send("/v1/executions", &json!({"workflow": "echo", "input": served})).await;
-            assert_eq!(status, 202, "{answer}");
-            let id = answer["id"].as_str().unwrap();
-            let (status, answer) =
-                crate::support::answer(service.get(&format!("/v1/executions/{id}"))).await;
-            assert_eq!(status, 200, "{answer}");
-            let (status, answer) =
-                crate::support::answer(service.get("/v1/executions?limit=1")).await;
-            assert_eq!(status, 200, "{answer}");
+            use_everything(&service, served).await;
             served += 1;
         }
         served

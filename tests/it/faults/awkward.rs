@@ -154,16 +154,10 @@ async fn a_repetition_in_another_layout_is_recognised_and_one_with_other_digits_
     }
 }
 
+/// Statements that add an event to each lane, an accepted and a running execution, of which none
+/// can be read.
 #[cfg(feature = "sqlite")]
-#[tokio::test]
-async fn unreadable_rows_become_dead_letters_with_a_reason_and_do_not_block_others() {
-    use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
-
-    let service = Setup::new().start().await;
-    service.healthy().await;
-    let mut events = service.follow("?type=t", None).await;
-    let file = service.path().join("data/agentarea.db");
-    let mut other = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+fn insert_unreadable() -> String {
     let columns = "id, workflow, status, created_at, backend, request_id, definition, input";
     let execution = |id: &str, status: &str| {
         format!(
@@ -177,13 +171,22 @@ async fn unreadable_rows_become_dead_letters_with_a_reason_and_do_not_block_othe
              refusals) VALUES ({lane}, 's', 'broken-{lane}', 'h', '{{\"broken', 'pending', 1, 0);"
         )
     });
-    let statements: String =
-        lanes.chain([execution("waits", "accepted"), execution("runs", "running")]).collect();
-    other
-        .batch_execute(&format!(
-            "PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE; {statements} COMMIT"
-        ))
-        .unwrap();
+    lanes.chain([execution("waits", "accepted"), execution("runs", "running")]).collect()
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn unreadable_rows_become_dead_letters_with_a_reason_and_do_not_block_others() {
+    use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+
+    let service = Setup::new().start().await;
+    service.healthy().await;
+    let mut events = service.follow("?type=t", None).await;
+    let file = service.path().join("data/agentarea.db");
+    let mut other = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+    let insert = insert_unreadable();
+    let insert = format!("PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE; {insert} COMMIT");
+    other.batch_execute(&insert).unwrap();
     for n in 0..40 {
         let event = cloud_event(&format!("subject-{n}"), n);
         assert_eq!(send_cloud_event(&service, &event).await.0, 202);

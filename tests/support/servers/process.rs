@@ -25,7 +25,11 @@ pub(crate) async fn listens(what: &str, port: u16) {
 
 /// Sends a signal such as `-TERM` to a process.
 pub(crate) fn signal(child: &Child, signal: &str) {
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    send(signal, child.id());
+}
+
+fn send(signal: &str, id: u32) {
+    let sent = Command::new("kill").args([signal, &id.to_string()]).status();
     assert!(sent.expect("kill runs").success(), "{signal} is not sent");
 }
 
@@ -43,8 +47,12 @@ impl Process {
         Self(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}: {remedy}")))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
-        signal(&self.0, name);
+        send(name, self.id());
     }
 
     /// Ends it with a signal, and waits for it.
