@@ -234,7 +234,8 @@ impl App {
             error = self.manager.database.refused() => error,
             never = log_ready(&self.manager, begin) => match never {},
         };
-        tracing::error!(%error, "the database refuses this program");
+        let remedy = error.remedy();
+        tracing::error!(%error, remedy, "the database refuses this program");
         Exit::ConnectionUnavailable
     }
 }

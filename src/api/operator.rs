@@ -58,7 +58,7 @@ struct ReloadResult {
     applied: Vec<String>,
     /// Keys that differ from what the instance started with and wait for a restart.
     needs_restart: Vec<String>,
-    /// Connections that were made anew.
+    /// Connections that were rebuilt.
     rebuilt: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 
 #[OpenApi(tag = "Tag::Connections")]
 impl Api {
-    /// Make a connection anew
+    /// Rebuild a connection
     ///
     /// Builds and probes a new backend while the old one serves, then replaces it. When the new one
     /// cannot be made, the old one stays and the answer says why.
@@ -91,7 +91,7 @@ impl Api {
     ) -> Result<Json<OperatedConnection>, ApiError> {
         let made = self.0.manager.reconnect(&name.0).await;
         made.map_err(|error| ApiError::for_operators(&name.0, error))?;
-        tracing::info!(connection = name.0, "made anew by an operator");
+        tracing::info!(connection = name.0, "rebuilt by an operator");
         self.operated(&name.0)
     }
 
@@ -116,7 +116,7 @@ impl Api {
     /// Read the configuration again
     ///
     /// Files and secrets are read again with the environment of the start. Everything is checked,
-    /// connections that have to be made anew are made and probed, and only then all of it takes
+    /// connections whose settings changed are rebuilt and probed, and only then all of it takes
     /// effect; on any failure nothing changes and the answer names the reason.
     #[oai(path = "/v1/config/reload", method = "post", operation_id = "reloadConfiguration")]
     async fn reload(&self) -> Result<Json<ReloadResult>, ApiError> {
