@@ -1,4 +1,4 @@
-//! Doors: API keys and their scopes.
+//! Authentication: API keys and their scopes.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use subtle::ConstantTimeEq;
 
 use crate::config::{ApiKey, Auth, AuthMode, Scope};
 
-/// What every key begins with, so that a leaked one is recognised by scanners.
+/// The prefix of every key, by which scanners recognise a leaked one.
 const KEY_PREFIX: &str = "aak_";
 
-/// Who a request comes from.
+/// The sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Principal {
-    /// The key's name; idempotency keys belong to it.
+    /// The key's name, to which idempotency keys belong.
     pub(super) name: Arc<str>,
     scopes: Arc<[Scope]>,
 }
@@ -25,7 +25,7 @@ impl Principal {
     }
 }
 
-/// The keys that are accepted.
+/// The accepted keys.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     open: bool,
@@ -38,7 +38,8 @@ impl Keys {
         Self { open: auth.mode == AuthMode::None, keys: keys.collect() }
     }
 
-    /// Who sends the value of an `Authorization` header. None when the key is missing or unknown.
+    /// Identifies the sender of an `Authorization` header. `None` when the key is missing or
+    /// unknown.
     pub(super) fn identify(&self, authorization: Option<&str>) -> Option<Principal> {
         if self.open {
             return Some(Principal { name: "anonymous".into(), scopes: Scope::VARIANTS.into() });
@@ -48,7 +49,7 @@ impl Keys {
             return None;
         }
         let hash: [u8; 32] = Sha256::digest(key.trim()).into();
-        // Every key is compared in full, so that the time tells nothing of the keys.
+        // Every key is compared in full, so that the time reveals nothing about the keys.
         let mut found = None;
         for (known, principal) in &*self.keys {
             if bool::from(known.ct_eq(&hash)) {
@@ -78,7 +79,7 @@ pub struct NewKey {
     pub sha256: String,
 }
 
-/// Makes a key of 256 random bits.
+/// Creates a key of 256 random bits.
 #[must_use]
 pub fn new_key() -> NewKey {
     let key = format!("{KEY_PREFIX}{}", hex::encode(rand::random::<[u8; 32]>()));

@@ -16,7 +16,7 @@ use crate::{
     model::json,
 };
 
-/// A JSON body. When it is refused, the field that is to blame is named.
+/// A JSON body. A refusal names the offending field.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
@@ -46,8 +46,8 @@ impl<T: DeserializeOwned + Type> ParsePayload for Body<T> {
     }
 }
 
-/// Refuses what is nested deeper than any value may be inside of what its route takes around it: a
-/// batch and an event. The value itself is looked at by its route.
+/// Refuses nesting that is deeper than the limit of a value plus the levels that a route may add
+/// around it: a batch and an event. The route checks the value itself.
 fn refuse_deep(bytes: &[u8]) -> Result<(), ApiError> {
     if json::depth(bytes) <= json::MAX_DEPTH + 2 {
         return Ok(());
@@ -56,10 +56,10 @@ fn refuse_deep(bytes: &[u8]) -> Result<(), ApiError> {
     Err(Error::new(ErrorKind::InvalidInput, message).into())
 }
 
-/// No body at all stands for `null`.
+/// Reads an empty body as `null`.
 fn read<T: DeserializeOwned + Type>(bytes: &[u8]) -> Result<T, String> {
     let text = if bytes.is_empty() { b"null" } else { bytes };
-    // What is kept as text has to be readable to those who get it.
+    // Parts that are kept as text must be readable to their recipients.
     json::check(text).map_err(|error| format!("the body is not JSON: {error}"))?;
     serde_json::from_slice(text).map_err(|error| match bytes {
         [] => "the body is empty".to_owned(),
@@ -104,7 +104,7 @@ impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Body<T> {
     }
 }
 
-/// A JSON body that may be left out altogether.
+/// A JSON body that may be absent.
 #[derive(Debug)]
 pub(super) struct OptionalBody<T>(pub(super) Option<T>);
 
@@ -127,7 +127,7 @@ impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for OptionalBody<T> {
         body: &mut RequestBody,
         options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        // A client that sends no body names no type for it.
+        // A client that sends no body names no content type.
         if request.content_type().is_none() {
             let length = request.header(header::CONTENT_LENGTH);
             if length.is_none_or(|length| length == "0") {

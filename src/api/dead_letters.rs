@@ -21,9 +21,9 @@ use crate::{
     services::dead_letters::LetterId,
 };
 
-/// What the ids of events begin with.
+/// The prefix of the ids of events.
 const EVENT: &str = "event-";
-/// What the ids of executions begin with.
+/// The prefix of the ids of executions.
 const EXECUTION: &str = "execution-";
 
 #[derive(Tags)]
@@ -209,7 +209,7 @@ fn read_cursor(text: &str) -> Result<i64, poem::Error> {
     text.parse().map_err(|_| bad_request("`cursor` must be the next_cursor of an earlier answer"))
 }
 
-/// An unknown id is not found, whatever its form.
+/// A malformed id counts as unknown, and is answered as not found.
 fn read_id(text: &str) -> Result<LetterId, Error> {
     let event = text.strip_prefix(EVENT).and_then(|seq| seq.parse().ok()).map(LetterId::Event);
     let execution = || text.strip_prefix(EXECUTION).map(|id| LetterId::Execution(id.to_owned()));

@@ -1,5 +1,5 @@
-//! The one middleware around all routes: small pieces, one for each concern, in the order in which
-//! [`EdgeEndpoint`] reads.
+//! The single middleware around all routes: small pieces, one for each concern, which
+//! [`EdgeEndpoint`] applies in order.
 
 mod access;
 mod body;
@@ -69,7 +69,8 @@ pub(super) struct EdgeEndpoint<E> {
 impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
     type Output = Response;
 
-    /// What surrounds a request: its id, its span and trace, its metrics, the headers of every answer.
+    /// Surrounds a request with its id, span, trace and metrics, and sets the headers of every
+    /// answer.
     async fn call(&self, request: Request) -> Result<Response> {
         let begin = Instant::now();
         let route = ROUTES.find(request.uri().path());
@@ -94,7 +95,7 @@ impl<E: Endpoint> Endpoint for EdgeEndpoint<E> {
 }
 
 impl<E: Endpoint> EdgeEndpoint<E> {
-    /// What a request passes before its handler. Whatever refuses it is answered with a problem.
+    /// Applies every check before the handler. Each refusal is answered with a problem.
     async fn answer(&self, mut request: Request, asked: &Asked<'_>) -> Response {
         let edge = &self.edge;
         let limit = deadline::of(&request, &edge.config);
@@ -124,7 +125,7 @@ impl Edge {
     }
 }
 
-/// Methods as metric labels: a closed set.
+/// The metric label of a method, from a closed set.
 fn method_label(method: &str) -> &'static str {
     match method {
         "GET" => "GET",

@@ -1,4 +1,4 @@
-//! One table from the program's errors to HTTP.
+//! The single mapping from the program's errors to HTTP.
 
 use std::{fmt, time::Duration};
 
@@ -19,17 +19,17 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// Waiting so long before a repetition spares a service that just failed.
+/// The pause before a retry that spares a service which has just failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The longest detail of what the framework refuses.
+/// The longest detail of a refusal by the framework.
 const MAX_DETAIL: usize = 300;
 
 /// An error on its way to the client.
 #[derive(Debug)]
 pub(super) struct ApiError {
     error: Error,
-    /// What an operator may read of an outage.
+    /// The detail of an outage that an operator may read.
     detail: Option<String>,
     invalid: Vec<InvalidItem>,
     configuration: Vec<ConfigurationProblem>,
@@ -47,8 +47,8 @@ impl ApiError {
         Self { configuration, ..Error::new(ErrorKind::InvalidInput, message).into() }
     }
 
-    /// Why a connection cannot be made, by class and remedy; the text itself can name an address
-    /// and stays in the log.
+    /// Describes why a connection cannot be made, by class and remedy. The error's text can contain
+    /// an address, and stays in the log.
     pub(super) fn for_operators(connection: &str, error: Error) -> Self {
         let class = error.kind();
         if !class.is_outage() {
@@ -57,11 +57,11 @@ impl ApiError {
         tracing::warn!(connection, %error, error.class = class.as_str(), "it cannot be made");
         let remedy = error.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         let detail = format!("{connection} cannot be made ({class}); nothing was changed{remedy}");
-        // Whatever became of it, the connection that serves was not touched.
+        // The failed attempt has not touched the connection in use.
         Self { detail: Some(detail), ..error.without_effect().into() }
     }
 
-    /// How long the client should wait, where waiting helps.
+    /// The time that the client should wait, where waiting helps.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let helps = self.status() == StatusCode::SERVICE_UNAVAILABLE;
         helps.then(|| self.error.retry_after().unwrap_or(RETRY_AFTER))
@@ -74,7 +74,8 @@ impl ApiError {
     pub(super) fn problem(&self) -> Problem {
         let (status, kind, title) = classify(&self.error);
         let mut problem = Problem::new(status, kind, title);
-        // The text of an outage can name an address; that of a bad request is for the client.
+        // The text of an outage can contain an address; that of a bad request is meant for the
+        // client.
         if !self.error.kind().is_outage() && self.error.kind() != ErrorKind::Internal {
             problem.detail = Some(self.error.message().to_owned());
         }
@@ -153,8 +154,8 @@ impl ApiResponse for ApiError {
     fn register(_: &mut Registry) {}
 }
 
-/// What poem itself refuses: input that fits no type, unknown routes, bodies that are too large.
-/// `parameter` says of a parameter by its name what it should be.
+/// Describes a refusal by poem itself: input that fits no type, an unknown route, or a body that is
+/// too large. `parameter` returns what the parameter of a given name should be.
 pub(super) fn framework_problem(
     error: &poem::Error,
     parameter: impl Fn(&str) -> String,
@@ -197,12 +198,12 @@ fn refused_parameter(error: &poem::Error) -> Option<&'static str> {
     parameter.or_else(|| error.downcast_ref().map(|error: &ParsePathError| error.name))
 }
 
-/// A parameter or header that cannot be read.
+/// The error for a parameter or header that cannot be read.
 pub(super) fn bad_request(message: impl Into<String>) -> poem::Error {
     poem::Error::from_string(message, StatusCode::BAD_REQUEST)
 }
 
-/// The answer when a handler panics; the panic itself is on standard error.
+/// The answer when a handler panics; the panic itself goes to standard error.
 pub(super) fn panicked() -> Response {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     Problem::new(status, "internal", "An internal error happened").into_response()
@@ -213,7 +214,7 @@ pub(super) fn too_large() -> Problem {
 }
 
 fn with_detail(status: StatusCode, kind: &str, title: &str, detail: impl fmt::Display) -> Problem {
-    // The framework repeats what it was given, however long.
+    // The framework repeats its input, at any length.
     let detail = detail.to_string().chars().take(MAX_DETAIL).collect();
     Problem { detail: Some(detail), ..Problem::new(status, kind, title) }
 }

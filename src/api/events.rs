@@ -29,7 +29,7 @@ use crate::{
     services::events::{ChosenBy, stream::Filter},
 };
 
-/// Where events are published.
+/// The route that publishes events, which is part of an idempotency key's scope.
 const ROUTE: &str = "POST /v1/events";
 
 #[derive(Tags)]
@@ -111,7 +111,7 @@ pub(super) enum Publish {
 }
 
 impl Publish {
-    /// Appends what makes two requests the same. Earlier releases have stored hashes of it.
+    /// Appends the text that equal requests share. Earlier releases have stored hashes of it.
     fn write_identity(&self, form: Form, out: &mut Vec<u8>) {
         let mut part = |kind: &str, text: &str| {
             out.extend_from_slice(kind.as_bytes());
@@ -124,12 +124,12 @@ impl Publish {
                     part(if place == 0 { "batch " } else { " " }, event.0.text());
                 }
             }
-            // Members that are absent are as if they were `null`.
+            // Absent members count as `null`.
             Self::Short(Body(short)) => part("short ", &to_json(short)),
         }
     }
 
-    /// Who has chosen the ids.
+    /// The side that chose the ids.
     fn ids(&self) -> ChosenBy {
         match self {
             Self::One(_) | Self::Batch(_) => ChosenBy::Client,
@@ -274,8 +274,8 @@ impl Api {
     }
 }
 
-/// An event as a client may send it. The ids of changes of executions are foreseeable, and an event
-/// that was stored under one would take its place.
+/// Reads a client's event. The ids of changes of executions are predictable, and an event stored
+/// under one of them would take its place.
 fn from_client(raw: &Json) -> Result<Event, String> {
     let event = Event::from_client(raw)?;
     if event.source == DEFAULT_SOURCE && event.id.contains(':') {

@@ -1,9 +1,9 @@
-//! The examples of the specification, which stand in `examples.yaml` beside this file: what a
-//! service with its defaults takes and answers.
+//! The examples of the specification, from `examples.yaml` beside this file: the requests and
+//! answers of a service with its defaults.
 
 use serde_json::Value;
 
-/// Of each operation, by its id: parameters by name, bodies by media type, answers by status. Of
+/// For each operation, by its id: parameters by name, bodies by media type, answers by status. For
 /// problems, by the name of the response.
 #[derive(Debug)]
 pub(super) struct Examples(Value);
@@ -14,7 +14,7 @@ impl Examples {
         Self(serde_saphyr::from_str(&text).expect("the examples are YAML"))
     }
 
-    /// Puts each example where it belongs.
+    /// Adds each example at its place in the document.
     pub(super) fn show(&self, document: &mut Value) {
         for (_, path) in members(document, "paths") {
             for operation in path.as_object_mut().into_iter().flat_map(|path| path.values_mut()) {
@@ -57,7 +57,7 @@ fn set(holder: &mut Value, example: &Value) {
     }
 }
 
-/// The values of a member that is an object; none where there is no such member.
+/// The entries of the object `name` in `value`; empty without such an object.
 pub(super) fn members<'a>(
     value: &'a mut Value,
     name: &str,

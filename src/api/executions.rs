@@ -33,7 +33,7 @@ use crate::{
     services::executions::{NewExecution, Started},
 };
 
-/// Where executions are started.
+/// The route that starts executions, which is part of an idempotency key's scope.
 const ROUTE: &str = "POST /v1/executions";
 
 #[derive(Tags)]
@@ -96,7 +96,7 @@ impl Api {
         body: Body<StartExecution>,
     ) -> Result<StartResponse, poem::Error> {
         let state = &self.0;
-        // Members that are absent are as if they were `null`, also in what earlier releases stored.
+        // Absent members count as `null`, also in identities that earlier releases stored.
         let identity = |form: Form, out: &mut Vec<u8>| canonical(&to_json(&body.0), form, out);
         let key = request_key(key.0, &caller, ROUTE, identity)?;
         let request = new_execution(body.0)?;
@@ -260,7 +260,7 @@ fn new_execution(body: StartExecution) -> Result<NewExecution, poem::Error> {
     })
 }
 
-/// A value of the client's own; none stands for `null`.
+/// A value that the client defines; an absent one counts as `null`.
 fn read_value(name: &str, given: Option<AnyJson>) -> Result<Json, ApiError> {
     let value = given.map_or_else(Json::null, |given| given.0);
     json::check_depth(value.text().as_bytes())

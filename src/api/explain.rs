@@ -1,7 +1,7 @@
-//! What is wrong with input, in the client's terms: which field or parameter, and what the
-//! specification expects of it. The framework's own messages name its types instead.
+//! Explains invalid input in the client's terms: the field or parameter, and the value that the
+//! specification expects. The framework's own messages name its types instead.
 //!
-//! Nothing here runs for input that is good.
+//! None of this runs for valid input.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use serde_json::{Value, json};
 
 use crate::model::json::found;
 
-/// Where the specification keeps the schemas that others refer to.
+/// The place of shared schemas in the specification.
 const COMPONENTS: &str = "#/components/schemas/";
 
 /// Schemas that refer to each other by name.
 struct Schemas<'a>(&'a Value);
 
 impl Schemas<'_> {
-    /// The schema itself, where `schema` names another.
+    /// Resolves `schema` if it refers to another one.
     fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let name = schema["$ref"].as_str().and_then(|name| name.strip_prefix(COMPONENTS));
         name.map_or(schema, |name| &self.0[name])
     }
 
-    /// What a schema wants, in words.
+    /// Describes in words the value that a schema expects.
     fn expected(&self, schema: &Value) -> String {
         let schema = self.resolve(schema);
         if let Some(allowed) = schema["enum"].as_array() {
@@ -47,7 +47,7 @@ impl Schemas<'_> {
         }
     }
 
-    /// The first thing in `value` that does not fit; `place` is where it stands in the body.
+    /// Finds the first mismatch in `value`, whose place in the body is `place`.
     fn misfit(&self, schema: &Value, value: &Value, place: &str) -> Option<String> {
         let schema = self.resolve(schema);
         match (schema["type"].as_str(), value) {
@@ -78,7 +78,7 @@ impl Schemas<'_> {
         missing.or_else(|| {
             schema["properties"].as_object()?.iter().find_map(|(name, schema)| {
                 let value = value.get(name)?;
-                // What may be left out may be null.
+                // An optional member may also be null.
                 let absent = value.is_null() && !is_required(name);
                 if absent { None } else { self.misfit(schema, value, &inside(name)) }
             })
@@ -86,7 +86,7 @@ impl Schemas<'_> {
     }
 }
 
-/// Whether a value that holds no others has the type, and is one of those that are listed.
+/// True when a value has the schema's type and is one of its listed values. Ignores nested values.
 fn fits(schema: &Value, value: &Value) -> bool {
     let typed = match schema["type"].as_str() {
         Some("string") => value.is_string(),
@@ -104,7 +104,7 @@ fn label(place: &str) -> String {
     if place.is_empty() { "the body".to_owned() } else { format!("`{place}`") }
 }
 
-/// Why a body that was refused is no `T`, if its schema tells.
+/// Explains why a refused body is not a `T`, if its schema shows it.
 pub(super) fn body<T: Type>(text: &[u8]) -> Option<String> {
     let value = &serde_json::from_slice(text).ok()?;
     let mut registry = Registry::new();
@@ -114,7 +114,7 @@ pub(super) fn body<T: Type>(text: &[u8]) -> Option<String> {
     let schema = json!(T::schema_ref());
     schemas
         .misfit(&schema, value, "")
-        // Everything that is known fits, so something is not known.
+        // All known members fit, so there must be an unknown one.
         .or_else(|| unknown(schemas.resolve(&schema), value))
 }
 
@@ -122,18 +122,18 @@ fn unknown(schema: &Value, value: &Value) -> Option<String> {
     let known = schema["properties"].as_object()?;
     let name = value.as_object()?.keys().find(|name| !known.contains_key(*name))?;
     let mut known: Vec<String> = known.keys().map(|name| format!("`{name}`")).collect();
-    // Whether maps keep their order depends on features of the build.
+    // The order of maps depends on features of the build.
     known.sort();
     let name = found(&Value::String(name.clone()));
     Some(format!("the field {name} is unknown; there are {}", known.join(", ")))
 }
 
-/// What each parameter of each route wants.
+/// The expected value of each parameter of each route, in words.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
-    /// The parameters of a specification.
+    /// Collects the parameters of a specification.
     pub(super) fn of(document: &Value) -> Self {
         let schemas = Schemas(&document["components"]["schemas"]);
         let mut wanted = BTreeMap::new();
@@ -149,7 +149,7 @@ impl Parameters {
         Self(wanted)
     }
 
-    /// Why a parameter was refused that a request gave as `value`.
+    /// Explains why the `value` of a parameter was refused.
     pub(super) fn explain(
         &self,
         (path, method): (&str, &str),

@@ -1,16 +1,18 @@
-//! What a page of another site could make a visitor's browser do here while no API key is asked for.
+//! Protection against pages of other sites that use a visitor's browser while no API key is
+//! required.
 //!
 //! A browser on the machine, or in the network, of the service reaches it where the page's author
-//! cannot. Two things keep such a page out:
+//! cannot. Two rules keep such a page out:
 //!
-//! - A request that changes something comes from this very site, as the browser itself says of it.
-//!   What other sites send needs no permission of ours to arrive, although they cannot read the
+//! - A request that changes something must come from this very site, according to the browser.
+//!   Requests of other sites arrive without our permission, although those sites cannot read the
 //!   answer.
-//! - A request is for a name of this service. The author of a page can let the own name lead to the
-//!   address of the service (DNS rebinding); to the browser the service is then a part of that site.
+//! - A request must be for a name of this service. The author of a page can point the page's own
+//!   name at the address of the service (DNS rebinding), which makes the service part of that site
+//!   to the browser.
 //!
-//! Programs that are no browsers send neither header of the first kind, and pass. With API keys
-//! there is nothing to keep out: no browser sends a key by itself.
+//! Programs that are not browsers send neither header of the first rule, and pass. With API keys
+//! the rules are unnecessary: no browser sends a key by itself.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -22,10 +24,10 @@ use poem::{
 use super::problem::Problem;
 use crate::config::{AuthMode, Config};
 
-/// The relation of the page that asks to this site, which no page can set.
+/// The relation of the requesting page to this site, which no page can set.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Why a request is not served.
+/// The reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Foreign {
     #[error("without authentication, pages of other sites may change nothing here")]
@@ -57,7 +59,7 @@ impl Foreign {
 /// Keeps foreign pages out.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
-    /// Names of this service in lower case; none where API keys are asked for.
+    /// The names of this service in lower case; `None` where API keys are required.
     allowed: Option<Arc<[String]>>,
 }
 
@@ -69,15 +71,15 @@ impl Gate {
     }
 
     /// # Errors
-    /// When a foreign page may be behind the request. `any_name` is of a route that answers
-    /// whatever the service is called.
+    /// When a foreign page may have sent the request. `any_name` marks a route that answers under
+    /// any name of the service.
     pub(super) fn admit(&self, request: &Request, any_name: bool) -> Result<(), Foreign> {
         let Some(allowed) = &self.allowed else { return Ok(()) };
         let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         if reads && any_name {
             return Ok(());
         }
-        // One that cannot be read is no name of ours.
+        // A name that cannot be read is not ours.
         let called = called(request).ok_or(Foreign::Name)?;
         if !any_name && !called.iter().all(|name| is_ours(&plain(name.host()), allowed)) {
             return Err(Foreign::Name);
@@ -89,8 +91,8 @@ impl Gate {
     }
 }
 
-/// How the request calls this service: by `Host`, in its target as HTTP/2 does, or both. Nothing if
-/// that cannot be read.
+/// The names by which the request calls this service: in `Host`, in its target as in HTTP/2, or in
+/// both. `None` if one cannot be read.
 fn called(request: &Request) -> Option<Vec<Authority>> {
     let target = request.uri().authority().cloned().map(Some);
     let hosts = request.headers().get_all(header::HOST).iter();
@@ -103,12 +105,12 @@ fn plain(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// Whether no stranger can let this name lead to us.
+/// True when no outsider can point this name at the service.
 fn is_ours(name: &str, allowed: &[String]) -> bool {
-    // No address is looked up, and IPv6 stands in brackets.
+    // Addresses involve no lookup, and IPv6 is written in brackets.
     let is_address = name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok();
-    // Names of one label, such as `localhost` and those of containers, lead to something of the own
-    // network: nobody can register one in the public DNS and let it lead here.
+    // Names of one label, such as `localhost` and those of containers, belong to the local network:
+    // nobody can register one in the public DNS and point it here.
     let is_local = !name.contains('.') || name.ends_with(".localhost");
     is_address || is_local || allowed.iter().any(|known| fits(name, known))
 }
@@ -120,13 +122,13 @@ fn fits(name: &str, known: &str) -> bool {
     }
 }
 
-/// Whether a browser says, of a page that asks, that it belongs to another site. Browsers of today
-/// tell the relation, if they reach us by TLS or on their own machine; all of them name the page's
-/// origin in requests that write.
+/// True when a browser reports that the requesting page belongs to another site. Current browsers
+/// send the relation over TLS or on their own machine; all of them send the page's origin with
+/// requests that write.
 fn is_cross_site(request: &Request, called: &[Authority]) -> bool {
     let headers = request.headers();
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
-        // Another port, or another name of the same domain, is served by somebody else.
+        // Another port, or another name of the same domain, belongs to another service.
         return !matches!(site.as_bytes(), b"same-origin" | b"none");
     }
     let is_own = |origin: &[u8]| {
@@ -141,8 +143,8 @@ fn is_cross_site(request: &Request, called: &[Authority]) -> bool {
     !headers.get_all(header::ORIGIN).iter().all(|origin| is_own(origin.as_bytes()))
 }
 
-/// Name, port, and the port that its scheme leaves out. Nothing of a page that hides its origin,
-/// which is then `null`.
+/// The name, the port, and the port that the scheme implies. `None` for a page that hides its
+/// origin, which is then `null`.
 fn parse_origin(origin: &str) -> Option<(String, u16, u16)> {
     let (scheme, authority) = origin.split_once("://")?;
     let usual = match scheme {
@@ -238,7 +240,8 @@ mod tests {
             (vec![host, own], true),
             (vec![host, ("sec-fetch-site", "same-origin")], true),
             (vec![host, ("sec-fetch-site", "none")], true),
-            // What the browser says of the relation counts: a proxy may have changed the host.
+            // The browser's own report of the relation counts, because a proxy may have changed the
+            // host.
             (vec![host, ("sec-fetch-site", "same-origin"), other], true),
             (vec![host, ("sec-fetch-site", "cross-site")], false),
             (vec![host, ("sec-fetch-site", "same-site"), own], false),

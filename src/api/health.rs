@@ -77,7 +77,8 @@ impl ConnectionsStatus {
         match health::connections_status(reports) {
             Some(health::Status::Healthy) => Self::Healthy,
             Some(health::Status::Unhealthy) => Self::Unhealthy,
-            // While a required connection is undecided, the others tell; the whole says `starting`.
+            // While a required connection is undecided, the others decide; the overall status is
+            // `starting`.
             _ => Self::Degraded,
         }
     }
@@ -206,11 +207,11 @@ pub(super) enum MetricsResponse {
     Text(PlainText<String>),
 }
 
-/// How old an answer of `/health` may be if no state has changed: much younger than any probe, so
-/// that a crowd of load balancers costs little more than one.
+/// The maximum age of an answer of `/health` while no state changes: much less than that of a
+/// probe, so that a crowd of load balancers costs little more than one.
 const FRESH: Duration = Duration::from_millis(10);
 
-/// An answer that was written a moment ago.
+/// A recent answer of `/health`.
 #[derive(Clone)]
 struct Answer {
     at: Instant,
@@ -223,7 +224,7 @@ struct Answer {
 #[derive(Clone)]
 pub(super) struct Api {
     state: State,
-    /// The last answer without and with details.
+    /// The last answers, without and with details.
     answers: Arc<[Mutex<Option<Answer>>; 2]>,
 }
 
@@ -232,7 +233,7 @@ impl Api {
         Self { state, answers: Arc::default() }
     }
 
-    /// Answers `GET /health` as the operation of the specification does.
+    /// Answers `GET /health` like the operation of the specification.
     pub(super) async fn answer_to(&self, request: &Request) -> poem::Result<Response> {
         let caller = Data::from_request_without_body(request).await?;
         Ok(self.health(caller).await.into_response())

@@ -12,8 +12,8 @@ use crate::{
 /// The longest key.
 const MAX_KEY: usize = 255;
 
-/// The key as the draft standard writes it, a quoted string, or as most clients do, bare. `identity`
-/// appends what tells one request from another; it is called if there is a key.
+/// Reads the key: a quoted string as in the draft standard, or bare as most clients send it.
+/// `identity` appends the text that distinguishes requests; it is called only if there is a key.
 pub(super) fn request_key(
     header: Option<String>,
     caller: &Caller,
@@ -38,7 +38,7 @@ pub(super) fn request_key(
     }))
 }
 
-/// What the first request with a key was answered.
+/// Reads the stored answer to the first request with a key.
 pub(super) fn first_answer<T: DeserializeOwned>(answer: &str) -> Result<T, Error> {
     serde_json::from_str(answer).map_err(|error| {
         Error::new(ErrorKind::Incompatible, "the stored answer cannot be read").with_source(error)

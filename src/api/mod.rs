@@ -1,4 +1,4 @@
-//! The HTTP API: routes, types, errors, doors, and the server that carries them.
+//! The HTTP API: routes, types, errors, authentication, and the server.
 
 mod auth;
 mod body;
@@ -56,7 +56,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone, Debug)]
 pub struct State {
     /// Identifies this process among the replicas.
@@ -65,51 +65,51 @@ pub struct State {
     pub config: Arc<Config>,
     /// The connections, for their reports.
     pub manager: ConnectionManager,
-    /// Reads the configuration again.
+    /// Reloads the configuration.
     pub reloader: Arc<Reloader>,
-    /// Publishing.
+    /// Publishes events.
     pub events: Events,
     /// The outbox, for its report.
     pub relay: Relay,
-    /// What the broker refused.
+    /// The accepted work that was refused for good.
     pub dead_letters: DeadLetters,
-    /// Following.
+    /// Streams events to followers.
     pub streams: EventStreams,
-    /// Executions.
+    /// Starts and steers executions.
     pub executions: Executions,
-    /// Metrics.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Set once the service is stopping.
     pub draining: Draining,
-    /// The tasks, of which none may be missing.
+    /// The background tasks, all of which must run.
     pub tasks: Tasks,
 }
 
 impl State {
-    /// The status of the whole, by these reports.
+    /// The status of the service, derived from these reports.
     fn status(&self, reports: &[ConnectionReport]) -> crate::health::Status {
         let late = self.relay.is_late() || self.executions.are_late();
         let hopeless = self.tasks.hopeless().is_some();
         crate::health::status(reports, hopeless, self.draining.is_on(), late)
     }
 
-    /// Whether this caller sees the details of the health report.
+    /// True when the health report shows its details to this caller.
     fn shows_details(&self, caller: &edge::Caller) -> bool {
         self.config.health.details.shown_to(caller.may_read())
     }
 }
 
-/// Whether the service is stopping.
+/// A flag that is set once the service is stopping.
 #[derive(Clone, Debug, Default)]
 pub struct Draining(Arc<AtomicBool>);
 
 impl Draining {
-    /// From now on the service reports that it is stopping.
+    /// Makes the service report from now on that it is stopping.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it does.
+    /// True once the service is stopping.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -119,7 +119,7 @@ impl Draining {
 type Apis =
     (health::Api, events::Api, executions::Api, dead_letters::Api, connections::Api, operator::Api);
 
-/// All routes: the operations of the handlers, and pages.
+/// All routes: the operations of the handlers, and the pages.
 static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     let operations = [
         health::OPERATIONS,
@@ -153,14 +153,14 @@ fn service(state: &State, health: health::Api) -> OpenApiService<Apis, ()> {
         )
 }
 
-/// The specification of the features that are on, as YAML. Needs no running connection.
+/// The specification of the enabled features, as YAML. Needs no running connection.
 #[must_use]
 pub fn specification_yaml(state: &State) -> String {
     let service = service(state, health::Api::new(state.clone()));
     document::yaml(&document::build(&service.spec(), &ROUTES, &state.config.features))
 }
 
-/// All routes behind the one middleware.
+/// All routes behind the single middleware.
 #[must_use]
 pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
     let health = health::Api::new(state.clone());
@@ -178,10 +178,10 @@ pub fn endpoint(state: &State) -> impl Endpoint<Output = Response> + 'static {
     behind(edge::Edge::new(state, Parameters::of(&document)), routes)
 }
 
-/// The routes of the specification, and those that have no place in it.
+/// The routes of the specification, and the pages that are not part of it.
 ///
-/// The middleware has found the route already. A nested route of the framework would find it twice
-/// more, and write the request's address anew each time.
+/// The middleware has already found the route. A nested route of the framework would look it up
+/// twice more, and rewrite the request's address each time.
 struct Dispatch<D, J, Y> {
     health: health::Api,
     status: StatusPage,
@@ -205,8 +205,8 @@ where
         const JSON: &str = pages::JSON.path;
         const YAML: &str = pages::YAML.path;
         match request.uri().path() {
-            // Load balancers and kubelets ask for it all day: the operation of the specification,
-            // without the framework's way to it, which costs more than the answer.
+            // Load balancers and kubelets poll it constantly. This is the operation of the
+            // specification, without the framework's dispatch, which costs more than the answer.
             "/health" if request.method() == Method::GET => self.health.answer_to(&request).await,
             ROOT => self.status.call(request).await,
             DOCS => self.docs.call(request).await,
@@ -217,7 +217,7 @@ where
     }
 }
 
-/// Puts the one middleware around `routes`; benchmarks compare with other routes behind it.
+/// Wraps `routes` in the single middleware; benchmarks compare with other routes behind it.
 pub fn behind_edge<E: Endpoint + 'static>(
     state: &State,
     routes: E,

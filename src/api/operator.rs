@@ -1,4 +1,4 @@
-//! The operator's hand on this instance: reconnect, circuit breaker, reload.
+//! Operator actions on this instance: reconnect, circuit breaker, reload.
 
 use poem_openapi::{Enum, Object, OpenApi, param::Path, payload::Json};
 

@@ -29,7 +29,7 @@ impl Pages {
         document: &Value,
     ) -> Self {
         let json = document.to_string();
-        // The page is large and rarely asked for, so it is made when somebody does.
+        // The page is large and rarely requested, so it is built on the first request.
         let (derived, completed) = (service.spec(), json.clone());
         let page = service.swagger_ui_html();
         let split = page.split_once(&derived).map(|(head, tail)| (head.len(), tail.len()));

@@ -7,7 +7,7 @@ use crate::config;
 
 /// The media type of problems.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
-/// What the types of our problems begin with.
+/// The prefix of our problem types.
 const TYPE_PREFIX: &str = "urn:agentarea:problem:";
 
 /// Why a request was not served (RFC 9457).

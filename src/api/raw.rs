@@ -1,4 +1,4 @@
-//! JSON that is passed on as the text that came, and answers that hold some.
+//! JSON that is passed on as received, and answers that contain it.
 
 use std::{borrow::Cow, marker::PhantomData};
 
@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use crate::model::json::Json;
 
-/// A JSON value that the specification describes as `T` but that is kept as it came, with the
+/// A JSON value that the specification describes as `T` but that is kept as received, with the
 /// members that `T` does not name.
 #[derive(Clone, Debug)]
 pub(super) struct Raw<T>(pub(super) Json, PhantomData<T>);
 
-/// What a client may send as [`Raw`].
+/// A type that a client may send as [`Raw`].
 pub(super) trait Kept {
-    /// Whether only an object can be one.
+    /// True when only an object is valid.
     const IS_OBJECT: bool;
 }
 
@@ -29,7 +29,7 @@ impl Kept for Any<Value> {
     const IS_OBJECT: bool = false;
 }
 
-/// Any JSON value, kept as it came.
+/// Any JSON value, kept as received.
 pub(super) type AnyJson = Raw<Any<Value>>;
 
 impl<T> Raw<T> {
@@ -39,7 +39,7 @@ impl<T> Raw<T> {
 }
 
 impl<T: Kept> Raw<T> {
-    /// Of a member that is there, be it `null`.
+    /// Reads a member that exists, even if it is `null`.
     pub(super) fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
         Self::deserialize(from).map(Some)
     }
@@ -87,8 +87,8 @@ impl<T: Type> Type for Raw<T> {
     }
 }
 
-/// What the framework asks of every member of an object, though its text would be lost so:
-/// [`Body`](super::body::Body) and [`Answer`] do without.
+/// Required by the framework for every member of an object. It would lose the text, so
+/// [`Body`](super::body::Body) and [`Answer`] do not use it.
 impl<T: Type> ParseFromJSON for Raw<T> {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
         Ok(Self::new(value.unwrap_or_default().into()))
@@ -101,7 +101,7 @@ impl<T: Type> ToJSON for Raw<T> {
     }
 }
 
-/// A JSON answer, described as `T` and written by serde, so that what is raw in it stays so.
+/// A JSON answer, described as `T` and written by serde, so that raw parts stay as they are.
 #[derive(Clone, Debug)]
 pub(super) struct Answer<T>(pub(super) T);
 
@@ -142,7 +142,7 @@ impl<T: Type + Serialize> ApiResponse for Answer<T> {
     }
 }
 
-/// An object of ours as JSON.
+/// Serialises an object of the API.
 ///
 /// # Panics
 /// Never: text, numbers and JSON have a JSON form.

@@ -1,23 +1,24 @@
 //! Routes: the paths and methods of the handlers, with the scope that each operation needs and the
-//! problems it can answer with, which stand beside its handler.
+//! problems it can answer with, which are declared beside its handler.
 //!
-//! Authentication, `Allow`, metric labels and the specification's error responses all come from here.
+//! Authentication, `Allow`, metric labels and the specification's error responses all use this
+//! table.
 
 use poem::http::Method;
 use poem_openapi::registry::MetaApi;
 
 use crate::config::{Auth, Features, Scope};
 
-/// What a handler's path and types do not say of it.
+/// The properties of a handler that its path and types do not express.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operation {
     id: &'static str,
-    /// The scope that a key needs; none means open.
+    /// The scope that a key needs; `None` for an open operation.
     pub(super) scope: Option<Scope>,
-    /// Statuses of problems it can answer with, besides those of every route.
+    /// The statuses of problems it can answer with, besides those of every route.
     pub(super) problems: &'static [u16],
-    /// Whether balancers and kubelets ask for it all day. They call the service by any name, and the
-    /// answer costs less than making the fields of a log line, so that its handler logs nothing but
+    /// True when load balancers and kubelets poll it constantly. They call the service by any name,
+    /// and the answer costs less than the fields of a log line, so its handler logs nothing except
     /// at level `debug`.
     pub(super) is_probe: bool,
     is_enabled: fn(&Features) -> bool,
@@ -29,7 +30,7 @@ impl Operation {
         Self { id, scope, problems, is_probe: false, is_enabled: |_| true, is_opened: |_| false }
     }
 
-    /// An operation for everybody that answers health probes.
+    /// An open operation that answers health probes.
     pub(super) const fn probe(id: &'static str) -> Self {
         Self { is_probe: true, ..Self::new(id, None, &[]) }
     }
@@ -39,7 +40,7 @@ impl Operation {
         Self::new(id, Some(Scope::Read), problems)
     }
 
-    /// An operation that hands in work, or steers it.
+    /// An operation that submits or steers work.
     pub(super) const fn write(id: &'static str, problems: &'static [u16]) -> Self {
         Self::new(id, Some(Scope::Write), problems)
     }
@@ -49,30 +50,30 @@ impl Operation {
         Self::new(id, Some(Scope::Operate), problems)
     }
 
-    /// The operation, where this feature is on.
+    /// Makes the operation depend on this feature.
     pub(super) const fn with(self, is_enabled: fn(&Features) -> bool) -> Self {
         Self { is_enabled, ..self }
     }
 
-    /// The operation, which needs no key where this setting says so.
+    /// Makes the operation need no key where this setting says so.
     pub(super) const fn opened_by(self, is_opened: fn(&Auth) -> bool) -> Self {
         Self { is_opened, ..self }
     }
 
-    /// The scope that is needed under these settings.
+    /// The scope that a key needs under these settings.
     pub(super) fn scope_under(&self, auth: &Auth) -> Option<Scope> {
         self.scope.filter(|_| !(self.is_opened)(auth))
     }
 }
 
-/// A page for people or tools, which has no place in the specification.
+/// A page for people or tools, which is not part of the specification.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Page {
     pub(super) path: &'static str,
     pub(super) is_enabled: fn(&Features) -> bool,
 }
 
-/// A path and what is done there.
+/// A path and its operations.
 #[derive(Debug)]
 pub(super) struct Route {
     /// With parameters in braces.
@@ -86,13 +87,13 @@ impl Route {
         Self { path: page.path.to_owned(), operations: vec![(Method::GET, operation)] }
     }
 
-    /// The operation of a method, for `HEAD` that of `GET`.
+    /// The operation of a method; `HEAD` uses that of `GET`.
     pub(super) fn operation(&self, method: &Method) -> Option<&Operation> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         self.operations.iter().find(|(other, _)| other == method).map(|(_, operation)| operation)
     }
 
-    /// The methods that have an operation, in order.
+    /// The methods that have an operation, sorted.
     pub(super) fn methods(&self) -> Vec<&str> {
         let mut methods: Vec<&str> = self.operations.iter().map(|(it, _)| it.as_str()).collect();
         methods.sort_unstable();
@@ -116,7 +117,7 @@ impl Routes {
     /// The routes of `apis`, whose operations are all in `operations`, and those of `pages`.
     ///
     /// # Panics
-    /// When an operation has no entry, because nobody must get past a door that was forgotten.
+    /// When an operation has no entry, because a forgotten entry must not bypass authentication.
     pub(super) fn new(apis: Vec<MetaApi>, operations: &[Operation], pages: &[Page]) -> Self {
         let mut routes: Vec<Route> = pages.iter().map(Route::of_page).collect();
         for path in apis.into_iter().flat_map(|api| api.paths) {

@@ -1,9 +1,9 @@
-//! The accept loop: what carries the endpoint.
+//! The accept loop, which serves the endpoint.
 //!
-//! It is our own because the framework's neither cuts a request head that never ends nor always
-//! finishes draining. A client connection is bounded in three ways: a first request within
-//! `header_timeout` (which also catches a silent peer and a stalled TLS handshake), each further
-//! head within `header_timeout`, and the drain.
+//! The framework's own loop neither cuts off a request head that never ends nor always finishes
+//! draining. A client connection is bounded in three ways: a first request within `header_timeout`
+//! (which also catches a silent peer and a stalled TLS handshake), each further head within
+//! `header_timeout`, and the drain.
 
 use std::{
     convert::Infallible,
@@ -47,17 +47,17 @@ use crate::config::Server;
 
 type HyperBody = http_body_util::combinators::BoxBody<bytes::Bytes, io::Error>;
 
-/// Clients that the system lets wait for the accept loop.
+/// The number of clients that the system queues for the accept loop.
 const BACKLOG: i32 = 1024;
 /// Pause after a failed accept, as when the process runs out of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// The largest request head.
 const MAX_HEAD: usize = 64 << 10;
-/// Of a body that is refused, so many times `max_body` are still read. By the defaults that is what
-/// nginx in `deploy/nginx` passes on, so that there each refusal arrives.
+/// The multiple of `max_body` up to which a refused body is still read. With the defaults this
+/// equals the limit of nginx in `deploy/nginx`, so that each refusal arrives through it.
 const UNREAD: u64 = 8;
 
-/// Why there is no server.
+/// An error that keeps the server from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The files of `[server.tls]` cannot be used.
@@ -68,7 +68,7 @@ pub enum BindError {
     Address {
         /// The configured address.
         wanted: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
 }
@@ -85,7 +85,7 @@ fn remedy(error: &io::Error) -> &'static str {
 pub struct Bound {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    /// The address it is bound to, with the port that the system chose.
+    /// The bound address, with the port that the system chose.
     pub address: SocketAddr,
     max_connections: usize,
     header_timeout: Duration,
@@ -110,7 +110,7 @@ impl Bound {
         Ok(Self { listener, tls, address, max_connections, header_timeout, max_unread })
     }
 
-    /// Where clients find it, such as `http://127.0.0.1:8000`.
+    /// The URL for clients, such as `http://127.0.0.1:8000`.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -129,8 +129,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `endpoint` until `stop`, then lets requests under way finish for up to `drain`. False
-/// when some had to be cut off.
+/// Serves `endpoint` until `stop`, then lets running requests finish for up to `drain`. Returns
+/// false when some had to be cut off.
 pub async fn serve<E>(bound: Bound, endpoint: E, stop: CancellationToken, drain: Duration) -> bool
 where
     E: Endpoint<Output = Response> + 'static,
@@ -168,7 +168,7 @@ where
             }
         }
     }
-    // Refuses newcomers from here on, instead of letting them wait in the backlog.
+    // From here on, new clients are refused instead of waiting in the backlog.
     drop(listener);
     let in_time = timeout(drain, graceful.shutdown()).await.is_ok();
     carrier.cut.cancel();
@@ -205,7 +205,7 @@ fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
     builder
 }
 
-/// What every client connection needs.
+/// The state that all client connections share.
 struct Carrier<E> {
     endpoint: E,
     tls: Option<TlsAcceptor>,
@@ -228,7 +228,7 @@ impl<E: Endpoint<Output = Response> + 'static> Carrier<E> {
             match &self.tls {
                 None => self.talk(stream, (local, remote, Scheme::HTTP), seen, watcher).await,
                 Some(tls) => {
-                    // Who has not said hello by then comes too late.
+                    // A handshake that is unfinished at `stop` is too late.
                     let shaken = self.stop.run_until_cancelled(tls.accept(stream)).await;
                     let Some(stream) = shaken.transpose()? else { return Ok(()) };
                     self.talk(stream, (local, remote, Scheme::HTTPS), seen, watcher).await
@@ -247,7 +247,7 @@ impl<E: Endpoint<Output = Response> + 'static> Carrier<E> {
         }
     }
 
-    /// Speaks HTTP on a stream.
+    /// Serves HTTP on a stream.
     async fn talk(
         self: &Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -276,7 +276,7 @@ fn local_addr(address: SocketAddr) -> LocalAddr {
     LocalAddr(Addr::SocketAddr(address))
 }
 
-/// Whether a client connection has brought its first request.
+/// Records whether a client connection has sent its first request.
 #[derive(Default)]
 struct First {
     seen: AtomicBool,
@@ -290,7 +290,7 @@ impl First {
         }
     }
 
-    /// Completes only if no request comes within `limit`.
+    /// Completes only if no request arrives within `limit`.
     async fn missing_after(&self, limit: Duration) {
         if timeout(limit, self.told.notified()).await.is_ok() {
             future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! Server-sent events: the text in which followers get the stream.
+//! Server-sent events: the text in which followers receive the stream.
 
 use std::fmt::Write;
 
@@ -9,13 +9,13 @@ use crate::{
     services::events::stream::{Gap, Next},
 };
 
-/// Sent first: headers alone do not reach the client through every proxy, a comment does.
+/// Sent first, because some proxies do not forward headers alone, but do forward a comment.
 pub(super) const SUBSCRIBED: Bytes = Bytes::from_static(b": subscribed\n\n");
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
-/// Tells browsers to come back soon, to another instance.
+/// Tells browsers to reconnect soon, to another instance.
 const COME_BACK: Bytes = Bytes::from_static(b"retry: 1000\n\n");
 
-/// The text of what a follower is told.
+/// The text of a follower's next message.
 pub(super) fn text(next: &Next) -> Bytes {
     match next {
         Next::Events(events) => {
@@ -52,9 +52,9 @@ fn reason(gap: Gap) -> &'static str {
 /// The line before the data.
 #[derive(Clone, Copy)]
 enum Field {
-    /// Its type.
+    /// The type of the message.
     Event(&'static str),
-    /// A client resumes after it.
+    /// The position after which a client resumes.
     Id(Position),
 }
 
@@ -64,7 +64,7 @@ fn message(text: &mut String, field: Field, data: &str) {
         Field::Event(name) => writeln!(text, "event: {name}"),
         Field::Id(position) => writeln!(text, "id: {position}"),
     };
-    // A line ends with either character; between two lines of data the client sees a line feed.
+    // Either character ends a line; the client sees a line feed between two lines of data.
     for line in data.split(['\n', '\r']) {
         text.push_str("data: ");
         text.push_str(line);

@@ -1,5 +1,5 @@
-//! The status page: the health report for people. The server draws it, so that it works without
-//! scripts; its script fetches it again and plots what changes.
+//! The status page: the health report for people. The server renders it, so that it works without
+//! scripts; its script fetches it again and plots the changes.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use poem::{Endpoint, Request, Response, http::header};
@@ -17,10 +17,10 @@ use crate::{
 
 const STYLE: &str = include_str!("status_page/style.css");
 const SCRIPT: &str = include_str!("status_page/script.js");
-/// How many state changes are shown.
+/// The number of state changes shown.
 const CHANGES: usize = 20;
 
-/// For people, so that it is left out of the specification.
+/// A page for people, so it is not part of the specification.
 pub(super) const ROOT: Page = Page { path: "/", is_enabled: |features| features.status_page };
 
 pub(super) struct StatusPage {
@@ -31,7 +31,8 @@ pub(super) struct StatusPage {
 impl StatusPage {
     pub(super) fn new(state: State) -> Self {
         let (style, script) = (hash(STYLE), hash(SCRIPT));
-        // What runs is what is written here; nothing may be loaded from elsewhere.
+        // Only the script and style of this program are allowed; nothing may be loaded from
+        // elsewhere.
         let policy = format!(
             "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:; \
              connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -40,7 +41,7 @@ impl StatusPage {
     }
 }
 
-/// As a content security policy names what it allows.
+/// A hash in the form that a content security policy uses.
 fn hash(text: &str) -> String {
     format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
 }
@@ -61,7 +62,7 @@ impl Endpoint for StatusPage {
 fn page(state: &State, details: bool) -> String {
     let reports = state.manager.reports();
     let report = if details { detailed(state, &reports) } else { brief(&reports) };
-    // It asks for the key that the browser did not send; the script does.
+    // The page asks for the key that the browser did not send; its script sends it.
     let asks = state.config.health.details == Details::WhenAuthorized && !details;
     let key_form = if asks { include_str!("status_page/key_form.html") } else { "" };
     include_str!("status_page/page.html")
@@ -74,7 +75,7 @@ fn page(state: &State, details: bool) -> String {
         .replace("{commit}", env!("BUILD_COMMIT"))
         .replace("{instance}", &state.instance)
         .replace("{now}", &moment(time::now()))
-        // Last: they are code, with braces of their own.
+        // Last, because they are code with braces of their own.
         .replace("{style}", STYLE)
         .replace("{script}", SCRIPT)
 }
@@ -90,7 +91,7 @@ fn links(state: &State) -> String {
         .concat()
 }
 
-/// What everybody may see.
+/// The part that everybody may see.
 fn brief(reports: &[ConnectionReport]) -> String {
     let card = |report: &ConnectionReport| {
         let service = report.service.as_str();
@@ -99,7 +100,7 @@ fn brief(reports: &[ConnectionReport]) -> String {
     section("Connections", &cards(reports.iter().map(card)))
 }
 
-/// What those may see who may see details.
+/// The part for callers who may see details.
 fn detailed(state: &State, reports: &[ConnectionReport]) -> String {
     let connections = section("Connections", &cards(reports.iter().map(card)));
     let waiting = [
@@ -208,7 +209,7 @@ fn timeline(state: &State) -> String {
     )
 }
 
-/// To the second; what is finer is in the attribute.
+/// Shown to the second; the attribute has the full precision.
 fn moment(at: Timestamp) -> String {
     let (fine, seconds) = (at.to_string(), at.strftime("%Y-%m-%d %H:%M:%S"));
     format!("<time datetime=\"{fine}\">{seconds} UTC</time>")

@@ -21,7 +21,7 @@ impl TlsFileError {
     }
 }
 
-/// What makes TLS of a TCP connection; none when TLS is off.
+/// Returns the acceptor that wraps a TCP connection in TLS; `None` when TLS is off.
 pub(super) fn acceptor(config: &ServerTls) -> Result<Option<TlsAcceptor>, TlsFileError> {
     let (Some(cert_file), Some(key_file)) = (&config.cert_file, &config.key_file) else {
         return Ok(None);

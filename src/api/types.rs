@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::model::time::Timestamp;
 
-/// A moment: RFC 3339 in UTC, ending in `Z`.
+/// A timestamp: RFC 3339 in UTC, ending in `Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct DateTime(pub(super) Timestamp);
@@ -57,7 +57,7 @@ impl ParseFromJSON for DateTime {
     }
 }
 
-/// A query parameter that is on by being there, `?verbose`, unless it says `false`.
+/// A query parameter that is set by its presence, as in `?verbose`, unless its value is `false`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Flag(pub(super) bool);
 
@@ -89,7 +89,7 @@ impl ParseFromParameter for Flag {
     }
 }
 
-/// Cuts what was found down to a page of `limit`. True when more was found, so ask for one more.
+/// Truncates `found` to a page of `limit`. True when it had more, so callers request one more.
 pub(super) fn cut_page<T>(found: &mut Vec<T>, limit: u32) -> bool {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = found.len() > limit;
@@ -97,7 +97,7 @@ pub(super) fn cut_page<T>(found: &mut Vec<T>, limit: u32) -> bool {
     has_more
 }
 
-/// JSON that was written before, described as `T`; nobody else may keep it.
+/// JSON that is already serialised, described as `T`. Clients and proxies must not store it.
 #[derive(Clone, Debug)]
 pub(super) struct Written<T>(pub(super) Bytes, pub(super) PhantomData<T>);
 

@@ -1,8 +1,8 @@
-//! What becomes of a request body that is answered before it is read.
+//! Reads the rest of a request body that was answered before it was read.
 //!
 //! Closing a connection on which the client still writes resets it, and a reset can destroy the
-//! answer before the client, or the proxy in front, has read it. So the rest is read and dropped
-//! for a while, beside the answer, which is not delayed.
+//! answer before the client, or the proxy in front, has read it. Therefore the rest is read and
+//! dropped for a while, in parallel with the answer, which is not delayed.
 
 use std::{
     io,
@@ -18,25 +18,25 @@ use poem::{Request, http::header};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// For how long the rest is read.
+/// The time for which the rest is read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Inner = BoxBody<Bytes, io::Error>;
 
-/// Has what is left of the request's body read when whoever answers it lets go of it: up to `most`
-/// bytes, by one of `tasks`.
+/// Makes one of `tasks` read up to `most` bytes of the rest once the handler drops the request's
+/// body.
 pub(super) fn drop_rest(request: &mut Request, most: u64, tasks: &TaskTracker) {
     let inner = Inner::from(request.take_body());
     if inner.is_end_stream() {
         return request.set_body(inner);
     }
-    // Such a client sends its body only once it is asked to.
+    // Such a client sends its body only when it is asked to.
     let withheld = request.headers().contains_key(header::EXPECT);
     let body = Sent { inner, withheld, most, tasks: tasks.clone() };
     request.set_body(Inner::new(body));
 }
 
-/// A body that its client is sending.
+/// A body that the client is still sending.
 struct Sent {
     inner: Inner,
     withheld: bool,

@@ -1,4 +1,4 @@
-//! Accepts work: requests that arrive while a commit is under way share the next one.
+//! Accepts work: requests that arrive during a commit share the next one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,24 +17,25 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Rows that one commit stores, except that one request is never divided.
+/// The most rows of one commit, except that a single request is never divided.
 const MOST_ROWS: usize = 500;
 
-/// A commit waits for others if commits take so many times longer than the wait.
+/// A commit waits for others if commits take at least this many times as long as the wait.
 const WORTH: u32 = 4;
 
-/// So many requests of one commit wait by themselves for what other transactions hold. The one that
-/// its own event or id keeps waiting is among them; where several wait, a whole table is held.
+/// The number of requests of one commit that wait individually for locks of other transactions. A
+/// request that its own event or id keeps waiting is among them; where several wait, a whole table
+/// is locked.
 const MOST_WAITING: usize = 2;
 
-/// An `Idempotency-Key` as it came with a request.
+/// An `Idempotency-Key` as received with a request.
 #[derive(Clone, Debug)]
 pub struct RequestKey {
     /// Principal, method and route.
     pub scope: String,
     /// The key.
     pub key: String,
-    /// Of the request body.
+    /// The fingerprint of the request body.
     pub fingerprint: Fingerprint,
 }
 
@@ -54,22 +55,22 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<Request>,
-    /// A task commits what waits. There is one at most.
+    /// True while a task commits the waiting requests. At most one such task exists.
     committing: bool,
     last: Commit,
 }
 
-/// A commit that has ended.
+/// A finished commit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Commit {
-    /// How many shared it.
+    /// The number of requests that shared it.
     requests: usize,
     took: Duration,
 }
 
 impl Commit {
-    /// How long the next one waits for those that shared this one to come again: not at all where
-    /// the wait is not short beside a commit of their own.
+    /// The time that the next commit waits for the clients that shared this one to send again: zero
+    /// unless the wait is short compared with a commit of their own.
     fn linger(self, most: Duration) -> Duration {
         let pays = self.requests > 1 && self.took >= most * WORTH;
         if pays { most } else { Duration::ZERO }
@@ -80,7 +81,7 @@ impl Commit {
 struct Request {
     admission: Admission,
     answer: oneshot::Sender<Result<Acceptance, Error>>,
-    /// The request's, in which a commit that it begins is logged.
+    /// The request's span, in which a commit that it begins is logged.
     span: Span,
 }
 
@@ -94,8 +95,8 @@ impl Request {
 }
 
 impl Acceptor {
-    /// Accepts into `database`. While requests come side by side, a commit waits for `linger` so
-    /// that more of them share it, if that is short beside what commits take.
+    /// Accepts into `database`. While requests arrive concurrently, a commit waits for `linger` so
+    /// that more of them share it, if that is short compared with the commits.
     #[must_use]
     pub fn new(
         database: Client<dyn Database>,
@@ -112,17 +113,17 @@ impl Acceptor {
         KeyUse { scope, key, fingerprint, answer, keep_for: self.0.keep_answers }
     }
 
-    /// Once this says `Stored`, the work is committed, or was by an earlier try. A caller who does
-    /// not wait for the answer may find it stored.
+    /// Once this returns `Stored`, the work is committed, possibly by an earlier attempt. The work
+    /// of a caller that does not wait for the answer may be stored as well.
     ///
     /// # Errors
     /// `Conflict` and `KeyReused` by the idempotency key; `OutcomeUnknown` when the answer to the
-    /// commit was lost or did not come in time; or why the database cannot be asked.
+    /// commit was lost or did not come in time; or an error of the database.
     pub(super) async fn accept(&self, admission: Admission) -> Result<Acceptance, Error> {
         let (answer, answered) = oneshot::channel();
         let request = Request { admission, answer, span: Span::current() };
         if let Some(turn) = self.0.join(request) {
-            // A task of its own, because the caller may go while others share its commit.
+            // A separate task, because the caller may go away while others share its commit.
             self.0.tasks.spawn(turn.commit_all());
         }
         let answered = match connection::deadline() {
@@ -138,14 +139,14 @@ impl Acceptor {
     }
 }
 
-/// The right to commit, which one task has at a time.
+/// The right to commit, which one task holds at a time.
 struct Turn {
     shared: Arc<Shared>,
     ended: bool,
 }
 
 impl Turn {
-    /// Commits until nothing waits.
+    /// Commits until no request waits.
     async fn commit_all(mut self) {
         let shared = Arc::clone(&self.shared);
         while let Some(batch) = shared.next_batch().await {
@@ -159,7 +160,7 @@ impl Turn {
 }
 
 impl Drop for Turn {
-    /// A commit that panicked leaves the turn to the next request.
+    /// Releases the turn after a panic, so that the next request takes it.
     fn drop(&mut self) {
         if !self.ended {
             self.shared.queue.lock().committing = false;
@@ -168,7 +169,7 @@ impl Drop for Turn {
 }
 
 impl Shared {
-    /// The caller has to commit unless a task is at it.
+    /// Returns the turn, with the duty to commit, unless a task holds it.
     fn join(self: &Arc<Self>, request: Request) -> Option<Turn> {
         let mut queue = self.queue.lock();
         queue.waiting.push(request);
@@ -176,8 +177,8 @@ impl Shared {
         begins.then(|| Turn { shared: Arc::clone(self), ended: false })
     }
 
-    /// What is to be committed next. When nothing is, the turn ends under the same lock, so that no
-    /// request joins in between.
+    /// The requests to commit next. When there are none, the turn ends under the same lock, so that
+    /// no request joins in between.
     async fn next_batch(&self) -> Option<Vec<Request>> {
         let linger = self.queue.lock().last.linger(self.linger);
         if !linger.is_zero() {
@@ -207,8 +208,8 @@ impl Shared {
                     reply(request, Ok(acceptance));
                 }
             }
-            // Something in one of them is not to the database's liking; the others are not to
-            // suffer for it.
+            // The database may object to only one of the requests, and the others must not suffer
+            // for it.
             Err(error) if batch.len() > 1 && may_be_one_of_them(&error) => {
                 self.commit_each(batch).await;
             }
@@ -239,11 +240,11 @@ impl Shared {
 }
 
 fn reply(request: Request, answer: Result<Acceptance, Error>) {
-    // Its caller may have gone.
+    // The caller may have gone away.
     let _heard = request.answer.send(answer).is_ok();
 }
 
-/// Whether the database answered, and did not say that it serves nobody.
+/// True when the database answered, and did not report that it serves nobody.
 fn may_be_one_of_them(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Busy) || !error.kind().is_outage()
 }
@@ -305,7 +306,7 @@ mod tests {
         acceptor.accept(admission(first.clone())).await.unwrap();
         let mut all: Vec<NewEvent> = (0..60).map(|_| new()).collect();
         all[30] = NewEvent { fingerprint: new().fingerprint, ..first };
-        // On the one thread of this test, all have come before their commit begins.
+        // This test has one thread, so all requests arrive before their commit begins.
         let all = all.into_iter().map(|new| acceptor.accept(admission(new)));
         let all = futures_util::future::join_all(all).await;
         let all: Vec<Acceptance> = all.into_iter().map(Result::unwrap).collect();

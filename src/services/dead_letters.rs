@@ -1,4 +1,5 @@
-//! Accepted work that was refused for good: an operator looks at it, sends it again, or gives it up.
+//! Accepted work that was refused for good: an operator inspects it, sends it again, or discards
+//! it.
 
 use super::{events::relay::Relay, executions::Executions};
 use crate::{
@@ -15,7 +16,7 @@ pub struct DeadLetters {
     executions: Executions,
 }
 
-/// Which dead letter.
+/// Identifies a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LetterId {
     /// An event, by its place in the database's sequence.
@@ -25,7 +26,8 @@ pub enum LetterId {
 }
 
 impl DeadLetters {
-    /// Those in `database`; `relay` hands events over again, and `executions` executions.
+    /// The dead letters in `database`; `relay` delivers events again, `executions` starts
+    /// executions again.
     #[must_use]
     pub fn new(database: Client<dyn Database>, relay: Relay, executions: Executions) -> Self {
         Self { database, relay, executions }
@@ -34,7 +36,7 @@ impl DeadLetters {
     /// Events accepted before `before`, newest first.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database cannot be queried.
     pub async fn events(&self, before: Option<i64>, limit: i64) -> Result<Vec<DeadLetter>, Error> {
         self.database.dead_letters(before, limit).await
     }
@@ -42,7 +44,7 @@ impl DeadLetters {
     /// Executions whose ids come after `after`, in the order of ids.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database cannot be queried.
     pub async fn executions(
         &self,
         after: Option<&str>,
@@ -51,11 +53,11 @@ impl DeadLetters {
         self.database.rejected_executions(after, limit).await
     }
 
-    /// Hands one over again: an event after later events of its subject, an execution as if it had
-    /// never been tried.
+    /// Delivers an event again, after later events of its subject, or starts an execution as if it
+    /// had never been tried.
     ///
     /// # Errors
-    /// `NotFound`, or why the database cannot be asked.
+    /// `NotFound`, or an error of the database.
     pub async fn redrive(&self, id: &LetterId) -> Result<(), Error> {
         match id {
             LetterId::Event(seq) => {
@@ -73,10 +75,10 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Removes an event for good; leaves an execution failed for good.
+    /// Removes an event for good, or leaves an execution failed for good.
     ///
     /// # Errors
-    /// `NotFound`, or why the database cannot be asked.
+    /// `NotFound`, or an error of the database.
     pub async fn discard(&self, id: &LetterId) -> Result<(), Error> {
         let found = match id {
             LetterId::Event(seq) => {

@@ -1,4 +1,4 @@
-//! How much accepted work waits for a destination.
+//! The amount of accepted work that waits for a destination.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -15,15 +15,15 @@ use crate::{
     telemetry::metrics::{Destination, Metrics},
 };
 
-/// How often it is counted, unless counting takes long.
+/// The interval between counts, unless counting takes long.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// Counting may take a twentieth of the time, as long as the count does not become too old by it.
+/// Counting may take a twentieth of the time, unless this makes the count too old.
 const COUNT_SHARE: u32 = 20;
 const OLDEST_COUNT: Duration = Duration::from_secs(5);
-/// A client that was refused may come again after this time.
+/// The time after which a refused client may retry.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What waits for one destination, as it was counted last, and what was accepted since.
+/// The work that waits for one destination, as last counted, and the work accepted since.
 #[derive(Debug)]
 pub(super) struct Depth {
     destination: Destination,
@@ -39,11 +39,11 @@ struct Counted {
     at: Instant,
 }
 
-/// A count under way.
+/// A count in progress.
 pub(super) struct Counting {
     pub(super) most: i64,
     begun: Instant,
-    /// What had been accepted since the last one.
+    /// The work accepted between the previous count and this one.
     accepted: i64,
 }
 
@@ -76,14 +76,15 @@ impl Depth {
         self.accepted.fetch_add(i64::try_from(rows).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Begins to count: no further than one beyond [`Counting::most`].
+    /// Begins a count, which goes no further than one beyond [`Counting::most`].
     pub(super) fn begin_count(&self) -> Counting {
         let accepted = self.accepted.load(Ordering::Relaxed);
         Counting { most: self.max_rows, begun: Instant::now(), accepted }
     }
 
-    /// Takes in what was counted, if it could be, for the bound and the metrics. What was accepted meanwhile may be
-    /// counted twice, never missed. Gives the pause before the next count.
+    /// Applies the result of a count, if it succeeded, to the limit and the metrics. Work accepted
+    /// during the count may be counted twice, never missed. Returns the pause before the next
+    /// count.
     pub(super) fn counted(
         &self,
         counting: &Counting,
@@ -99,14 +100,14 @@ impl Depth {
         (counting.begun.elapsed() * COUNT_SHARE).clamp(COUNT_EVERY, OLDEST_COUNT)
     }
 
-    /// What waits, as it was counted last.
+    /// The waiting work, as last counted.
     pub(super) fn backlog(&self) -> Backlog {
         let counted = *self.counted.lock();
         let oldest = counted.backlog.oldest.map(|oldest| oldest + counted.at.elapsed());
         Backlog { oldest, ..counted.backlog }
     }
 
-    /// Whether some of it has waited for so long that the service is degraded.
+    /// True when some of it has waited so long that the service is degraded.
     pub(super) fn is_late(&self) -> bool {
         self.backlog().oldest.is_some_and(|oldest| oldest > self.degraded_after)
     }

@@ -16,10 +16,10 @@ use crate::{
     telemetry::traces::TraceContext,
 };
 
-/// Who has chosen the ids of events.
+/// The side that chose the ids of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChosenBy {
-    /// A client, who may send an event again.
+    /// A client, which may send an event again.
     Client,
     /// This service, for this request.
     Service,
@@ -34,21 +34,21 @@ pub struct Events {
 }
 
 impl Events {
-    /// Accepts events by `acceptor`; `relay` hands them over to `broker`.
+    /// Accepts events through `acceptor`; `relay` delivers them to `broker`.
     #[must_use]
     pub fn new(acceptor: Acceptor, broker: Client<dyn EventBroker>, relay: Relay) -> Self {
         Self { acceptor, broker, relay }
     }
 
     /// Accepts the events in order, all or none: once this returns they are committed, and will be
-    /// delivered. Events that name no trace are part of the one that the caller serves. `answer` is
-    /// what the client gets, now and, if it gave a key, whenever it repeats the request. Gives the
-    /// answer to the first request with the key if this is not the first.
+    /// delivered. Events that name no trace become part of the caller's. `answer` is the client's
+    /// answer, now and, if it sent a key, whenever it repeats the request. Returns the answer to
+    /// the first request with the key if this is not the first.
     ///
     /// # Errors
     /// `AlreadyExists` when another event has the source and id of one of them; `Conflict` and
     /// `KeyReused` by the key; `Overloaded` when too many wait; `OutcomeUnknown` when the answer to
-    /// the commit was lost; or why the database cannot be asked.
+    /// the commit was lost; or an error of the database.
     pub async fn accept(
         &self,
         events: Vec<Event>,
@@ -89,13 +89,13 @@ impl Events {
         }
     }
 
-    /// Tells that so many events were stored and wait to be handed over.
+    /// Records that this many events were stored and wait for delivery.
     pub(super) fn stored(&self, events: usize) {
         self.relay.accepted(events);
     }
 
     /// Publishes the events in order, all or none, and returns once the broker has them. Events
-    /// that name no trace are part of the one that the caller serves.
+    /// that name no trace become part of the caller's.
     ///
     /// # Errors
     /// When the broker does not acknowledge; `outcome_unknown()` tells whether it may have them.
@@ -109,12 +109,12 @@ impl Events {
     }
 }
 
-/// An event whose id is new, or tells what it announces: two with the same id are the same.
+/// An event whose id is new, or identifies its announcement: two with the same id are the same.
 pub(super) fn new_event(event: Event) -> NewEvent {
     NewEvent { event: within_trace(event), fingerprint: Fingerprint::default() }
 }
 
-/// An event whose id may be that of an earlier one with other content.
+/// An event whose id may be that of an earlier one with different content.
 fn from_client(event: Event) -> NewEvent {
     let fingerprint = event.fingerprint();
     NewEvent { event: within_trace(event), fingerprint }

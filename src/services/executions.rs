@@ -1,8 +1,8 @@
 //! Executions: accepted durably, started on the execution service, followed and steered.
 //!
-//! [`Executions`] is what the API calls. Behind it each thing has one owner: `records` the rows and
-//! their announcements, `hand_over` the way to the backend, `follower` the way back, `endings` the
-//! wishes to end.
+//! [`Executions`] is the interface for the API. Behind it each part has one owner: `records` the
+//! rows and their announcements, `hand_over` the way to the backend, `follower` the way back,
+//! `endings` the requests to end.
 
 mod endings;
 mod follower;
@@ -45,31 +45,31 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// How often a waiting caller looks into the database while the backend cannot be asked.
+/// The interval at which a waiting caller polls the database while the backend cannot be asked.
 const DATABASE_POLL: Duration = Duration::from_millis(500);
 
-/// How long a signal or query waits for its execution to be handed over.
+/// The time that a signal or query waits for its execution to start.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(2);
 
-/// What a client asks to be executed.
+/// A client's request to start an execution.
 #[derive(Clone, Debug)]
 pub struct NewExecution {
     /// The workflow's name.
     pub workflow: String,
-    /// What it is given.
+    /// Its input.
     pub input: Json,
     /// The id, if the client chooses it.
     pub id: Option<String>,
-    /// Time it may take in all.
+    /// The time limit of the whole execution.
     pub timeout: Option<Duration>,
 }
 
 /// The answer to a request that starts an execution.
 #[derive(Clone, Debug)]
 pub enum Started {
-    /// It was accepted now.
+    /// The execution was accepted now.
     New(Box<Execution>),
-    /// This was answered before.
+    /// The stored answer to an earlier request with the same key.
     Before(String),
 }
 
@@ -89,20 +89,20 @@ struct Shared {
     max_wait: Duration,
 }
 
-/// What [`Executions`] is made of.
+/// The parts of which [`Executions`] is made.
 #[derive(Debug)]
 pub struct Parts {
     /// Identifies this process among the replicas.
     pub owner: Arc<str>,
-    /// Accepts them.
+    /// Accepts executions.
     pub acceptor: Acceptor,
     /// Keeps the records.
     pub database: Client<dyn Database>,
-    /// Runs them.
+    /// Runs executions.
     pub service: Client<dyn ExecutionService>,
     /// Announces changes of status.
     pub events: Events,
-    /// Where to count.
+    /// The program's metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -124,7 +124,8 @@ impl Executions {
         }))
     }
 
-    /// Starts to hand over and to follow, until `stop`. Gives what shutdown waits for.
+    /// Starts the tasks that start and follow executions, until `stop`. Returns the task that
+    /// shutdown waits for.
     pub fn start_tasks(&self, tasks: &Tasks, stop: &CancellationToken) -> JoinHandle<()> {
         let Shared { hand_over, follower, .. } = &*self.0;
         tasks.keep_until("execution_count", stop, hand_over, HandOver::keep_count);
@@ -132,14 +133,15 @@ impl Executions {
         tasks.keep("execution_hand_over", stop, hand_over, HandOver::run)
     }
 
-    /// Accepts an execution, which is handed over in the background.
+    /// Accepts an execution, which is started in the background.
     ///
-    /// `render` writes the answer that repetitions of the request get.
+    /// `render` writes the answer that repetitions of the request receive.
     ///
     /// # Errors
     /// `InvalidInput` for an unknown workflow or a bad id, `AlreadyExists` for a taken id,
     /// `KeyReused` and `Conflict` by the idempotency key, `Overloaded` while too many wait,
-    /// `OutcomeUnknown` when the answer to the commit was lost, or why nothing was accepted.
+    /// `OutcomeUnknown` when the answer to the commit was lost, or the reason why nothing was
+    /// accepted.
     pub async fn start(
         &self,
         request: NewExecution,
@@ -168,15 +170,15 @@ impl Executions {
         Ok(Started::New(Box::new(execution)))
     }
 
-    /// One execution.
+    /// Returns an execution.
     ///
     /// # Errors
-    /// `NotFound`, or why the database cannot be asked.
+    /// `NotFound`, or an error of the database.
     pub async fn get(&self, id: &str) -> Result<Execution, Error> {
         self.0.records.get(id).await
     }
 
-    /// Whether the status may have changed since the backend was last asked.
+    /// True when the status may have changed since the backend was last asked.
     #[must_use]
     pub fn is_stale(&self, execution: &Execution) -> bool {
         let confirmed = execution.confirmed_at.unwrap_or(execution.created_at);
@@ -184,15 +186,15 @@ impl Executions {
         !execution.status.is_terminal() && age.unsigned_abs() > self.0.confirm_within
     }
 
-    /// Executions, newest first.
+    /// Lists executions, newest first.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database cannot be queried.
     pub async fn list(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error> {
         self.0.records.database.executions(filter).await
     }
 
-    /// Waits up to `wait`, and no longer than the configuration allows, for an execution to end.
+    /// Waits for an execution to end: up to `wait`, and no longer than the configuration allows.
     ///
     /// # Errors
     /// As [`Executions::get`].
@@ -218,19 +220,19 @@ impl Executions {
         }
     }
 
-    /// The executions that wait for their hand-over, as they were counted last.
+    /// The executions that wait to be started, as last counted.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
         self.0.hand_over.depth.backlog()
     }
 
-    /// Whether an execution has waited for so long that the service is degraded.
+    /// True when an execution has waited so long that the service is degraded.
     #[must_use]
     pub fn are_late(&self) -> bool {
         self.0.hand_over.depth.is_late()
     }
 
-    /// Tells that a dead letter is to be handed over again.
+    /// Records that a dead letter is to be started again.
     pub(super) fn redriven(&self, id: &str) {
         self.0.hand_over.redriven();
         self.0.records.tell(id);
@@ -239,7 +241,7 @@ impl Executions {
     /// Asks an execution to end.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when it has ended; or why the backend cannot be asked.
+    /// `NotFound`; `Conflict` when it has ended; or an error of the backend.
     pub async fn cancel(&self, id: &str) -> Result<Execution, Error> {
         self.end(id, &Ending::Cancel).await
     }
@@ -252,7 +254,7 @@ impl Executions {
         self.end(id, &Ending::Terminate { reason: reason.to_owned() }).await
     }
 
-    /// What no backend has seen ends at once; what one may have seen ends when it is known to run.
+    /// Ends an execution at once if no backend has seen it, or else once it is known to run.
     async fn end(&self, id: &str, ending: &Ending) -> Result<Execution, Error> {
         let Shared { records, endings, .. } = &*self.0;
         let mut execution = records.steerable(id).await?;
@@ -266,7 +268,7 @@ impl Executions {
         records.refresh(execution).await
     }
 
-    /// Waits a moment for an execution that was accepted just now to be handed over.
+    /// Waits briefly for an execution that was just accepted to be started.
     async fn handed_over(&self, id: &str) -> Result<(), Error> {
         let deadline = Instant::now() + HAND_OVER_WAIT;
         let mut changes = self.0.records.watch();
@@ -292,11 +294,11 @@ impl Executions {
         self.0.service.signal(id, name, input).await.map_err(|error| ended_meanwhile(error, id))
     }
 
-    /// Asks a question; ended executions answer too, where the backend can.
+    /// Sends a query. Ended executions answer too, where the backend supports it.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, or why the backend cannot
-    /// be asked, or has not been given it yet.
+    /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, `Unavailable` while the
+    /// execution has not been started, or an error of the backend.
     pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<Json, Error> {
         let execution = self.0.records.get(id).await?;
         self.0.records.served_here(&execution)?;

@@ -1,5 +1,4 @@
-//! Removes what is kept no longer: everything that is ever removed from the database because of its
-//! age is removed here.
+//! Removes expired data: every removal from the database because of age happens here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,34 +12,34 @@ use crate::{
     error::Error,
 };
 
-/// The role of the process that tidies up.
+/// The role of the process that does the housekeeping.
 const HOUSEKEEPER: &str = "housekeeper";
-/// A housekeeper that died is replaced after so long.
+/// The time after which a dead housekeeper is replaced.
 const LEASE: Duration = Duration::from_secs(30);
-/// How often delivered events are looked at: they come quickest.
+/// The interval between removals of delivered events, which accumulate fastest.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// Looking may take a twentieth of the time.
+/// Housekeeping may take a twentieth of the time.
 const SHARE: u32 = 20;
-/// How often everything else is.
+/// The interval between removals of everything else.
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
-/// A process that was not seen for so long is gone.
+/// A process that was not seen for this time is gone.
 const GONE_AFTER: Duration = Duration::from_hours(1);
-/// Rows that are removed at once: few, so that nobody waits for it for long.
+/// Rows that are removed at once: few, so that nobody waits long for the removal.
 const BATCH: i64 = 500;
 
-/// One process removes for all that share the database.
+/// One process does the housekeeping for all that share the database.
 #[derive(Debug)]
 pub struct Housekeeping {
     owner: Arc<str>,
     database: Client<dyn Database>,
-    /// How long delivered events are kept.
+    /// The time for which delivered events are kept.
     replay_window: Duration,
-    /// How long ended executions are kept.
+    /// The time for which ended executions are kept.
     retention: Duration,
 }
 
 impl Housekeeping {
-    /// Tidies up `database` as `owner`.
+    /// The housekeeping of `database` in the name of `owner`.
     #[must_use]
     pub fn new(owner: Arc<str>, database: Client<dyn Database>, config: &Config) -> Self {
         Self {
@@ -51,7 +50,7 @@ impl Housekeeping {
         }
     }
 
-    /// Tidies up until `stop`. Outages are logged by the probes of the database.
+    /// Removes expired data until `stop`. Outages are logged by the probes of the database.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut role =
             Role::new(self.database.clone(), HOUSEKEEPER, Arc::clone(&self.owner), LEASE);
@@ -87,7 +86,7 @@ impl Housekeeping {
     }
 }
 
-/// Whether there may be more to remove.
+/// True when there may be more to remove.
 fn is_full(removed: usize) -> bool {
     i64::try_from(removed).is_ok_and(|removed| removed >= BATCH)
 }

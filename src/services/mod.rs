@@ -1,4 +1,4 @@
-//! The use cases, in folders by the destination of the work. They see the model and the clients of
+//! The use cases, in folders by the destination of the work. They use the model and the clients of
 //! the families, and no backend.
 
 pub mod accept;

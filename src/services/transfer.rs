@@ -1,4 +1,4 @@
-//! Moving everything from one database to another.
+//! Moves everything from one database to another.
 
 use crate::{
     backends::database::Database,
@@ -9,12 +9,13 @@ use crate::{
 /// Rows that move together.
 const PARCEL: i64 = 500;
 
-/// Moves all rows of `from` to `to`, whose executions `backend` serves. What was interrupted goes on
-/// when it is called again. Tells `progress` how many rows have moved, and gives their number.
+/// Moves all rows of `from` to `to`, whose executions `backend` serves. An interrupted move
+/// continues when this is called again. Reports the number of moved rows to `progress`, and returns
+/// it.
 ///
 /// # Errors
-/// `Conflict` when executions have not ended that `backend` does not serve; or why one of the
-/// databases cannot be asked.
+/// `Conflict` when executions that `backend` does not serve have not ended; or an error of one of
+/// the databases.
 pub async fn move_all(
     from: &dyn Database,
     to: &Client<dyn Database>,

@@ -1,4 +1,4 @@
-//! Who may ask for what: pages of other sites, open routes, and the scopes of keys.
+//! Access control: pages of other sites, open routes, and the scopes of keys.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ impl Access {
         Self { gate: Gate::new(config), keys: Keys::new(&config.auth), config: Arc::clone(config) }
     }
 
-    /// Lets a request in if no foreign page sends it, and its route is open or its key has the scope.
-    /// Handlers find the [`Caller`].
+    /// Admits a request if no foreign page sends it, and its route is open or its key has the
+    /// scope. Stores the [`Caller`] for the handlers.
     pub(super) fn admit(&self, request: &mut Request, route: &Route) -> Result<(), poem::Error> {
         self.gate.admit(request, route.is_probe()).map_err(Refusal::from)?;
         let operation = route
@@ -45,7 +45,7 @@ impl Access {
     }
 }
 
-/// Who sends the request, if known; open routes are told too.
+/// The sender of the request, if known; open routes receive it too.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Caller(pub(in super::super) Option<Principal>);
 

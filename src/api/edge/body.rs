@@ -1,4 +1,4 @@
-//! Bodies: how large they may be, and what their type is.
+//! Request bodies: the size limit and the content type.
 
 use poem::{
     Request,
@@ -7,14 +7,15 @@ use poem::{
 
 use super::problems::Refusal;
 
-/// Refuses a body that is declared too large, and buffers one of undeclared length up to the
-/// bound.
+/// Refuses a body whose declared length exceeds the limit, and buffers one of undeclared length up
+/// to the limit.
 pub(super) async fn bound(request: &mut Request, max: usize) -> Result<(), poem::Error> {
     let declared = request.header(header::CONTENT_LENGTH).map(str::parse::<usize>);
     if matches!(declared, Some(Ok(length)) if length > max) {
         return Err(Refusal::TooLarge.into());
     }
-    // HTTP/2 declares neither; reading to the bound costs nothing where there is no body.
+    // HTTP/2 needs neither a length nor a transfer encoding. Reading up to the limit costs nothing
+    // without a body.
     if declared.is_none() {
         let body = request.take_body().into_bytes_limit(max).await?;
         request.set_body(body);
@@ -22,7 +23,8 @@ pub(super) async fn bound(request: &mut Request, max: usize) -> Result<(), poem:
     Ok(())
 }
 
-/// `application/cloudevents+json; charset=utf-8` is that type too; JSON has one charset.
+/// Drops parameters such as `charset=utf-8`, because they do not change the type: JSON has one
+/// charset.
 pub(super) fn drop_content_type_parameters(request: &mut Request) {
     let essence = request
         .header(header::CONTENT_TYPE)

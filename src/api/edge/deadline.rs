@@ -1,4 +1,4 @@
-//! How long a request may take.
+//! The time limit of a request.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::{
     connection,
 };
 
-/// Calls to a backend end at the deadline with an error of their own; what passes no guard is cut
-/// off so much later.
+/// Calls to a backend fail at the deadline with an error of their own. Work that passes no guard is
+/// cut off this much later.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// Time that a request may take.
+/// The time limit of a request.
 pub(super) fn of(request: &Request, config: &Config) -> Duration {
     config.server.request_timeout + granted_wait(request, config)
 }
 
-/// Serves a request within its time.
+/// Serves a request within its time limit.
 pub(super) async fn within(
     limit: Duration,
     served: impl Future<Output = poem::Result<Response>>,
@@ -29,7 +29,7 @@ pub(super) async fn within(
     timeout(limit + GRACE, served).await.unwrap_or_else(|_| Err(Refusal::Late.into()))
 }
 
-/// Waiting that the client asks for comes on top of the request's own time.
+/// A wait that the client asks for is added to the request's own limit.
 fn granted_wait(request: &Request, config: &Config) -> Duration {
     let query = request.uri().query().unwrap_or_default();
     let wait = query.split('&').find_map(|pair| pair.strip_prefix("wait="));

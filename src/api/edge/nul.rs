@@ -1,10 +1,10 @@
-//! NUL characters.
+//! Refuses NUL characters.
 
 use poem::{Request, error::NotFoundError};
 
 use super::super::error::bad_request;
 
-/// No id has a NUL, and databases take none in text.
+/// No id contains a NUL, and databases do not accept one in text.
 pub(super) fn refuse_nul(request: &Request) -> Result<(), poem::Error> {
     if request.uri().path().contains("%00") {
         return Err(NotFoundError.into());

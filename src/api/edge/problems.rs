@@ -1,4 +1,4 @@
-//! Every refusal and every failure is answered with a problem.
+//! Answers every refusal and every failure with a problem.
 
 use poem::{
     Request, Response,
@@ -14,7 +14,7 @@ use super::super::{
 };
 use crate::config::Scope;
 
-/// What the middleware itself refuses.
+/// The refusals of the middleware itself.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("a valid API key is needed")]
@@ -55,7 +55,7 @@ impl Refusal {
     }
 }
 
-/// What an answer that is a problem says of its request.
+/// The facts of a request that its problem states.
 pub(super) struct Asked<'a> {
     pub(super) route: Option<&'static Route>,
     /// As a metric label.
@@ -65,7 +65,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Why a parameter was refused.
+    /// The reason why a parameter was refused.
     fn refused(&self, name: &str, parameters: &Parameters) -> String {
         let query = self.uri.query().unwrap_or_default();
         let given: Vec<(String, String)> =

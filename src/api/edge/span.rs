@@ -1,4 +1,5 @@
-//! The span of a request, whose fields stand on each of its log lines, and the trace it is part of.
+//! The span of a request, whose fields appear on each of its log lines, and the trace it belongs
+//! to.
 
 use poem::Request;
 use tracing::{Level, Span, field::Empty};
@@ -6,7 +7,7 @@ use tracing::{Level, Span, field::Empty};
 use super::super::routes::Route;
 use crate::telemetry::traces::TraceContext;
 
-/// The span whose fields stand on each log line of a request.
+/// The span whose fields appear on each log line of a request.
 macro_rules! request_span {
     ($level:expr, $request_id:expr, $method:expr, $uri:expr) => {
         tracing::span!(
@@ -16,7 +17,7 @@ macro_rules! request_span {
             trace_id = Empty,
             method = $method,
             path = $uri.path(),
-            // Only when spans are exported.
+            // Recorded only when spans are exported.
             otel.kind = Empty,
             otel.name = Empty,
         )
@@ -28,8 +29,8 @@ pub(super) fn of(
     (route, method): (Option<&Route>, &'static str),
     request_id: &str,
 ) -> (Span, TraceContext) {
-    // At the level of errors, so that a filter which lets only warnings and errors pass leaves
-    // them the request that they belong to.
+    // At error level, so that a filter that admits only warnings and errors keeps the request to
+    // which they belong.
     let span = if route.is_some_and(Route::is_probe) {
         request_span!(Level::DEBUG, request_id, method, request.uri())
     } else {

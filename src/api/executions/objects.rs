@@ -1,4 +1,4 @@
-//! What is said and heard of executions.
+//! The objects of requests and answers about executions.
 
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
-//! Hands accepted events over to the broker.
+//! Delivers accepted events to the broker.
 //!
-//! A process claims lanes of the outbox and hands over what waits in them, in the order in which it
-//! was accepted, one batch at a time. A batch that fails is tried again whole, so an event can be
+//! A process claims lanes of the outbox and delivers the events that wait in them, in the order of
+//! acceptance, one batch at a time. A failed batch is retried as a whole, so an event can be
 //! delivered twice, with the same id, but never after a later one of its subject. Marks carry the
-//! fencing number of the claim: a process that lost a lane, as one that was paused, marks nothing.
+//! fencing number of the claim: a process that lost a lane, for example while it was paused, marks
+//! nothing.
 
 mod loss;
 mod refusals;
@@ -41,12 +42,12 @@ use crate::{
     telemetry::metrics::{Destination, Metrics},
 };
 
-/// The most that is read for one batch, unless its first event alone has more. What is read takes
-/// up to a hundred times as much memory, when it consists of small objects.
+/// The most bytes that are read for one batch, unless its first event alone has more. In memory
+/// they take up to a hundred times as much, when they consist of small objects.
 const BATCH_BYTES: i64 = 1 << 20;
-/// Pauses after batches that failed. Short, because an open breaker makes a try cheap.
+/// Pauses after failed batches. Short, because an open breaker makes an attempt cheap.
 const RETRY: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
-/// Pause before others are listened to again.
+/// The pause before this process listens to others again.
 const HEAR_AGAIN: Duration = Duration::from_secs(1);
 
 /// The outbox as the handlers see it, and the task that empties it.
@@ -61,23 +62,23 @@ struct Shared {
     config: config::Outbox,
     metrics: Arc<Metrics>,
     wake: Notify,
-    /// Events were accepted here that another process may have to hand over.
+    /// Notified when events were accepted here that another process may have to deliver.
     tell: Notify,
-    /// This process holds every lane.
+    /// True while this process holds every lane.
     alone: AtomicBool,
     depth: Depth,
 }
 
-/// The lanes this process holds, and until when it may believe so.
+/// The lanes that this process holds, and the time for which it may rely on them.
 #[derive(Debug, Default)]
 struct Claims {
     lanes: Vec<Lane>,
     made: Option<Instant>,
-    /// Places of events that were delivered in them, by which a loss is noticed.
+    /// The places of events delivered in these lanes, by which a loss is noticed.
     places: Vec<Position>,
-    /// When they were last looked for.
+    /// The time at which they were last looked for.
     looked: Option<Instant>,
-    /// The last batch failed, and the broker was not reached since.
+    /// True when the last batch failed, and the broker has not been reached since.
     failed: bool,
 }
 
@@ -113,7 +114,7 @@ impl Relay {
         self.0.depth.admit()
     }
 
-    /// Tells that so many events were accepted.
+    /// Records that this many events were accepted.
     pub fn accepted(&self, events: usize) {
         self.0.depth.accepted(events);
         self.0.wake.notify_one();
@@ -122,19 +123,19 @@ impl Relay {
         }
     }
 
-    /// The events that wait, as they were counted last.
+    /// The waiting events, as last counted.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
         self.0.depth.backlog()
     }
 
-    /// Whether an event has waited for so long that the service is degraded.
+    /// True when an event has waited so long that the service is degraded.
     #[must_use]
     pub fn is_late(&self) -> bool {
         self.0.depth.is_late()
     }
 
-    /// Starts to deliver, until `stop`. Gives what shutdown waits for.
+    /// Starts delivery, until `stop`. Returns the task that shutdown waits for.
     pub fn start(&self, tasks: &Tasks, stop: &CancellationToken) -> JoinHandle<()> {
         tasks.keep_until("event_count", stop, &self.0, Shared::keep_count);
         tasks.keep_until("event_wakeups", stop, &self.0, Shared::tell_others);
@@ -144,7 +145,7 @@ impl Relay {
 }
 
 impl Shared {
-    /// Delivers until `stop`, then gives the lanes to others.
+    /// Delivers until `stop`, then releases the lanes to other processes.
     async fn deliver(self: Arc<Self>, stop: CancellationToken) {
         self.relay(&stop).await;
         if let Err(error) = self.database.release_lanes(&self.owner).await {
@@ -160,7 +161,7 @@ impl Shared {
         }
     }
 
-    /// Ends between two batches, so that what was delivered is marked.
+    /// Ends between two batches, so that delivered events are marked.
     async fn relay(&self, stop: &CancellationToken) {
         let mut claims = Claims::default();
         let mut failures = 0_u32;
@@ -174,7 +175,7 @@ impl Shared {
                     failures = 0;
                     continue;
                 }
-                // Outages are logged by the probes of the connection that is out.
+                // Outages are logged by the probes of the connection that is down.
                 Err(error) => {
                     tracing::debug!(%error, "accepted events cannot be handed over");
                     claims.looked = None;
@@ -184,7 +185,7 @@ impl Shared {
                 }
             };
             let woken = async {
-                // After a failure news of more work is no reason to hurry.
+                // After a failure, new work is no reason to hurry.
                 if failures > 0 {
                     sleep(pause).await;
                 } else {
@@ -198,19 +199,19 @@ impl Shared {
         }
     }
 
-    /// Hands over what waits longest. Gives the number of events that were dealt with, or are to be
-    /// looked at again.
+    /// Delivers the events that have waited longest. Returns the number of events that were dealt
+    /// with, or must be looked at again.
     async fn hand_over_batch(&self, claims: &mut Claims) -> Result<usize, Error> {
         self.claim(claims).await?;
         if claims.lanes.is_empty() {
             return Ok(0);
         }
-        // Nothing is read for a broker that is out.
+        // Nothing is read for a broker that is down.
         if claims.failed {
             self.reach_broker().await?;
             claims.failed = false;
         }
-        // After a failure: what was lost comes before what is new.
+        // After a failure, lost events come before new ones.
         if claims.looked.is_none() && self.look_for_loss(claims, None).await? {
             return Ok(1);
         }
@@ -228,12 +229,12 @@ impl Shared {
         }
         match self.publish(&batch).await {
             Ok(places) => {
-                // Before the mark: once these are marked, their places are what the next process
-                // looks for, and nobody would miss what was there before them.
+                // Before the mark: once these events are marked, the next process looks for their
+                // places, and nobody would notice a loss of earlier ones.
                 self.look_for_loss(claims, places.last().copied()).await?;
                 self.mark(&claims.lanes, &batch, &places).await
             }
-            // One of them is refused for what it is; the others must not wait for it.
+            // The broker refuses one of the events as such; the others must not wait for it.
             Err(error) if error.kind().refuses_call() => {
                 self.hand_over_one_by_one(&claims.lanes, &batch).await
             }
@@ -241,7 +242,7 @@ impl Shared {
         }
     }
 
-    /// Asks the broker for something small, which not every user is allowed.
+    /// Sends the broker a small request, which not every user is allowed to make.
     async fn reach_broker(&self) -> Result<(), Error> {
         match self.broker.unretried().range().await {
             Err(error) if error.kind() != ErrorKind::Forbidden => Err(error),
@@ -250,7 +251,7 @@ impl Shared {
     }
 
     /// Claims lanes, or renews the claims when a third of their time has passed. A process that was
-    /// paused for longer finds them expired before it hands over anything. One that is cut off from
+    /// paused for longer finds them expired before it delivers anything. One that is cut off from
     /// the broker lets them expire.
     async fn claim(&self, claims: &mut Claims) -> Result<(), Error> {
         let younger_than = |limit| claims.made.is_some_and(|made| made.elapsed() < limit);
@@ -258,7 +259,8 @@ impl Shared {
             return Ok(());
         }
         if self.broker.is_out() {
-            // Tried on what it holds, but not for longer: others may reach the broker.
+            // It keeps trying with the lanes it holds, but no longer than this, as others may reach
+            // the broker.
             if younger_than(self.config.lease * 2 / 3) {
                 return Ok(());
             }
@@ -266,7 +268,7 @@ impl Shared {
             let message = "the event broker is out, and the lanes are left to others";
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
-        // The time begins before the database counts it from.
+        // Taken before the database starts the lease, so that the lease ends here first.
         let made = Instant::now();
         let (owner, lease) = (&*self.owner, self.config.lease);
         let lanes = self.database.claim_lanes(owner, lease).await?;
@@ -280,12 +282,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Places of what was delivered last in these lanes.
+    /// The places of the events delivered last in these lanes.
     async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error> {
         self.database.newest_places(held).await
     }
 
-    /// What is accepted while others are told is told by the next round, for all of it at once.
+    /// Events accepted while others are notified are announced by the next round, all at once.
     async fn tell_others(self: Arc<Self>) {
         loop {
             self.tell.notified().await;
@@ -302,7 +304,7 @@ impl Shared {
                 let lease = self.database.lease().await?;
                 tokio::select! {
                     woken = lease.woken() => woken,
-                    // The next round listens to its successor.
+                    // The next round listens to the backend's successor.
                     () = lease.retired() => Ok(()),
                 }
             };

@@ -1,9 +1,9 @@
 //! The event stream: one upstream subscription, shared by all clients of an instance.
 //!
 //! The upstream reads the broker into a ring that is bounded in events and bytes; each client reads
-//! the ring at its own pace. A client that resumes first reads what the ring no longer has from
-//! the broker. A client that falls behind the ring is told so by a gap and ends: it comes back
-//! with the id of the last event it saw.
+//! the ring at its own pace. A client that resumes first reads from the broker the events that the
+//! ring no longer has. A client that falls behind the ring receives a gap, and its stream ends: it
+//! reconnects with the id of the last event it saw.
 
 mod ring;
 
@@ -34,7 +34,7 @@ use crate::{
 
 /// Events read from the broker at once.
 const PAGE: usize = 256;
-/// How long one blocking read of the upstream lasts.
+/// The duration of one blocking read of the upstream.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(5);
 /// Pauses before a broken upstream is read again.
 const RETRY: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
@@ -51,22 +51,22 @@ struct Shared {
     stop: CancellationToken,
     ring: Mutex<Ring>,
     newest: watch::Sender<Position>,
-    /// The first follower has come.
+    /// Notified when the first follower arrives.
     wanted: Notify,
 }
 
-/// The next thing that a follower is to be told.
+/// The next message for a follower.
 #[derive(Clone, Debug)]
 pub enum Next {
     /// Events, in their order.
     Events(Vec<Arc<Streamed>>),
-    /// Some events cannot be given; the stream ends, or goes on after `resumes_after`.
+    /// Some events cannot be delivered; the stream ends, or continues after `resumes_after`.
     Missed {
-        /// Why.
+        /// The reason.
         gap: Gap,
         /// The last event that the follower has seen.
         after: Position,
-        /// Where it can go on.
+        /// The place after which it can continue.
         resumes_after: Position,
     },
     /// Nothing has happened for a while.
@@ -75,20 +75,20 @@ pub enum Next {
     Stopping,
 }
 
-/// Why a follower cannot be given every event.
+/// The reason why a follower cannot receive every event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// What follows its last event is no longer kept.
+    /// The events after its last one are no longer kept.
     Expired,
-    /// Its last event is not known, as after the broker lost its data.
+    /// Its last event is unknown, for example after the broker lost its data.
     Unknown,
-    /// It read more slowly than events came.
+    /// It read more slowly than events arrived.
     Slow,
 }
 
 impl EventStreams {
-    /// No upstream is read before [`EventStreams::start`], and while there are no followers. `stop`
-    /// ends all of them.
+    /// Reads no upstream before [`EventStreams::start`], nor while there are no followers. `stop`
+    /// ends all followers.
     #[must_use]
     pub fn new(
         broker: Client<dyn EventBroker>,
@@ -112,16 +112,16 @@ impl EventStreams {
         tasks.keep_until("event_stream", &self.0.stop, &self.0, Shared::read_while_wanted)
     }
 
-    /// Subscribes a follower. The subscription stands when this returns.
+    /// Subscribes a follower. The subscription is active when this returns.
     ///
     /// # Errors
-    /// When the broker cannot be asked, or there are too many followers.
+    /// When the broker cannot be queried, or there are too many followers.
     pub async fn subscribe(
         &self,
         filter: Filter,
         last_event: Option<Position>,
     ) -> Result<Follower, Error> {
-        // Counted first, so that the upstream does not end between here and the return.
+        // Counted first, so that the upstream does not end before this returns.
         let place = Place::take(&self.0)?;
         let range = self.0.range().await?;
         self.0.ensure_upstream(range);
@@ -149,7 +149,7 @@ impl EventStreams {
     }
 }
 
-/// A follower's place among those that are counted.
+/// One of the limited number of places for followers.
 #[derive(Debug)]
 struct Place(Arc<Shared>);
 
@@ -176,7 +176,7 @@ impl Shared {
         self.broker.range().await.map_err(Error::without_effect)
     }
 
-    /// Why a follower cannot go on after the event it saw last, if it cannot.
+    /// The reason why a follower cannot continue after the event it saw last, if there is one.
     async fn gap_after(&self, seen: Position, range: Range) -> Result<Option<Gap>, Error> {
         if seen > range.newest {
             return Ok(Some(Gap::Unknown));
@@ -187,7 +187,7 @@ impl Shared {
         if seen == range.complete_after && seen != Position::START {
             return Ok(None);
         }
-        // A broker that lost its data and began anew has later places, but not this one.
+        // A broker that lost its data and started afresh has later places, but not this one.
         let found = self.broker.read(seen.before(), 1).await?;
         let still_there = found.first().is_some_and(|event| event.position == seen);
         Ok((!still_there).then_some(Gap::Unknown))
@@ -203,7 +203,7 @@ impl Shared {
     /// Reads the broker whenever there are followers.
     async fn read_while_wanted(self: Arc<Self>) {
         loop {
-            // One that was interrupted goes on where it was.
+            // An interrupted upstream continues where it was.
             let Some(at) = self.ring.lock().read_to() else {
                 self.wanted.notified().await;
                 continue;
@@ -212,10 +212,11 @@ impl Shared {
         }
     }
 
-    /// Reads for as long as there are followers; again and again when it breaks.
+    /// Reads while there are followers, and retries whenever the upstream breaks.
     async fn read_upstream(&self, mut at: Position) {
         let mut failures = 0_u32;
-        // Decided under the lock, so that a follower who comes now has the upstream opened again.
+        // Decided under the lock, so that a follower that arrives now has the upstream opened
+        // again.
         while self.ring.lock().is_wanted() {
             match self.read_once(at, failures > 0).await {
                 Ok(last) => {
@@ -247,11 +248,11 @@ impl Shared {
         let lease = self.broker.lease().await?;
         let events = tokio::select! {
             events = lease.wait(at, PAGE, UPSTREAM_WAIT) => events?,
-            // A replaced backend is let go at once; the next round reads its successor.
+            // A replaced backend is released at once; the next round reads its successor.
             () = lease.retired() => Vec::new(),
         };
         let Some(last) = events.last().map(|event| event.position) else { return Ok(at) };
-        // The broker may have dropped some that were not read yet.
+        // The broker may have dropped events that were not read yet.
         let range = self.range().await?;
         if range.complete_after > at {
             tracing::warn!("the broker drops events sooner than they are read");
@@ -280,13 +281,13 @@ pub struct Follower {
     missed: Option<Next>,
     newest: watch::Receiver<Position>,
     generation: u64,
-    /// Still reading history; being behind the ring is no fault of the follower.
+    /// True while it reads history, when being behind the ring is not its fault.
     resuming: bool,
     ended: bool,
 }
 
 impl Follower {
-    /// The next thing to tell; none when the stream ends.
+    /// The next message; `None` when the stream ends.
     pub async fn next(&mut self) -> Option<Next> {
         if self.ended {
             return None;
@@ -345,17 +346,17 @@ impl Follower {
         self.shared.ring.lock().find(self.generation, self.at, &self.filter)
     }
 
-    /// A page of what the ring no longer has. None when there is nothing in it for this follower.
+    /// A page of events that the ring no longer has; `None` when it has none for this follower.
     async fn history(&mut self) -> Result<Option<Next>, Error> {
         let at = self.at;
         let page = self.shared.broker.read(at, PAGE).await?;
-        // Asked after the page: what was dropped before it was read is missing in it.
+        // Queried after the page, which lacks all events that were dropped before it was read.
         let range = self.shared.range().await?;
         if range.complete_after > at {
             return Ok(Some(self.end(Gap::Expired, range.complete_after)));
         }
         let Some(last) = page.last().map(|event| event.position) else {
-            // The broker has nothing more: what the ring lacks is before its beginning.
+            // The broker has no more events: those that the ring lacks are before its beginning.
             self.at = self.at.max(self.shared.ring.lock().complete_after());
             return Ok(None);
         };

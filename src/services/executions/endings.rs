@@ -1,7 +1,7 @@
-//! Ending executions before their time.
+//! Ends executions early.
 //!
 //! Owns the wishes that were stored before their executions ran. Called by the facade for clients,
-//! and by the follower once it is known that an execution runs.
+//! and by the follower once an execution is known to run.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Endings {
             let id = &*id;
             let ending = match ending {
                 Ok(ending) => ending,
-                // Nobody will ever know it, and it is not to stand before others for ever.
+                // The wish can never be read, and must not block others for ever.
                 Err(error) => {
                     tracing::error!(%error, execution.id = id, "a wish to end is given up");
                     self.forget_wish(id).await?;
@@ -73,10 +73,10 @@ impl Endings {
                 }
             };
             match self.send(id, &ending).await {
-                // It has ended by itself; the follower finds out how.
+                // The execution has ended by itself; the follower finds out how.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind().is_outage() => return Err(error),
-                // The wishes of others do not wait for this one.
+                // The wishes of others must not wait for this one.
                 Err(error) => {
                     tracing::warn!(%error, execution.id = id, "an execution cannot be ended");
                     continue;

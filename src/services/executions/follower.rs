@@ -1,7 +1,7 @@
 //! Follows executions on their backend.
 //!
-//! Owns what is remembered from round to round: how far the backend's list of ended executions was
-//! read. One process follows for all that share the database. Nobody calls it: it is a task.
+//! Owns the state between rounds: how far the backend's list of ended executions was read. One
+//! process follows for all that share the database. It has no callers: it is a task.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,16 +26,16 @@ use crate::{
 
 /// The role of the process that follows.
 const FOLLOWER: &str = "follower";
-/// Executions asked for in one round.
+/// Executions that are looked up in one round.
 const BATCH: i64 = 200;
-/// Ended executions in one answer of the backend, at most and at least: each may cost it a look.
+/// Ended executions in one answer of the backend, at most and at least: each may cost it a lookup.
 const PAGE: usize = 100;
 const SHORTEST_PAGE: usize = 10;
-/// Executions asked for at once.
+/// Executions that are looked up in parallel.
 const PARALLEL: usize = 16;
-/// The backend's list of ended executions may lag behind by as much.
+/// The time by which the backend's list of ended executions may lag behind.
 const OVERLAP: Duration = Duration::from_secs(3);
-/// Time until a backend that does not know an execution is asked again.
+/// The time until a backend that does not know an execution is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -49,10 +49,10 @@ pub(super) struct Follower {
     lease: Duration,
 }
 
-/// How far it has followed.
+/// The progress of the follower.
 struct Progress {
     followed_until: Timestamp,
-    /// How many of those that ended are asked for at once.
+    /// The number of ended executions that are requested at once.
     page: usize,
 }
 
@@ -81,7 +81,7 @@ impl Follower {
         }
     }
 
-    /// Follows until `stop`, then lets the next process follow.
+    /// Follows until `stop`, then releases the role to another process.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (database, owner) = (self.records.database.clone(), Arc::clone(&self.owner));
         let mut role = Role::new(database, FOLLOWER, owner, self.lease);
@@ -93,7 +93,7 @@ impl Follower {
     async fn follow_in_turn(&self, role: &mut Role) {
         let mut progress: Option<Progress> = None;
         loop {
-            // Others may reach the execution service when this process does not.
+            // Other processes may reach the execution service when this one does not.
             if !self.service.is_out() {
                 match role.hold().await {
                     Ok(true) => {
@@ -110,9 +110,9 @@ impl Follower {
         }
     }
 
-    /// One round. Outages are logged by the probes of the connection that is out.
+    /// Follows for one round. Outages are logged by the probes of the connection that is down.
     async fn follow(&self, progress: &mut Progress) {
-        // What ends during an outage is looked up after it.
+        // Executions that end during an outage are looked up after it.
         if let Err(error) = self.follow_once(progress).await {
             tracing::debug!(%error, "running executions cannot be followed");
         }
@@ -121,7 +121,7 @@ impl Follower {
         }
     }
 
-    /// Takes over what ended lately, then asks for those that were not confirmed for long.
+    /// Stores recent endings, then looks up executions that have not been confirmed for long.
     async fn follow_once(&self, progress: &mut Progress) -> Result<(), Error> {
         let backend = &self.records.backend;
         let running = self.records.database.unconfirmed(backend, BATCH).await?;
@@ -131,15 +131,15 @@ impl Follower {
             return Ok(());
         }
         let taken_over = self.take_over_ended(progress).await;
-        // Those that the list does not show in time are asked for one by one.
+        // Executions that the list does not show in time are looked up one by one.
         self.confirm_old(running).await?;
         taken_over?;
         progress.followed_until = begun;
         Ok(())
     }
 
-    /// A page that takes longer than an attempt may would take as long the next time: shorter ones
-    /// go on from where the last was good.
+    /// A page that exceeds the time of an attempt would do so again: shorter ones continue after
+    /// the last good one.
     async fn take_over_ended(&self, progress: &mut Progress) -> Result<(), Error> {
         let mut since = progress.followed_until - OVERLAP;
         loop {
@@ -159,7 +159,7 @@ impl Follower {
         }
     }
 
-    /// Stores what the backend says of executions that are still open here.
+    /// Stores the backend's outcomes of executions that are still open here.
     async fn take_over(&self, ended: Vec<Description>) -> Result<(), Error> {
         let mut outcomes: HashMap<String, Outcome> =
             ended.into_iter().map(|description| (description.id, description.outcome)).collect();
@@ -193,7 +193,7 @@ impl Follower {
         self.records.database.confirm(confirmed).await
     }
 
-    /// The id of an execution that is still running.
+    /// Looks up an execution. Returns its id if it is still running.
     async fn confirm_one(&self, execution: OpenExecution) -> Result<Option<String>, Error> {
         let id = execution.id.clone();
         let id = &id;
@@ -201,7 +201,7 @@ impl Follower {
         let mut described = describe().await;
         if described.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             tracing::debug!(execution.id = id, "the backend does not know an execution");
-            // What is lost is lost for good, so a server that is just taking over is asked again.
+            // A loss is final, so a server that may just be taking over is asked again.
             sleep(ASK_AGAIN).await;
             described = describe().await;
         }

@@ -1,11 +1,12 @@
-//! Hands accepted executions over to the execution service.
+//! Starts accepted executions on the execution service.
 //!
-//! Owns the way from accepting an execution to its start: the queue, the claims of this process and
-//! the hand-overs under way. The facade fills the queue; the rest is a task.
+//! Owns the way from the acceptance of an execution to its start: the queue, the claims of this
+//! process and the starts in progress. The facade fills the queue; the rest is a task.
 //!
 //! An execution is claimed by one process at a time, usually by the one that accepts it, in the
 //! same transaction. Its request id makes repetitions harmless, so a claim that ended too early
-//! starts nothing twice. What fails goes back to be claimed again, by whoever is quicker.
+//! starts nothing twice. An execution that fails to start is claimed again, by the quickest
+//! process.
 
 mod queue;
 mod under_way;
@@ -41,14 +42,14 @@ use crate::{
     telemetry::metrics::{Destination, Metrics},
 };
 
-/// Executions handed over side by side.
+/// Executions that are started in parallel.
 const PARALLEL: usize = 32;
-/// Executions that are claimed before there is room for them, so that none of the room waits for a
+/// Executions that are claimed before there is room for them, so that no free slot waits for a
 /// claim.
 const AHEAD: usize = 32;
-/// Pauses after hand-overs that failed. Short, because an open breaker makes a try cheap.
+/// Pauses after failed starts. Short, because an open breaker makes an attempt cheap.
 const RETRY: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
-/// Pause after the backend refused an execution for what it is.
+/// The pause after the backend refused an execution as such.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -58,7 +59,7 @@ pub(super) struct HandOver {
     records: Arc<Records>,
     service: Client<dyn ExecutionService>,
     queue: Queue,
-    /// What waits.
+    /// The waiting executions.
     pub(super) depth: Depth,
     lease: Duration,
     sweep_interval: Duration,
@@ -81,14 +82,14 @@ impl HandOver {
         }
     }
 
-    /// A place for an execution that is to be handed over as soon as it is accepted, with the claim
-    /// that is to be stored with it; none when this process has enough to do.
+    /// A place for an execution that is to start as soon as it is accepted, with the claim to store
+    /// with it; `None` when this process has enough to do.
     pub(super) fn place(&self) -> Option<(Place<'_>, Claim)> {
         let claim = || Claim { owner: self.owner.to_string(), lease: self.lease };
         self.queue.place().map(|place| (place, claim()))
     }
 
-    /// Takes an execution that is accepted now, claimed with its place if there was one.
+    /// Takes an execution that was just accepted, and claimed with its place if it has one.
     pub(super) fn accepted(&self, execution: &Execution, place: Option<Place<'_>>) {
         self.depth.accepted(1);
         match place {
@@ -97,24 +98,24 @@ impl HandOver {
         }
     }
 
-    /// Takes a dead letter that is to be handed over again.
+    /// Records that a dead letter is to be started again.
     pub(super) fn redriven(&self) {
         self.depth.accepted(1);
         self.queue.wake();
     }
 
-    /// Whether the backend was out when it was last tried.
+    /// True when the backend was down at the last attempt.
     pub(super) fn is_failing(&self) -> bool {
         self.queue.is_failing()
     }
 
-    /// Hands over until `stop`, then ends what it has begun.
+    /// Starts executions until `stop`, then finishes the starts in progress.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut accepted = self.queue.accepted.lock().await;
         HandOvers::new(&self, &stop).run(&mut accepted).await;
     }
 
-    /// Counts what waits, for the bound and the metrics.
+    /// Counts the waiting executions, for the limit and the metrics.
     pub(super) async fn keep_count(self: Arc<Self>) {
         loop {
             let counting = self.depth.begin_count();
@@ -127,7 +128,7 @@ impl HandOver {
         let (backend, owner, lease) = (&self.records.backend, &*self.owner, self.lease);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let claimed = self.records.database.claim_executions(backend, owner, lease, most).await;
-        // Outages are logged by the probes of the connection that is out.
+        // Outages are logged by the probes of the connection that is down.
         claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "accepted executions cannot be claimed");
             ClaimedExecutions::default()
@@ -137,7 +138,7 @@ impl HandOver {
     async fn hand_over(&self, claimed: ClaimedExecution, stop: &CancellationToken) -> Ended {
         match self.try_hand_over(&claimed, stop).await {
             Ok(()) => Ended::HandedOver,
-            // The claim ends by itself, and another try finds what this one has come to.
+            // The claim ends by itself, and another attempt finds the result of this one.
             Err(error) => {
                 let id = &claimed.execution.id;
                 tracing::debug!(%error, execution.id = id, "a hand-over will be repeated");
@@ -175,8 +176,8 @@ impl HandOver {
         Ok(())
     }
 
-    /// Stores what the backend has answered. It was asked and is not to be asked again, so that
-    /// this goes on through an outage of the database, until `stop`.
+    /// Stores the backend's answer. The backend must not be asked again, so this continues through
+    /// an outage of the database, until `stop`.
     async fn store(
         &self,
         execution: &OpenExecution,
@@ -208,7 +209,7 @@ impl HandOver {
         }
     }
 
-    /// The backend refused this very execution.
+    /// Records that the backend refused this very execution.
     async fn refused(&self, claimed: &ClaimedExecution, error: &Error) -> Result<(), Error> {
         let (id, fence) = (&claimed.execution.id, claimed.fence);
         let refusals = self.records.database.count_refusal(id, fence, REFUSAL_PAUSE).await?;

@@ -1,7 +1,7 @@
-//! The records of executions: how they are made, read, changed and announced.
+//! The records of executions: their creation, reads, changes and announcements.
 //!
-//! Owns the configured workflows, the rows of executions in the database, and who is told of their
-//! changes. Called by everything in this folder; nobody else changes an execution.
+//! Owns the configured workflows, the rows of executions in the database, and the notification of
+//! their changes. Called by every module in this folder; no other code changes an execution.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,10 +28,10 @@ use crate::{
     telemetry::{metrics::Metrics, traces::TraceContext},
 };
 
-/// Longest single wait on the backend; a longer wait is made of several.
+/// The longest single wait on the backend; a longer wait is made of several.
 const BACKEND_WAIT: Duration = Duration::from_secs(20);
 
-/// Changes that a waiting caller may lag behind before it looks again.
+/// The number of changes that a waiting caller may lag behind before it looks again.
 const CHANGES: usize = 1024;
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Records {
     pub(super) database: Client<dyn Database>,
     service: Client<dyn ExecutionService>,
     events: Events,
-    /// The backend of the execution service, which new executions are handed to.
+    /// The backend of the execution service, on which new executions start.
     pub(super) backend: String,
     workflows: BTreeMap<String, Workflow>,
     default_timeout: Option<Duration>,
@@ -49,7 +49,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Records of executions of the configured workflows, whose series exist from now on.
+    /// Records of executions of the configured workflows, whose metric series exist from now on.
     pub(super) fn new(parts: &Parts, config: &Config) -> Self {
         for workflow in config.workflows.keys() {
             for status in Status::ALL {
@@ -107,14 +107,14 @@ impl Records {
         })
     }
 
-    /// Stores a change of status together with the events that announce it. Whoever makes the
-    /// change announces it; others find it made. True when this call made it.
+    /// Stores a change of status together with the events that announce it. The caller that makes
+    /// the change announces it; others find it made. Returns true when this call made it.
     pub(super) async fn apply(
         &self,
         execution: &OpenExecution,
         outcome: &Outcome,
     ) -> Result<bool, Error> {
-        // The start that was stored first stands; clocks of backends differ from ours.
+        // The start time that was stored first stands, because clocks of backends differ from ours.
         let started_at = execution.started_at.or(outcome.started_at);
         let began = execution.status == Status::Accepted && started_at.is_some();
         let skipped = (began && outcome.status != Status::Running)
@@ -130,16 +130,16 @@ impl Records {
         Ok(changed)
     }
 
-    /// Tells of a change to `status` that is stored with so many events.
+    /// Notifies of a change to `status` that was stored with this many events.
     pub(super) fn changed(&self, execution: &OpenExecution, status: Status, events: usize) {
         self.metrics.execution(&execution.workflow, status.as_str());
         self.events.stored(events);
         self.tell(&execution.id);
     }
 
-    /// Tells those who wait that the status of `id` has changed.
+    /// Notifies waiting callers that the status of `id` has changed.
     pub(super) fn tell(&self, id: &str) {
-        // Nobody may be waiting.
+        // There may be no waiting caller.
         let _heard = self.changes.send(id.to_owned()).is_ok();
     }
 
@@ -165,7 +165,7 @@ impl Records {
         Ok(execution)
     }
 
-    /// A record is always served by the backend it was handed to.
+    /// Refuses another backend's execution, because the backend chosen first always serves it.
     pub(super) fn served_here(&self, execution: &Execution) -> Result<(), Error> {
         if execution.backend == self.backend {
             return Ok(());
@@ -177,7 +177,7 @@ impl Records {
         Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Asks the backend where an execution stands, and stores it.
+    /// Asks the backend for the status of an execution, and stores it.
     pub(super) async fn refresh(&self, mut execution: Execution) -> Result<Execution, Error> {
         let id = execution.id.clone();
         let id = &id;
@@ -188,7 +188,7 @@ impl Records {
         Ok(execution)
     }
 
-    /// Waits on the backend for an execution to end, asks where it stands and stores it.
+    /// Waits on the backend for an execution to end, then asks for its status and stores it.
     pub(super) async fn ask_backend(
         &self,
         execution: &Execution,
@@ -198,7 +198,7 @@ impl Records {
         let lease = self.service.lease().await?;
         tokio::select! {
             ended = lease.until_ended(&execution.id, wait.min(BACKEND_WAIT)) => ended?,
-            // The next look asks its successor.
+            // The next attempt asks the backend's successor.
             () = lease.retired() => return Ok(()),
         }
         drop(lease);
@@ -216,17 +216,17 @@ impl Changes {
     }
 }
 
-/// What announces that `outcome` is what has become of an execution.
+/// The event that announces the `outcome` of an execution.
 pub(super) fn announcement(execution: &OpenExecution, outcome: &Outcome) -> NewEvent {
     new_event(lifecycle_event(execution, outcome.status, Some(outcome)))
 }
 
-/// What announces that an execution is accepted.
+/// The event that announces the acceptance of an execution.
 pub(super) fn acceptance(execution: &OpenExecution) -> NewEvent {
     new_event(lifecycle_event(execution, Status::Accepted, None))
 }
 
-/// What an event says of a change of status.
+/// The data of an event about a change of status.
 #[derive(Serialize)]
 struct Change<'a> {
     id: &'a str,
@@ -238,7 +238,7 @@ struct Change<'a> {
     error: Option<&'a str>,
 }
 
-/// One change has one id, whoever announces it.
+/// The id depends only on the change, not on the process that announces it.
 fn lifecycle_event(execution: &OpenExecution, status: Status, outcome: Option<&Outcome>) -> Event {
     let change = Change {
         id: &execution.id,

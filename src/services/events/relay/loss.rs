@@ -1,4 +1,4 @@
-//! Noticing that the broker has lost what it acknowledged.
+//! Detects that the broker has lost acknowledged events.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,13 +7,14 @@ use tokio::time::Instant;
 use super::{Claims, Shared};
 use crate::{backends::database::Lane, error::Error, model::events::Position};
 
-/// How often it is looked whether the broker still has what it acknowledged, while nothing comes.
+/// The interval at which acknowledged events are looked for on the broker while no new ones arrive.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Delivered events that are looked for at once.
 const LOOKED_AT_ONCE: i64 = 500;
 impl Shared {
-    /// Looks whether the broker still has what it acknowledged last, before this is forgotten for
-    /// `newer`. If not, all that it has lost waits to be handed over again, and this is true.
+    /// Checks that the broker still has the events it acknowledged last, before they are forgotten
+    /// for `newer`. If not, all events that it has lost wait for delivery again, and this returns
+    /// true.
     pub(super) async fn look_for_loss(
         &self,
         claims: &mut Claims,
@@ -26,7 +27,7 @@ impl Shared {
         let lost = !self.lost(&claims.places).await?.is_empty();
         if lost {
             self.send_lost_again(&claims.lanes).await?;
-            // What is left may be lost too, before anything new is delivered.
+            // The remaining events may be lost as well, before anything new is delivered.
             claims.places = self.newest_places(&claims.lanes).await?;
         }
         claims.looked = Some(Instant::now());
@@ -43,8 +44,8 @@ impl Shared {
         self.broker.lost(places).await
     }
 
-    /// The oldest first, so that a process which takes over in the middle finds them in order. Only
-    /// in lanes of our own: those of others are looked after by them.
+    /// Oldest first, so that a process that takes over midway finds them in order. Only in lanes of
+    /// this process: other processes look after theirs.
     async fn send_lost_again(&self, held: &[Lane]) -> Result<(), Error> {
         let owner = &*self.owner;
         let (mut after, mut sent_again) = (0, 0);

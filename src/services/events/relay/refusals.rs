@@ -1,4 +1,4 @@
-//! Events that the broker refuses for what they are, and those that cannot be read.
+//! Events that the broker refuses as such, and events that cannot be read.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Shared {
-    /// In order; a lane stops at its first failure.
+    /// Delivers in order; a lane stops at its first failure.
     pub(super) async fn hand_over_one_by_one(
         &self,
         held: &[Lane],
@@ -37,8 +37,8 @@ impl Shared {
         Ok(done)
     }
 
-    /// Events that cannot be read are dead letters at once: no other try can end otherwise, and
-    /// what was accepted after them is not to wait.
+    /// Makes events that cannot be read dead letters at once: no further attempt can end otherwise,
+    /// and events accepted after them must not wait.
     pub(super) async fn set_aside(
         &self,
         held: &[Lane],
@@ -56,7 +56,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Counts a refusal. True when the event is a dead letter now.
+    /// Counts a refusal. Returns true when the event is now a dead letter.
     async fn note_refusal(
         &self,
         held: &[Lane],

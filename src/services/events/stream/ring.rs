@@ -7,10 +7,10 @@ use crate::{
     model::events::{Position, StoredEvent},
 };
 
-/// Bytes handed to a follower at once, so that one far behind gets them in steps.
+/// The bytes that a follower receives at once, so that one far behind gets them in steps.
 const CHUNK: usize = 64 << 10;
 
-/// An event with the attributes that followers choose by.
+/// An event with the attributes by which followers choose.
 #[derive(Debug)]
 pub struct Streamed {
     /// The event as the broker keeps it.
@@ -32,7 +32,7 @@ impl Streamed {
     }
 }
 
-/// Which events a follower wants.
+/// Selects the events that a follower wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     kind: Option<String>,
@@ -40,7 +40,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// `kind` is a type, or the beginning of types followed by `*`.
+    /// `kind` is a type, or a prefix of types followed by `*`.
     #[must_use]
     pub fn new(kind: Option<String>, subject: Option<String>) -> Self {
         Self { kind, subject }
@@ -60,20 +60,20 @@ pub(super) struct Ring {
     events: VecDeque<Arc<Streamed>>,
     bytes: usize,
     complete_after: Position,
-    /// Counts the beginnings.
+    /// Counts the restarts.
     generation: u64,
     followers: usize,
-    /// The upstream is read, or is to be.
+    /// True while the upstream is read, or must be.
     is_open: bool,
 }
 
-/// What the ring has for a follower.
+/// The result of a follower's search in the ring.
 pub(super) enum Found {
-    /// Events, and the place they lead to.
+    /// Events, and the place up to which the ring was searched.
     Events(Vec<Arc<Streamed>>, Position),
-    /// The ring begins after this place only.
+    /// The ring begins only after this place.
     Behind(Position),
-    /// The broker lost events, and what there is begins after this place.
+    /// The broker lost events, and the ring begins after this place.
     Lost(Position),
 }
 
@@ -86,7 +86,7 @@ impl Ring {
         self.complete_after
     }
 
-    /// False when all places are taken.
+    /// Takes one of `places`. False when all of them are taken.
     pub(super) fn take_place(&mut self, places: usize) -> bool {
         let is_free = self.followers < places;
         self.followers += usize::from(is_free);
@@ -97,7 +97,7 @@ impl Ring {
         self.followers -= 1;
     }
 
-    /// Begins after `newest` unless it is open already. True when it was not.
+    /// Opens the ring after `newest` unless it is open already. True when it was not.
     pub(super) fn open(&mut self, newest: Position) -> bool {
         let opens = !std::mem::replace(&mut self.is_open, true);
         if opens {
@@ -106,7 +106,7 @@ impl Ring {
         opens
     }
 
-    /// Whether anybody follows; if not, it is closed.
+    /// True while there are followers; otherwise closes the ring.
     pub(super) fn is_wanted(&mut self) -> bool {
         self.is_open = self.followers > 0;
         self.is_open
@@ -118,7 +118,7 @@ impl Ring {
         self.is_open.then(|| last.unwrap_or(self.complete_after))
     }
 
-    /// Begins anew at `at`; whoever read what was before has a gap.
+    /// Restarts at `at`, which leaves a gap for followers of the previous events.
     pub(super) fn restart(&mut self, at: Position) {
         self.generation += 1;
         self.events.clear();
@@ -138,7 +138,7 @@ impl Ring {
         }
     }
 
-    /// Events after `at` for a follower who came in `generation`.
+    /// Events after `at` for a follower that subscribed in `generation`.
     pub(super) fn find(&self, generation: u64, mut at: Position, filter: &Filter) -> Found {
         if generation != self.generation {
             return Found::Lost(self.complete_after);

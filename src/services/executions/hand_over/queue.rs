@@ -1,4 +1,4 @@
-//! The way of executions from the requests that accept them to their hand-over.
+//! The way of executions from the requests that accept them to their start.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -16,16 +16,16 @@ use crate::{
     model::executions::Execution,
 };
 
-/// The way from the requests to the task that hands over.
+/// The queue between the requests and the task that starts executions.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Executions that were claimed when they were accepted.
+    /// Executions that were claimed on acceptance.
     claimed: mpsc::Sender<Held>,
-    /// Its other end, for the one task that hands over.
+    /// The receiving end of `claimed`, for the one task that starts executions.
     pub(super) accepted: Mutex<mpsc::Receiver<Held>>,
-    /// There is something to claim.
+    /// Notified when there is something to claim.
     pub(super) unclaimed: Notify,
-    /// The last hand-over failed: what is accepted now is not claimed.
+    /// True when the last start failed: executions accepted now are not claimed.
     failing: AtomicBool,
 }
 
@@ -40,7 +40,7 @@ impl Queue {
         }
     }
 
-    /// A place for an execution that is to be handed over at once.
+    /// A place for an execution that is to start at once.
     pub(super) fn place(&self) -> Option<Place<'_>> {
         if self.is_failing() {
             return None;
@@ -48,7 +48,7 @@ impl Queue {
         self.claimed.try_reserve().ok().map(Place)
     }
 
-    /// Whether the backend was out when it was last tried.
+    /// True when the backend was down at the last attempt.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
@@ -57,7 +57,7 @@ impl Queue {
         self.failing.store(failing, Ordering::Relaxed);
     }
 
-    /// Tells that an execution waits which nobody has claimed.
+    /// Notifies that an unclaimed execution waits.
     pub(super) fn wake(&self) {
         self.unclaimed.notify_one();
     }
@@ -67,15 +67,15 @@ impl Queue {
 pub(in super::super) struct Place<'a>(mpsc::Permit<'a, Held>);
 
 impl Place<'_> {
-    /// With an execution that was claimed for `lease` as it was accepted.
+    /// Fills the place with an execution that was claimed for `lease` on acceptance.
     pub(super) fn fill(self, execution: Execution, lease: Duration) {
         let fence = Claim::FIRST_FENCE;
         self.0.send(Held::new(ClaimedExecution { execution, fence, first_tried: None }, lease));
     }
 }
 
-/// An execution that waits for room, for as long as there is time left to hand it over before its
-/// claim ends.
+/// An execution that waits for room, as long as there is time left to start it before its claim
+/// ends.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) claimed: ClaimedExecution,

@@ -1,4 +1,4 @@
-//! What is handed over side by side, and when.
+//! Decides which executions start in parallel, and when.
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
@@ -13,20 +13,20 @@ use tokio_util::sync::CancellationToken;
 use super::{AHEAD, HandOver, PARALLEL, RETRY, queue::Held};
 use crate::backends::database::{ClaimedExecutions, UnreadableExecution};
 
-/// How a task of the hand-over has ended.
+/// The result of a task that starts executions.
 pub(super) enum Ended {
     /// The backend was reached.
     HandedOver,
-    /// The backend was out.
+    /// The backend was down.
     Failed,
-    /// It was given back untried.
+    /// The execution was released without an attempt.
     Released,
 }
 
-/// The hand-overs of this process.
+/// The starts in progress in this process.
 ///
-/// Each is a task of its own: it may hold a pooled connection or the writer's turn, so it has to go
-/// on whatever the loop that began it waits for.
+/// Each start is a task of its own: it may hold a pooled connection or the writer's turn, so it
+/// must continue whatever the loop that began it waits for.
 pub(super) struct HandOvers {
     hand_over: Arc<HandOver>,
     stop: CancellationToken,
@@ -48,7 +48,7 @@ impl HandOvers {
         }
     }
 
-    /// Hands over until `stop`, then ends what it has begun.
+    /// Starts executions until `stop`, then finishes the starts in progress.
     pub(super) async fn run(mut self, accepted: &mut mpsc::Receiver<Held>) {
         let hand_over = Arc::clone(&self.hand_over);
         let mut claiming = pin!(Fuse::terminated());
@@ -56,7 +56,8 @@ impl HandOvers {
         while !self.stop.is_cancelled() {
             self.begin();
             let room = AHEAD.saturating_sub(self.ready.len() + asked_for);
-            // Nothing is awaited inside of an arm: the claim under way holds a pooled connection.
+            // Nothing is awaited inside an arm, because the claim in progress holds a pooled
+            // connection.
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 Some(ended) = self.under_way.join_next() => self.note(ended.ok().as_ref()),
@@ -70,13 +71,13 @@ impl HandOvers {
                 }
                 () = sleep_until(self.next_look), if self.is_paused() => {}
                 () = sleep_until(self.next_look), if asked_for == 0 && self.wants_more() => {
-                    // While the backend is out one execution is as good a question as many.
+                    // While the backend is down, one execution tests it as well as many.
                     asked_for = if self.failures == 0 { room } else { 1 };
                     claiming.set(hand_over.claim(asked_for).fuse());
                 }
             }
         }
-        // What it has claimed nobody else has until the lease ends.
+        // No other process can take over these claims until their lease ends.
         if asked_for > 0 {
             self.hold(claiming.await);
         }
@@ -87,12 +88,13 @@ impl HandOvers {
         while self.under_way.join_next().await.is_some() {}
     }
 
-    /// Begins as many as there is room for; one at a time, after a pause, while the backend is out.
+    /// Starts as many as there is room for; one at a time, after a pause, while the backend is
+    /// down.
     fn begin(&mut self) {
         let most = if self.failures == 0 { PARALLEL } else { 1 };
         while self.under_way.len() < most && !self.is_paused() {
             let Some(Held { claimed, until }) = self.ready.pop_front() else { return };
-            // Another process may have claimed it since then.
+            // Another process may have claimed it meanwhile.
             if Instant::now() < until {
                 let (hand_over, stop) = (Arc::clone(&self.hand_over), self.stop.clone());
                 self.under_way.spawn(async move { hand_over.hand_over(claimed, &stop).await });
@@ -104,8 +106,8 @@ impl HandOvers {
         self.failures > 0 && Instant::now() < self.next_look
     }
 
-    /// Whether there are to be more claims; half of those ahead are left at least, so that few
-    /// claims bring many.
+    /// True when more executions must be claimed: only when at most half of those claimed ahead are
+    /// left, so that few claims bring many.
     fn wants_more(&self) -> bool {
         if self.failures > 0 {
             return self.ready.is_empty() && self.under_way.is_empty();
@@ -113,7 +115,7 @@ impl HandOvers {
         self.ready.len() <= AHEAD / 2
     }
 
-    /// What can be read waits for room; what cannot is set aside beside it.
+    /// Readable executions wait for room; unreadable ones are set aside in parallel.
     fn hold(&mut self, claimed: ClaimedExecutions) {
         let lease = self.hand_over.lease;
         self.ready.extend(claimed.readable.into_iter().map(|claimed| Held::new(claimed, lease)));
@@ -135,14 +137,14 @@ impl HandOvers {
         if count == 0 {
             self.set_failures(0);
         }
-        // While the backend is out, what was claimed is tried at once: the pause came before.
+        // While the backend is down, a claimed execution is tried at once: the pause came before.
         let at_once = count == asked_for;
         let pause = if at_once { Duration::ZERO } else { self.hand_over.sweep_interval };
         self.next_look = Instant::now() + pause;
         self.hold(claimed);
     }
 
-    /// A task that panicked counts as one that failed.
+    /// A task that panicked counts as failed.
     fn note(&mut self, ended: Option<&Ended>) {
         match ended {
             Some(Ended::HandedOver) if self.failures == 0 => {}
@@ -151,12 +153,12 @@ impl HandOvers {
                 self.next_look = Instant::now();
             }
             Some(Ended::Released) => {}
-            // Those that failed side by side count once.
+            // Failures in parallel count once.
             Some(Ended::Failed) | None if self.is_paused() => {}
             Some(Ended::Failed) | None => {
                 self.set_failures(self.failures + 1);
                 self.next_look = Instant::now() + RETRY.pause_after(self.failures);
-                // Others may reach the backend.
+                // Other processes may reach the backend.
                 self.release_held();
             }
         }
