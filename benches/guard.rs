@@ -1,7 +1,7 @@
-//! What a call pays for its managed connection: `cargo bench --bench guard`.
+//! Measures the overhead of a managed connection per call: `cargo bench --bench guard`.
 //!
-//! The circuit breakers of others run beside ours in the same process, so that the ratio holds
-//! whatever the machine is.
+//! Circuit breakers of other libraries run beside ours in the same process, so that the ratio holds
+//! on any machine.
 
 use std::{convert::Infallible, future::poll_fn, hint::black_box, sync::Arc, time::Duration};
 
@@ -79,7 +79,7 @@ impl Factory<Instantly> for InstantlyFactory {
     }
 }
 
-/// A connection that is built and watched.
+/// Returns a connection that is built and watched.
 async fn built() -> Managed<Instantly> {
     let registry = Registry::new("bench").register(InstantlyFactory);
     let metrics = Metrics::new("0", "0").connection("bench");
@@ -134,7 +134,7 @@ fn breakers(criterion: &mut Criterion) {
             black_box(pass.finish(GOOD, now));
         }
     };
-    // The guard has looked at the clock for its own sake, and so have the callers of others.
+    // The guard has already read the clock for itself, as have the callers of other breakers.
     let now = Instant::now();
     group.bench_function("ours", |bencher| bencher.iter(|| call(now)));
     group.bench_function("ours, with a look at the clock", |bencher| {

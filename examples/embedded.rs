@@ -1,8 +1,8 @@
-//! The managed connection in a program of one's own:
+//! Uses the managed connection in another program:
 //! `cargo run --example embedded -- 127.0.0.1:6379`.
 //!
-//! Asks the Redis server there for a PONG ten times a second, and tells each change: stop the
-//! server and start it again. Ctrl-C closes the connection.
+//! Asks that Redis server for a PONG ten times a second, and prints each change: stop the server
+//! and start it again. Ctrl-C closes the connection.
 
 use std::{env, error::Error as StdError, io, sync::Arc, time::Duration};
 
@@ -27,10 +27,10 @@ use tokio::{
     sync::Mutex,
 };
 
-/// May be repeated: asking twice changes nothing.
+/// Idempotent, because asking twice changes nothing.
 const ASK: Operation = Operation::idempotent("ask");
 
-/// The family: what the connection offers to the program, whatever the backend.
+/// The family: the operations that the connection offers to the program, whatever the backend.
 #[async_trait]
 trait Oracle: Backend {
     async fn ask(&self) -> Result<String, Error>;
@@ -54,7 +54,7 @@ impl BackendConfig for NoTable {
     }
 }
 
-/// What the guard and the report go by.
+/// Classifies an error for the guard and the report.
 fn classify(error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
@@ -68,8 +68,8 @@ fn classify(error: io::Error) -> Error {
 impl Oracle for RedisOracle {
     async fn ask(&self) -> Result<String, Error> {
         let mut place = self.0.lock().await;
-        // Outside of its place while an answer is on its way: a caller who leaves takes it along,
-        // so that the next one does not read an answer that is not its own.
+        // The stream leaves its place while an answer is pending, and a caller that is dropped
+        // takes it along, so that the next one does not read an answer to another question.
         let stream = place.take();
         let mut stream = stream.ok_or_else(|| classify(io::ErrorKind::NotConnected.into()))?;
         stream.write_all(b"PING\r\n").await.map_err(classify)?;

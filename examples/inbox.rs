@@ -1,9 +1,10 @@
 //! A consumer that handles each event once, although it may be delivered more than once:
 //! `cargo run --example inbox -- http://localhost:8000 inbox.db`.
 //!
-//! Three things are one transaction: that the event was seen, by its source and id; what is done
-//! because of it, here a count; and the place in the stream to go on from. So a repeat finds its id
-//! and does nothing, and a consumer that dies in the middle begins with the same event again.
+//! One transaction covers three things: the record that the event was seen, by its source and id;
+//! the effect of the event, here a count; and the place in the stream at which to resume. So a
+//! repeated event finds its id and has no effect, and a consumer that dies midway starts again with
+//! the same event.
 
 use std::{env, error::Error, time::Duration};
 
@@ -42,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Handles what comes, from where the last run has left off.
+/// Handles the events from the place at which the previous run stopped.
 async fn follow(base: &str, database: &mut SqliteConnection) -> Result<(), Box<dyn Error>> {
     let place: Option<Place> = sql_query("SELECT id FROM place").get_result(database).optional()?;
     let mut request = reqwest::Client::new().get(format!("{base}/v1/events/stream"));
@@ -63,7 +64,8 @@ async fn follow(base: &str, database: &mut SqliteConnection) -> Result<(), Box<d
 
 fn handle_block(block: &str, database: &mut SqliteConnection) -> Result<(), Box<dyn Error>> {
     let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
-    // Events are missing from here on that cannot be read any more; what then is up to the consumer.
+    // Events are missing at this point and can no longer be read; the response is up to the
+    // consumer.
     if field("event: ") == Some("gap") {
         println!("gap {}", field("data: ").unwrap_or_default());
         return Ok(());

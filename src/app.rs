@@ -1,5 +1,5 @@
-//! The composition root: the only file that sees everything. It reads in the order of start, then
-//! in the order of stopping.
+//! The composition root: the only file that knows every module. It reads in the order of startup,
+//! then in the order of shutdown.
 
 #[cfg(feature = "sqlite")]
 mod migration;
@@ -37,7 +37,7 @@ pub struct App {
     reloader: Arc<Reloader>,
 }
 
-/// Why a move fails that has not begun.
+/// Marks a move that failed before it began, because its target is unusable.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the configured database")]
 pub struct TargetUnusable;
@@ -60,7 +60,7 @@ impl App {
         self.manager.descriptors()
     }
 
-    /// The handlers' state over connections that are not made yet.
+    /// The handlers' state over connections that are not established yet.
     #[must_use]
     pub fn state(&self, config: Arc<Config>) -> State {
         let relay = Relay::new(
@@ -118,7 +118,7 @@ impl App {
         self.manager.check(config).await
     }
 
-    /// What a build without the embedded database says.
+    /// Reports that this build cannot migrate.
     ///
     /// # Errors
     /// Always: this build has no embedded database to read from.
@@ -169,7 +169,8 @@ impl App {
             working: self.start_work(&state, reload_signal),
             manager: self.manager.clone(),
         };
-        // From here on clients are served, whatever is still to be made: every end drains.
+        // From here on clients are served, even while connections are being built, so every exit
+        // drains.
         let exit = tokio::select! {
             signal = signals.next() => {
                 tracing::info!("{signal} received, stopping");
@@ -191,7 +192,7 @@ impl App {
         }
     }
 
-    /// Starts what works in the background. Gives what shutdown waits for.
+    /// Starts the background work. Returns the tasks for which shutdown waits.
     fn start_work(
         &self,
         state: &State,
@@ -216,8 +217,8 @@ impl App {
         ]
     }
 
-    /// Waits for the connections that start is to wait for, then for the refusal that no waiting
-    /// changes, if there ever is one.
+    /// Waits for the connections that startup requires, then for a permanent refusal by the
+    /// database, if there ever is one.
     async fn until_refused(&self, config: &Config, begin: Instant) -> Exit {
         let started = tokio::select! {
             started = self.manager.started() => started,
@@ -229,7 +230,7 @@ impl App {
             return Exit::ConnectionUnavailable;
         }
         warn_of_left_behind(config).await;
-        // Not by a task of its own: a start that is given up becomes never ready.
+        // This is not a separate task, because a cancelled startup must never log that it is ready.
         let error = tokio::select! {
             error = self.manager.database.refused() => error,
             never = log_ready(&self.manager, begin) => match never {},
@@ -240,7 +241,7 @@ impl App {
     }
 }
 
-/// Reads the configuration again when asked to.
+/// Reloads the configuration on request.
 struct Reload {
     signal: tokio::sync::Mutex<ReloadSignal>,
     reloader: Arc<Reloader>,
@@ -268,7 +269,7 @@ impl Reload {
     }
 }
 
-/// Says once that every connection which is needed works.
+/// Logs once that every required connection works.
 async fn log_ready(manager: &ConnectionManager, begin: Instant) -> Infallible {
     manager.ready().await;
     let start_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -276,7 +277,7 @@ async fn log_ready(manager: &ConnectionManager, begin: Instant) -> Infallible {
     std::future::pending().await
 }
 
-/// The move from the embedded database is easily forgotten.
+/// Warns of accepted work in the embedded database, because its move is easily forgotten.
 async fn warn_of_left_behind(config: &Config) {
     #[cfg(feature = "sqlite")]
     if config.database.backend != "sqlite"
@@ -294,7 +295,7 @@ async fn warn_of_left_behind(config: &Config) {
     let _nothing_to_leave = config;
 }
 
-/// Says which backends were chosen and by what.
+/// Logs the selected backends and the source of each selection.
 fn log_choices(loaded: &Loaded) {
     let environment = &loaded.config.environment;
     tracing::info!(environment, "agentarea-api {} starts", env!("CARGO_PKG_VERSION"));

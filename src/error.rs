@@ -1,16 +1,16 @@
 //! The error of every layer below HTTP.
 //!
-//! An [`Error`] says *what* went wrong ([`ErrorKind`]) and *whether trying again can help*
+//! An [`Error`] states *what* went wrong ([`ErrorKind`]) and *whether a retry can help*
 //! ([`RetryClass`]). It holds no HTTP type and no driver type: a backend translates its driver's
-//! errors where it meets them, and `api::error` has the one table from kind to status. The message
-//! of a request error may be read by the client; that of an outage is for the log alone, because
-//! it can name an address.
+//! errors at the call, and `api::error` has the only table from kind to status. The message of a
+//! request error may be shown to the client; that of an outage is only for the log, because it can
+//! name an address.
 
 use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// What went wrong, as a closed set: it is a metric label and a field of the health report.
+/// The kind of an error, as a closed set: it is a metric label and a field of the health report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum ErrorKind {
@@ -20,45 +20,45 @@ pub enum ErrorKind {
     Refused,
     /// An established connection broke.
     Disconnected,
-    /// No answer in time.
+    /// No answer arrived in time.
     Timeout,
     /// The TLS handshake failed.
     Tls,
     /// The backend does not accept our credentials.
     Unauthenticated,
-    /// The backend knows us and forbids the operation.
+    /// The backend knows our identity and forbids the operation.
     Forbidden,
     /// The backend accepts no writes.
     ReadOnly,
     /// The backend, its schema or its data has a version that this program cannot use.
     Incompatible,
-    /// The backend asks to be called less often.
+    /// The backend asks for fewer calls.
     Throttled,
-    /// Another user of the backend stood in the way of this call, which had no effect.
+    /// Another user of the backend blocked this call, which had no effect.
     Busy,
     /// The backend cannot serve for another reason, or was never reached.
     Unavailable,
-    /// What is asked of the backend (namespace, database, stream) does not exist there.
+    /// The requested object of the backend (namespace, database, stream) does not exist.
     Missing,
-    /// The backend may or may not have done it: the answer was lost.
+    /// The backend may or may not have completed the call: the answer was lost.
     OutcomeUnknown,
     /// Our own limit was reached.
     Overloaded,
-    /// The circuit breaker lets no call pass.
+    /// The circuit breaker refuses the call.
     CircuitOpen,
-    /// The connection is closed, because the program ends.
+    /// The connection is closed, because the program is stopping.
     Closed,
     /// The caller's input is wrong.
     InvalidInput,
-    /// The thing asked for does not exist.
+    /// The requested thing does not exist.
     NotFound,
-    /// The id is taken.
+    /// The id is already in use.
     AlreadyExists,
-    /// The request conflicts with one that is still being answered.
+    /// The request conflicts with another that is still in progress.
     Conflict,
     /// The idempotency key was used with another body.
     KeyReused,
-    /// The backend in use cannot do this.
+    /// The backend in use does not support the operation.
     Unsupported,
     /// A defect, or a state that should not exist.
     Internal,
@@ -75,8 +75,8 @@ impl ErrorKind {
         self.into()
     }
 
-    /// What an operator can do about most connections that fail in this way; an [`Error`] may know
-    /// better, see [`Error::remedy`].
+    /// The remedy for most connections that fail in this way; an [`Error`] may have a more specific
+    /// one, see [`Error::remedy`].
     const fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::NameNotFound => {
@@ -120,7 +120,7 @@ impl ErrorKind {
         })
     }
 
-    /// True when the backend, the network or our own limits are to blame, not the request.
+    /// True when the backend, the network or our own limits caused the error, not the request.
     #[must_use]
     pub const fn is_outage(self) -> bool {
         !matches!(
@@ -135,22 +135,22 @@ impl ErrorKind {
         )
     }
 
-    /// True when a call that failed like this says that the backend, or the way to it, does not
-    /// work. A refusal of this very call does not, and neither do others that stood in its way, nor
-    /// our own limits.
+    /// True when such an error shows that the backend, or the route to it, does not work. A refusal
+    /// of this particular call does not show that, nor does interference by other calls, nor do our
+    /// own limits.
     #[must_use]
     pub const fn blames_backend(self) -> bool {
         self.is_outage() && !self.is_own_limit() && !matches!(self, Self::Forbidden | Self::Busy)
     }
 
-    /// True when the call never met the backend, because something of ours stood before it.
+    /// True when the call never reached the backend, because one of our own limits stopped it.
     #[must_use]
     pub const fn is_own_limit(self) -> bool {
         matches!(self, Self::Overloaded | Self::CircuitOpen | Self::Closed)
     }
 
-    /// True when this very call is refused for what it is, so that no other try of it can end
-    /// otherwise. Nothing else makes a dead letter.
+    /// True when the call is refused for its content, so that no further attempt can succeed. No
+    /// other error makes a dead letter.
     #[must_use]
     pub const fn refuses_call(self) -> bool {
         matches!(self, Self::InvalidInput | Self::Unsupported)
@@ -175,18 +175,18 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Whether the same call can succeed later, and what repeating it risks.
+/// States whether a later call can succeed, and the risk of repeating it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryClass {
-    /// The backend never saw the call: repeating it is safe for every operation.
+    /// The backend never received the call: repeating it is safe for every operation.
     NotSent,
-    /// The backend may have done it: only an idempotent operation may be repeated.
+    /// The backend may have completed the call: only an idempotent operation may be repeated.
     MaybeSent,
     /// Repeating it cannot help.
     Never,
 }
 
-/// An error with its kind, its retry class, the operation it ended and its cause.
+/// An error with its kind, its retry class, the operation that failed and its cause.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -202,7 +202,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of `kind` with that kind's usual retry class.
+    /// Creates an error of `kind` with that kind's usual retry class.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -222,8 +222,8 @@ impl Error {
         self
     }
 
-    /// Overrides the kind's usual remedy, where that does not fit. It is shown to callers who may not
-    /// see the message, so it names no address.
+    /// Overrides the kind's usual remedy where that is unsuitable. It is shown to callers who may
+    /// not see the message, so it names no address.
     #[must_use]
     pub fn with_remedy(mut self, remedy: &'static str) -> Self {
         self.0.remedy = Some(remedy);
@@ -237,7 +237,7 @@ impl Error {
         self
     }
 
-    /// Of a call that only reads: whatever happened to it, it had no effect.
+    /// Marks the failed call as a read, which has no effect however it fails.
     #[must_use]
     pub fn without_effect(mut self) -> Self {
         if self.0.retry == RetryClass::MaybeSent {
@@ -246,7 +246,7 @@ impl Error {
         self
     }
 
-    /// Says after what time trying again makes sense.
+    /// Sets the time after which a retry makes sense.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
@@ -260,25 +260,25 @@ impl Error {
         self
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether repeating the call can help.
+    /// States whether repeating the call can help.
     #[must_use]
     pub fn retry(&self) -> RetryClass {
         self.0.retry
     }
 
-    /// After what time trying again makes sense, where that is known.
+    /// The time after which a retry makes sense, if known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// What an operator can do about it, where anything can be done.
+    /// The action that an operator can take, if there is one.
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
         self.0.remedy.or(self.0.kind.remedy())
@@ -318,7 +318,7 @@ impl fmt::Debug for Error {
     }
 }
 
-// The causes are part of the text already, so that a log line is whole; `source` stays empty, so
+// The text already includes the causes, so that a log line is complete; `source` returns `None`, so
 // that no reporter prints them twice.
 impl StdError for Error {}
 

@@ -1,4 +1,4 @@
-//! The status of the whole, from the probes' last results. Does no I/O.
+//! The overall status, derived from the last results of the probes. Does no I/O.
 
 use strum::IntoStaticStr;
 
@@ -7,21 +7,21 @@ use crate::{
     connection::{Circuit, ConnectionReport},
 };
 
-/// The status of the whole.
+/// The overall status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Status {
-    /// The probes do not run, or a task cannot be restarted: the process hangs.
+    /// The probes do not run, or a task cannot be restarted: the process is stuck.
     Stalled,
     /// The service is stopping.
     Draining,
     /// A required connection is down.
     Unhealthy,
-    /// A required connection was neither made nor refused yet.
+    /// A required connection has been neither established nor refused yet.
     Starting,
-    /// It works, with less than all of its parts.
+    /// The service works, but not all of its parts do.
     Degraded,
-    /// All is well.
+    /// Everything works.
     Healthy,
 }
 
@@ -32,13 +32,13 @@ impl Status {
         self.into()
     }
 
-    /// Whether the process works: what a liveness probe asks.
+    /// True when the process works, which a liveness probe asks.
     #[must_use]
     pub const fn is_alive(self) -> bool {
         !matches!(self, Self::Stalled)
     }
 
-    /// Whether it should get traffic: what a readiness probe asks.
+    /// True when it should receive traffic, which a readiness probe asks.
     #[must_use]
     pub const fn is_ready(self) -> bool {
         matches!(self, Self::Healthy | Self::Degraded)
@@ -58,8 +58,8 @@ impl Status {
     }
 }
 
-/// The status of the whole: the first that holds. `hopeless` says that a task cannot be restarted,
-/// `late` that accepted work has waited for too long.
+/// Returns the overall status: the first that applies. `hopeless` means that a task cannot be
+/// restarted, `late` that accepted work has waited for too long.
 #[must_use]
 pub fn status(reports: &[ConnectionReport], hopeless: bool, draining: bool, late: bool) -> Status {
     let any = |holds: &dyn Fn(&ConnectionReport) -> bool| reports.iter().any(holds);
@@ -76,7 +76,7 @@ pub fn status(reports: &[ConnectionReport], hopeless: bool, draining: bool, late
     }
 }
 
-/// The worst of the connections; none while a required one is undecided.
+/// Returns the worst status of the connections; `None` while a required one is undecided.
 #[must_use]
 pub fn connections_status(reports: &[ConnectionReport]) -> Option<Status> {
     let any = |holds: &dyn Fn(&ConnectionReport) -> bool| reports.iter().any(holds);
@@ -91,13 +91,13 @@ pub fn connections_status(reports: &[ConnectionReport]) -> Option<Status> {
     }
 }
 
-/// Whether no backend was built for a single call: each that was used was the first or a replacement.
+/// True when no backend was built for a single call: each one used was the first or a replacement.
 #[must_use]
 pub fn connection_reuse(reports: &[ConnectionReport]) -> bool {
     reports.iter().all(|report| report.builds <= 1 + report.rebuilds + report.discarded)
 }
 
-/// Whether at most one backend of each connection lives, outside a swap.
+/// True when at most one backend of each connection lives, except during a swap.
 #[must_use]
 pub fn singleton_pattern(reports: &[ConnectionReport]) -> bool {
     reports.iter().all(|report| report.live <= 1 || report.swapping)

@@ -1,8 +1,8 @@
-//! The front door of an `AgentArea` deployment: clients publish **events** and start durable
-//! **executions** over connections that are made once, reused by every request, watched, and
+//! The entry point of an `AgentArea` deployment: clients publish **events** and start durable
+//! **executions** over connections that are built once, reused by every request, watched, and
 //! closed cleanly.
 //!
-//! # Words
+//! # Glossary
 //!
 //! | word | meaning |
 //! |---|---|
@@ -12,24 +12,24 @@
 //! | factory, registry | builds one backend from its own section; the table of a family's factories |
 //! | managed connection | the slot that builds its backend once, hands it out, probes, replaces and closes it |
 //! | guard | the one path of every request/response call to a backend; one pass is an *attempt* |
-//! | checkout | taking a pooled connection, and the time it is held |
+//! | checkout | the taking of a pooled connection, and the time for which it is held |
 //! | probe | the background health check of one connection |
 //! | event | a `CloudEvents` 1.0 event |
 //! | workflow, execution | a named thing that can be executed; one run of it |
-//! | outbox, relay, lane | the table of accepted events; the task that hands them over; the unit that is claimed and kept in order |
-//! | claim | a lane or an execution taken by one replica for a time, with a fencing number |
-//! | hand over | give accepted work to a backend, until it acknowledges |
+//! | outbox, relay, lane | the table of accepted events; the task that delivers them; the unit that is claimed and kept in order |
+//! | claim | a lane or an execution that one replica holds for a time, with a fencing number |
+//! | hand over | deliver or start accepted work, until the backend acknowledges it |
 //! | worker, runner | the process that runs our workflows on Temporal; the embedded executor |
 //!
-//! # Who may know whom
+//! # Dependencies
 //!
-//! Each module uses only what stands to its left; `tests/architecture.rs` checks it:
+//! Each module uses only the modules to its left; `tests/architecture.rs` checks this:
 //!
 //! `tls, error, model → config → telemetry → tasks → connection → backends → manager → services, health →
 //! api → lifecycle → app → cli → main`
 //!
-//! Nothing reads the environment after [`config::load`]; nothing outside [`backends`] and [`app`]
-//! names a concrete backend; there are no process-wide globals but the allocator, the tracing
+//! Nothing reads the environment after [`config::load`]; no module outside [`backends`] and [`app`]
+//! names a concrete backend; the only process-wide globals are the allocator, the tracing
 //! subscriber and the TLS provider.
 
 pub mod api;

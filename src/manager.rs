@@ -18,10 +18,11 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Holds the connections; one for each running application, so that two can live in one test.
+/// Holds the connections, once per running application, so that two applications can run in one
+/// test.
 #[derive(Clone, Debug)]
 pub struct ConnectionManager {
-    /// Keeps what was accepted.
+    /// Stores accepted work.
     pub database: Managed<dyn Database>,
     /// Carries events.
     pub event_broker: Managed<dyn EventBroker>,
@@ -30,7 +31,7 @@ pub struct ConnectionManager {
 }
 
 impl ConnectionManager {
-    /// Empty slots. `instance` identifies this process among the replicas.
+    /// Creates unstarted connections. `instance` identifies this process among the replicas.
     #[must_use]
     pub fn new(instance: &Arc<str>, metrics: &Metrics, tasks: &Tasks) -> Self {
         let database = Managed::new(
@@ -63,16 +64,17 @@ impl ConnectionManager {
         descriptors
     }
 
-    /// Begins to make and watch the connections.
+    /// Starts to build and watch the connections.
     pub fn start(&self, config: &Config) {
         self.database.start(Settings::from(&config.database));
         self.event_broker.start(Settings::from(&config.event_broker));
         self.execution_service.start(Settings::from(&config.execution_service));
     }
 
-    /// Tries every connection once, all at the same time, and starts none.
+    /// Tries every connection once, all concurrently, and starts none.
     pub async fn check(&self, config: &Config) -> Vec<Checked> {
-        // All have their settings before the first is tried, because one can build on another.
+        // All are configured before the first is tried, because one connection can depend on
+        // another.
         self.database.configure(Settings::from(&config.database));
         self.event_broker.configure(Settings::from(&config.event_broker));
         self.execution_service.configure(Settings::from(&config.execution_service));
@@ -84,37 +86,37 @@ impl ConnectionManager {
         vec![broker, service, database]
     }
 
-    /// Waits for the connections that start is to wait for.
+    /// Waits for the connections that startup requires.
     ///
     /// # Errors
-    /// When one with `startup = "fail"` cannot be made in time.
+    /// When a connection with `startup = "fail"` cannot be established in time.
     pub async fn started(&self) -> Result<(), Error> {
         self.database.started().await?;
         self.event_broker.started().await?;
         self.execution_service.started().await
     }
 
-    /// Waits until every required connection works; for ever once they are closed.
+    /// Waits until every required connection works; forever once they are closed.
     pub async fn ready(&self) {
         self.database.initialized_if_required().await;
         self.event_broker.initialized_if_required().await;
         self.execution_service.initialized_if_required().await;
     }
 
-    /// Brings the gauges of all connections up to date, for a scrape.
+    /// Updates the gauges of all connections for a scrape.
     pub fn collect(&self) {
         self.event_broker.collect();
         self.execution_service.collect();
         self.database.collect();
     }
 
-    /// What is known of each connection now. Does no I/O.
+    /// The current report on each connection. Does no I/O.
     #[must_use]
     pub fn reports(&self) -> Vec<ConnectionReport> {
         vec![self.event_broker.report(), self.execution_service.report(), self.database.report()]
     }
 
-    /// The last changes of state of each connection, oldest first.
+    /// The latest changes of state of each connection, oldest first.
     #[must_use]
     pub fn timelines(&self) -> [(&'static str, Vec<Transition>); 3] {
         [
@@ -124,16 +126,16 @@ impl ConnectionManager {
         ]
     }
 
-    /// How often the state of any connection has changed.
+    /// The number of changes of state of all connections.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.database.changes() + self.event_broker.changes() + self.execution_service.changes()
     }
 
-    /// What is known of one connection now, and its last changes of state, oldest first.
+    /// The current report on one connection and its latest changes of state, oldest first.
     ///
     /// # Errors
-    /// When there is no such connection.
+    /// When no connection has this name.
     pub fn report(&self, name: &str) -> Result<(ConnectionReport, Vec<Transition>), Error> {
         match name {
             database::FAMILY => Ok((self.database.report(), self.database.timeline())),
@@ -145,10 +147,11 @@ impl ConnectionManager {
         }
     }
 
-    /// Makes one connection anew while the old backend serves.
+    /// Rebuilds one connection while the old backend serves.
     ///
     /// # Errors
-    /// When there is no such connection, or why it cannot be made; the old backend serves on.
+    /// When no connection has this name, or when it cannot be rebuilt; the old backend then stays
+    /// in use.
     pub async fn reconnect(&self, name: &str) -> Result<(), Error> {
         match name {
             database::FAMILY => self.database.reconnect().await,
@@ -158,10 +161,11 @@ impl ConnectionManager {
         }
     }
 
-    /// Takes the circuit breaker of one connection into an operator's hand, or gives it back.
+    /// Lets an operator force the circuit breaker of one connection, or returns it to automatic
+    /// control.
     ///
     /// # Errors
-    /// When there is no such connection.
+    /// When no connection has this name.
     pub fn force_circuit(&self, name: &str, force: Force) -> Result<(), Error> {
         match name {
             database::FAMILY => self.database.force_circuit(force),
@@ -172,7 +176,7 @@ impl ConnectionManager {
         Ok(())
     }
 
-    /// Closes the connections, in the reverse of the order in which they build on each other.
+    /// Closes the connections in the reverse order of their dependencies.
     pub async fn close(&self) {
         self.execution_service.close().await;
         self.event_broker.close().await;

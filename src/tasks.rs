@@ -152,7 +152,7 @@ impl Tasks {
         }
     }
 
-    /// How often a task was restarted.
+    /// The number of restarts of a task.
     #[cfg(test)]
     pub(crate) fn restarts(&self, name: &str) -> u64 {
         let kept = self.0.kept.lock();

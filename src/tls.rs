@@ -1,4 +1,4 @@
-//! One TLS implementation for the whole program, and the one way to read its files.
+//! The only TLS implementation of the program, and the only code that reads its files.
 
 use std::{
     fmt, io,
@@ -10,14 +10,14 @@ use rustls_pki_types::{
     pem::{self, PemObject},
 };
 
-/// Makes aws-lc-rs what libraries find when they ask for the process's default. May be called any
+/// Makes aws-lc-rs the default provider of the process, which libraries look up. May be called any
 /// number of times.
 pub fn install_provider() {
-    // An error says that it is installed already.
+    // An error means that it is already installed.
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default().is_ok();
 }
 
-/// The certificates in a PEM file; at least one.
+/// Returns the certificates in a PEM file; at least one.
 ///
 /// # Errors
 /// When the file cannot be read or holds none.
@@ -25,11 +25,11 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, FileErr
     let unusable = |cause| FileError::new(file, "certificate", cause);
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<_, _>>);
     let found: Vec<_> = read.map_err(unusable)?;
-    // A store of authorities without any would refuse everybody, and say nothing of the file.
+    // An empty store of authorities would refuse every peer without mentioning the file.
     if found.is_empty() { Err(unusable(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
-/// The private key in a PEM file.
+/// Returns the private key in a PEM file.
 ///
 /// # Errors
 /// When the file cannot be read or holds none.
@@ -37,7 +37,7 @@ pub fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     PrivateKeyDer::from_pem_file(file).map_err(|cause| FileError::new(file, "private key", cause))
 }
 
-/// Why a PEM file cannot be used. The text names the file and quotes nothing of it.
+/// The reason that a PEM file cannot be used. The text names the file and quotes nothing from it.
 #[derive(Debug)]
 pub struct FileError {
     file: PathBuf,

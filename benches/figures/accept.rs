@@ -1,4 +1,4 @@
-//! What it costs to accept durably, and whether the relay keeps up.
+//! Measures the cost of durable acceptance, and shows whether the relay keeps up.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::{
 const CLIENTS: usize = 64;
 const MEASURED: Duration = Duration::from_secs(10);
 const SUSTAINED: Duration = Duration::from_mins(1);
-/// Has `PostgreSQL` read the statement that accepts, and neither store nor commit anything.
+/// Makes `PostgreSQL` parse the accepting statement without storing or committing anything.
 const STUB: &str = "CREATE RULE stub AS ON INSERT TO outbox DO INSTEAD NOTHING";
 const WAITING: u32 = 1_000_000;
-/// Nothing listens there: what is accepted waits.
+/// Nothing listens at this address, so accepted events wait.
 const NOWHERE: &str = "redis://127.0.0.1:1";
 const DURABLE: &str = "/v1/events";
-/// The same route without a database: the memory broker takes the event.
+/// The same route without a database: the memory broker accepts the event.
 const WITHOUT_DATABASE: &str = "/v1/events?delivery=direct";
 
 struct Rate {
@@ -29,7 +29,7 @@ struct Rate {
     cpu_micros: f64,
 }
 
-/// Clients that each send one event after another.
+/// Runs clients that each send one event after another.
 async fn rate(server: &Service, path: &str, clients: usize, lasts: Duration) -> Rate {
     let (begin, ticks) = (Instant::now(), server.ticks());
     let one = |client: usize| async move {
@@ -57,7 +57,8 @@ fn show(name: &str, rate: &Rate) {
     );
 }
 
-/// Waits until the database is connected; a broker that is out keeps the program from being ready.
+/// Waits until the database is connected. It does not wait for readiness, which a broker that is
+/// down prevents.
 pub(crate) async fn accepting(server: &Service) {
     let body = json!({"type": "t"});
     while server.status_of(DURABLE, &body).await != 202 {
@@ -65,7 +66,7 @@ pub(crate) async fn accepting(server: &Service) {
     }
 }
 
-/// The variables of a program on `postgres`, or on `SQLite`, that refuses nothing.
+/// Returns the variables of a program on `postgres`, or on `SQLite`, that refuses nothing.
 fn variables<'a>(redis: &'a str, postgres: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
     let most = ("AGENTAREA_OUTBOX__MAX_ROWS", "100000000");
     let postgres = postgres.map(|url| ("DATABASE_URL", url));
@@ -88,7 +89,7 @@ pub(crate) async fn figures(redis: &str) {
     database.drop().await;
 }
 
-/// What is accepted while nothing is handed over.
+/// Measures acceptance while nothing is delivered.
 async fn alone(name: &str, postgres: Option<&str>, database: &Database) {
     let variables = variables(NOWHERE, postgres);
     let server = setup(&variables).start().await;
@@ -102,7 +103,7 @@ async fn alone(name: &str, postgres: Option<&str>, database: &Database) {
         database.within("DROP RULE stub ON outbox").await;
     }
     drop(server);
-    // Everything but the wait for the disk: what a commit costs beyond it is in both.
+    // Everything but the wait for the disk: both runs include the other costs of a commit.
     waits_for_disk(database, false).await;
     let normal = ("AGENTAREA_DATABASE__SQLITE__SYNCHRONOUS", "normal");
     let server = setup(&[&variables[..], &[normal]].concat()).start().await;
@@ -113,7 +114,7 @@ async fn alone(name: &str, postgres: Option<&str>, database: &Database) {
     waits_for_disk(database, true).await;
 }
 
-/// What is accepted and delivered at once, for long.
+/// Measures sustained acceptance with immediate delivery.
 async fn handed_over(name: &str, postgres: Option<&str>, redis: &str) {
     let server = ready(&variables(redis, postgres)).await;
     hand_over_the_rest(&server).await;
@@ -126,8 +127,8 @@ async fn handed_over(name: &str, postgres: Option<&str>, redis: &str) {
     println!("delivery, {name}: {delivered:.0}/s, {depth:.0} waiting at the end");
 }
 
-/// Waits until what waits from before is handed over. The depth is not known at once, so that the
-/// count has to stand still as well.
+/// Waits until the earlier backlog is delivered. The depth is not known at once, so the count has
+/// to stop rising as well.
 async fn hand_over_the_rest(server: &Service) {
     let delivered = async || metric(server, "agentarea_outbox_delivered_total").await;
     loop {
@@ -140,7 +141,7 @@ async fn hand_over_the_rest(server: &Service) {
     }
 }
 
-/// Whether the `PostgreSQL` server waits for the disk at a commit.
+/// Sets whether the `PostgreSQL` server waits for the disk at a commit.
 async fn waits_for_disk(database: &Database, waits: bool) {
     let fsync = if waits { "on" } else { "off" };
     database.execute(&format!("ALTER SYSTEM SET fsync = {fsync}")).await;

@@ -1,4 +1,4 @@
-//! Draws a curve as SVG, with as little as a reader needs.
+//! Draws a curve as SVG, with only the elements that a reader needs.
 
 use std::fmt::Write;
 
@@ -6,13 +6,13 @@ use crate::curves::Curve;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 320.0;
-/// Around the plot, for the labels.
+/// The margins of the plot, for the labels.
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 30.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// The abscissae stand in their order at equal distances: they double from one to the next.
+/// Draws the abscissae in order at equal distances, because each is double the previous one.
 pub(crate) fn svg(curve: &Curve) -> String {
     let values: Vec<f64> = curve.rows.iter().map(|(_, values)| values[0]).collect();
     let top = round_up(values.iter().copied().fold(0.0, f64::max));
@@ -34,7 +34,7 @@ pub(crate) fn svg(curve: &Curve) -> String {
         beside = curve.y,
     );
     for step in 0..=4 {
-        // Without the last digits, which a division leaves behind.
+        // Rounded, to remove the last digits of an inexact division.
         let value = (top * ratio(step, 4) * 1e6).round() / 1e6;
         let _infallible = writeln!(
             text,
@@ -67,7 +67,7 @@ fn ratio(part: usize, whole: usize) -> f64 {
     number(part) / number(whole)
 }
 
-/// The next of 1, 2, 4 or 8 times a power of ten, which four steps divide well.
+/// Returns the next of 1, 2, 4 or 8 times a power of ten, which four steps divide well.
 fn round_up(value: f64) -> f64 {
     let mut top = 10f64.powf(value.max(1e-6).log10().floor());
     while top < value {

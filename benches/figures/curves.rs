@@ -1,5 +1,5 @@
-//! The curves of `docs/performance.md`: `cargo bench --bench figures -- curves`, or with `short`
-//! behind it for a quick look.
+//! The curves of `docs/performance.md`: `cargo bench --bench figures -- curves`, followed by
+//! `short` for a quick look.
 //!
 //! Each curve becomes a picture and its data in `docs/pictures`, and a table in the page.
 
@@ -26,25 +26,25 @@ const CLIENTS: usize = 64;
 const POOLS: [u32; 6] = [1, 2, 4, 8, 16, 32];
 const REPLICAS: [u32; 3] = [1, 2, 4];
 const INTERVALS_MS: [u32; 7] = [100, 250, 500, 1000, 2500, 5000, 10_000];
-/// The fixed load under which the waits are measured: so many clients that read as fast as they are
-/// answered, each with a pause in between.
+/// The fixed load under which the waits are measured: this number of clients, each of which reads
+/// again after its answer and a pause.
 const READERS: usize = 32;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The servers to measure with.
+/// The servers for the measurement.
 pub(crate) struct Servers {
     pub(crate) redis: String,
     pub(crate) temporal: String,
 }
 
-/// What was measured: rows of an abscissa and its values.
+/// A measured curve: rows of an abscissa and its values.
 pub(crate) struct Curve {
-    /// Names the picture, the data and the place in the page.
+    /// The name of the picture, the data and the place in the page.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) x: &'static str,
     pub(crate) y: &'static str,
-    /// Of the values; the first is drawn.
+    /// The headings of the values; the first is drawn.
     pub(crate) columns: &'static [&'static str],
     pub(crate) rows: Vec<(f64, Vec<f64>)>,
 }
@@ -99,7 +99,7 @@ fn table(curve: &Curve) -> String {
     )
 }
 
-/// Replaces what an earlier run has put between the marks of the curve.
+/// Replaces the content that an earlier run has put between the marks of the curve.
 fn put(page: &str, curve: &Curve, lasts: Duration) -> String {
     let (begin, end) = (format!("<!-- {}: measured -->", curve.name), "<!-- end -->");
     let (before, rest) = page.split_once(&begin).expect("the page has a place for the curve");
@@ -112,7 +112,7 @@ fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).expect("not so many"))
 }
 
-/// Publishes durably from all clients, which take the servers in turn. Gives the rate, and the
+/// Publishes durably from all clients, which take the servers in turn. Returns the rate, and the
 /// median time of a request in milliseconds.
 async fn accept_rate(servers: &[Service], lasts: Duration) -> (f64, f64) {
     let begin = Instant::now();
@@ -133,7 +133,7 @@ async fn accept_rate(servers: &[Service], lasts: Duration) -> (f64, f64) {
     (count(all.len()) / begin.elapsed().as_secs_f64(), crate::median(all))
 }
 
-/// Programs on one database, all accepting.
+/// Starts programs on one database, all of which accept.
 async fn replicas(
     number: u32,
     servers: &Servers,
@@ -196,7 +196,7 @@ async fn accepted_by_replicas(servers: &Servers, lasts: Duration) -> Curve {
     }
 }
 
-/// Sum and count of the waits for a pooled connection.
+/// Returns the sum and the count of the waits for a pooled connection.
 async fn waits(server: &Service) -> (f64, f64) {
     let answer = Client::new().get(format!("{}/metrics", server.base)).send().await;
     let text = answer.expect("an answer").text().await.expect("a body");
@@ -266,7 +266,7 @@ async fn probes_by_interval(servers: &Servers, lasts: Duration) -> Curve {
             ("AGENTAREA_EXECUTION_SERVICE__PROBE__TIMEOUT", &time),
         ];
         let one = replicas(1, servers, &database.url, &more).await;
-        // What the start leaves behind is not the probes'.
+        // Work left over from startup must not count towards the probes.
         sleep(Duration::from_secs(2)).await;
         let (begin, before) = (Instant::now(), one[0].ticks());
         sleep(lasts).await;

@@ -1,8 +1,8 @@
-//! The figures of `docs/performance.md`, measured on the program itself: `cargo bench --bench figures`.
-//! Its curves: `cargo bench --bench figures -- curves`.
+//! The figures of `docs/performance.md`, measured on the program itself:
+//! `cargo bench --bench figures`. Its curves: `cargo bench --bench figures -- curves`.
 //!
-//! Those that need servers use the ones that `scripts/servers start DIR` starts, and are left out,
-//! by name, when `source DIR/env` was forgotten.
+//! Figures that need servers use the ones that `scripts/servers start DIR` starts. They are left
+//! out, by name, when `source DIR/env` was forgotten.
 
 mod accept;
 mod chart;
@@ -33,7 +33,7 @@ use self::{
     support::Service,
 };
 
-/// Tells this program, started again, to serve the bare handler.
+/// Tells a second process of this program to serve the bare handler.
 const BARE: &str = "FIGURES_BARE";
 /// The variables that `scripts/servers` sets.
 const SERVERS: [&str; 3] = ["TEST_REDIS_URL", "TEST_DATABASE_URL", "TEST_TEMPORAL_ADDRESS"];
@@ -110,7 +110,7 @@ async fn start_to_ready() {
     println!("start-to-ready: {:.0} ms (median of {RUNS})", median(all));
 }
 
-/// Processor time of one request, in microseconds.
+/// The processor time of one request, in microseconds.
 async fn cost(server: &Service, http: &Client) -> f64 {
     let before = server.ticks();
     let one = || async {
@@ -144,7 +144,7 @@ async fn health_against_bare() {
 }
 
 async fn health_in_an_outage() {
-    // Nothing listens there.
+    // Nothing listens at this address.
     let outage = [("REDIS_URL", "redis://127.0.0.1:1")];
     let well = health_under_load(&[], "healthy").await;
     let down = health_under_load(&outage, "degraded").await;
@@ -160,11 +160,11 @@ async fn health_in_an_outage() {
 
 struct HealthFigures {
     client_p99_ms: f64,
-    /// Of the handler's own time.
+    /// The share of requests for which the handler itself took at most 1 ms.
     share_within_1_ms: f64,
 }
 
-/// Asks for `/health` while others publish as fast as they can.
+/// Requests `/health` while other clients publish as fast as they can.
 async fn health_under_load(variables: &[(&str, &str)], status: &str) -> HealthFigures {
     let server = ready(variables).await;
     let http = Client::new();

@@ -1,4 +1,4 @@
-//! How long the databases alone take for a commit: one row, one client, nothing around it.
+//! Measures a commit of the databases alone: one row, one client, no other load.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ const COMMITS: usize = 2000;
 const TABLE: &str = "CREATE TABLE own_commit (n INTEGER)";
 const ROW: &str = "INSERT INTO own_commit VALUES (1)";
 
-/// In milliseconds, of a file that is set as the program sets its own.
+/// Returns the median in milliseconds, of a file with the same settings as the program's own.
 pub(crate) fn sqlite_ms() -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
@@ -25,7 +25,7 @@ pub(crate) fn sqlite_ms() -> f64 {
     median((0..COMMITS).map(commit).collect())
 }
 
-/// In milliseconds.
+/// Returns the median in milliseconds.
 pub(crate) async fn postgres_ms(database: &Database) -> f64 {
     let commits = async |client: &tokio_postgres::Client| {
         client.batch_execute(TABLE).await.expect("it is set up");

@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl App {
-    /// Moves all that the embedded database in a file holds into the configured one. Gives the
-    /// number of rows.
+    /// Moves everything that the embedded database in a file holds into the configured one. Returns
+    /// the number of rows.
     ///
     /// # Errors
     /// When the file or the database cannot be used.

@@ -1,4 +1,4 @@
-//! No task of the program is missing for long.
+//! No task of the program stays absent for long.
 
 #![cfg(feature = "sqlite")]
 
@@ -53,7 +53,7 @@ impl World {
         self.app.lifecycle.tasks.restarts(task)
     }
 
-    /// An event comes to a follower, and an execution to its end.
+    /// Checks that an event reaches a follower and that an execution completes.
     async fn work(&self) {
         let mut follower = self.state.streams.subscribe(Filter::default(), None).await.unwrap();
         let event = Event::new("test", None, None);
@@ -131,7 +131,7 @@ async fn each_task_that_dies_is_started_again_and_work_goes_on() {
     assert_eq!(world.app.lifecycle.tasks.hopeless(), None);
 }
 
-/// Every task ends with the connections and the tokens that stop it.
+/// Every task ends when the connections close and the stop tokens are cancelled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_program_has_no_task_left() {
     let world = World::start().await;

@@ -1,8 +1,8 @@
 //! Logins whose secrets change in their files while the program runs.
 //!
-//! What rotates a password writes the new one into the file first and changes it on the server
-//! then. From that moment the server refuses what we know; whoever meets the refusal reads the file
-//! again and tries once more, so that nobody above notices.
+//! A rotation writes the new password to the file first and then changes it on the server. From
+//! then on the server refuses the old one; the caller that meets the refusal reads the file again
+//! and makes one more attempt, so that no code above it notices.
 
 use std::{future::Future, path::PathBuf, sync::Arc};
 
@@ -13,9 +13,9 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// Settings with secrets, and what a driver makes of them.
+/// Settings with secrets, and the form of them that a driver needs.
 pub(super) trait Credentials: Clone + Send + Sync + 'static {
-    /// What a connection is opened with.
+    /// The value with which a connection is opened.
     type Ready: Send + Sync + 'static;
 
     fn secrets(&mut self) -> Vec<&mut Secret>;
@@ -35,10 +35,10 @@ struct Current<C: Credentials> {
 }
 
 impl<C: Credentials> Login<C> {
-    /// Begins with what the files hold now: the configuration can be older.
+    /// Starts with the current contents of the files, because the configuration can be older.
     pub(super) fn new(connection: &'static str, mut credentials: C) -> Result<Self, Error> {
         for secret in credentials.secrets() {
-            // A file that is gone by now leaves what it held.
+            // If a file no longer exists, its last known content stays in use.
             if let Ok(Some(newer)) = secret.refreshed() {
                 *secret = newer;
             }
@@ -54,7 +54,7 @@ impl<C: Credentials> Login<C> {
     /// Runs `connect`, and once more if the server refuses the login and the files hold another.
     ///
     /// # Cancel safety
-    /// As `connect`; the new login is kept.
+    /// Same as `connect`; the new login is kept.
     pub(super) async fn connect<T, F, Fut>(&self, connect: F) -> Result<T, Error>
     where
         F: Fn(Arc<C::Ready>) -> Fut,
@@ -69,17 +69,17 @@ impl<C: Credentials> Login<C> {
         }
     }
 
-    /// What to use instead of `used`, which the server has `refused`.
+    /// Returns the replacement for `used`, which the server has `refused`.
     ///
     /// # Errors
-    /// `refused` if there is nothing else; the reason if a file cannot be read or used.
+    /// `refused` if there is no replacement; the cause if a file cannot be read or used.
     pub(super) fn renew(
         &self,
         used: &Arc<C::Ready>,
         refused: Error,
     ) -> Result<Arc<C::Ready>, Error> {
         let mut current = self.current.lock();
-        // Somebody else has met the same refusal before.
+        // Another caller has already met the same refusal.
         if !Arc::ptr_eq(&current.ready, used) {
             return Ok(Arc::clone(&current.ready));
         }
@@ -101,7 +101,7 @@ impl<C: Credentials> Login<C> {
     }
 }
 
-/// Reads all files again; gives those that hold something else now.
+/// Reads all files again; returns those whose content has changed.
 fn refresh(credentials: &mut impl Credentials) -> Result<Vec<PathBuf>, Error> {
     let mut changed = Vec::new();
     for secret in credentials.secrets() {
@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// A password in a file, and a server that lets `right` in.
+    /// A password in a file, and a server that accepts `right`.
     struct World {
         _folder: tempfile::TempDir,
         file: PathBuf,
@@ -205,7 +205,7 @@ mod tests {
         world.right.replace("another");
         let error = world.connect().await.unwrap_err();
         assert_eq!((error.message(), world.tried().len()), ("it is wrong", 1));
-        // What writes the file in place leaves it empty for a moment.
+        // A program that writes the file in place leaves it empty for a moment.
         fs::write(&world.file, "").unwrap();
         let error = world.connect().await.unwrap_err();
         assert_eq!((error.message(), world.tried().len()), ("it is wrong", 1));

@@ -1,8 +1,8 @@
-//! The backends. Nothing outside this module and `app` names a concrete one.
+//! The backends. Only this module and `app` name a concrete one.
 //!
 //! A family is a folder: `mod.rs` holds its trait and the visible list of its backends, each
 //! backend is one file (its `Config`, its `Factory`, its implementation), and `contract.rs` is the
-//! suite of tests that every one of them must pass.
+//! test suite that every one of them must pass.
 
 pub mod database;
 pub mod event_broker;

@@ -1,10 +1,10 @@
-//! The pool of every backend whose connections serve one caller at a time.
+//! The pool for every backend whose connections serve one caller at a time.
 //!
-//! Callers draw the connection that was used last, so that those which the load does not need grow
-//! old and are closed. A background task looks after the idle ones: it closes those that are idle
-//! for too long, too old or known to be broken, and makes others prove that they still work, before
-//! a caller meets one that a firewall has silently forgotten. It also names callers that hold a
-//! connection for too long.
+//! Callers take the most recently used connection, so that connections which the load does not need
+//! age and are closed. A background task maintains the idle ones: it closes those that are idle for
+//! too long, too old or known to be broken, and checks that others still work, before a caller
+//! meets one that a firewall has silently dropped. It also names callers that hold a connection for
+//! too long.
 
 mod holders;
 mod policy;
@@ -31,39 +31,40 @@ use crate::{
     telemetry::metrics::{ConnectionMetrics, Phase},
 };
 
-/// The operation of a checkout that no guarded call has made.
+/// The operation of a checkout outside a guarded call.
 const UNGUARDED: &str = "unguarded";
 
-/// Opens connections, and tells whether they work.
+/// Opens connections and checks that they work.
 #[async_trait]
 pub(super) trait Connect: Send + Sync + 'static {
     type Conn: Send + 'static;
 
-    /// Whether [`Connect::check`] runs before every use, besides those that `keepalive` asks for.
+    /// True when [`Connect::check`] runs before every use, besides the checks that `keepalive`
+    /// requires.
     const CHECK_BEFORE_USE: bool = false;
 
     async fn connect(&self) -> Result<Self::Conn, Error>;
 
-    /// Whether it is known, without asking, that the connection is of no more use.
+    /// True when the connection is known to be unusable, without a round trip.
     fn is_broken(conn: &mut Self::Conn) -> bool;
 
-    /// One round trip to the server. A backend without a network has nothing to check.
+    /// Makes one round trip to the server. A backend without a network has nothing to check.
     async fn check(&self, _conn: &mut Self::Conn) -> Result<(), Error> {
         Ok(())
     }
 }
 
-/// A pooled connection. Its lock is held by its one user: a caller, or the check of an idle one.
+/// A pooled connection. Its only user holds its lock: a caller, or the check of an idle connection.
 struct Pooled<T> {
     conn: T,
     life: Life,
-    /// A check has failed.
+    /// True when a check has failed.
     lost: bool,
 }
 
 type Shared<C> = Arc<Mutex<Pooled<<C as Connect>::Conn>>>;
 
-/// What deadpool asks of a pool's owner.
+/// Implements the callbacks that deadpool requires.
 struct Manager<C> {
     connect: Arc<C>,
     policy: Policy,
@@ -71,7 +72,7 @@ struct Manager<C> {
 }
 
 impl<C: Connect> Manager<C> {
-    /// Makes a connection prove that it works.
+    /// Checks that a connection works.
     async fn check(&self, pooled: &mut Pooled<C::Conn>) -> Result<(), Error> {
         let _phase = Timing::begin(self.metrics.acquire_seconds.of(Phase::Validate));
         self.connect.check(&mut pooled.conn).await?;
@@ -92,17 +93,17 @@ impl<C: Connect> managed::Manager for Manager<C> {
     }
 
     async fn recycle(&self, shared: &mut Shared<C>, _: &Metrics) -> RecycleResult<Error> {
-        // Who draws a connection that is being checked waits for the result.
+        // A caller that takes a connection during its check waits for the result.
         let mut pooled = shared.lock().await;
         let due = self.policy.due(&pooled.life, Instant::now());
         if let Due::Close(reason) = due {
             return Err(RecycleError::message(reason));
         }
-        // A future dropped inside a transaction leaves its connection broken.
+        // A future that is dropped inside a transaction leaves its connection broken.
         if pooled.lost || C::is_broken(&mut pooled.conn) {
             return Err(RecycleError::message("it is broken"));
         }
-        // Here too, because after a pause of the whole process the background is late.
+        // Checked here too, because after a pause of the whole process the background task is late.
         if C::CHECK_BEFORE_USE || due == Due::Check {
             self.check(&mut pooled).await?;
         }
@@ -110,14 +111,14 @@ impl<C: Connect> managed::Manager for Manager<C> {
     }
 }
 
-/// Observes a phase of acquiring a connection, however it ends.
+/// Observes the duration of a phase of acquiring a connection, whatever its result.
 struct Timing<'a> {
     histogram: &'a Histogram,
     begin: Instant,
 }
 
 tokio::task_local! {
-    /// What the phases of the acquisition under way took, which is no waiting.
+    /// The time that the phases of the current acquisition took, which does not count as waiting.
     static SPENT: Cell<Duration>;
 }
 
@@ -131,21 +132,22 @@ impl Drop for Timing<'_> {
     fn drop(&mut self) {
         let took = self.begin.elapsed();
         self.histogram.observe(took.as_secs_f64());
-        // Checks in the background belong to no acquisition.
+        // Background checks belong to no acquisition.
         let _counted = SPENT.try_with(|spent| spent.set(spent.get() + took)).is_ok();
     }
 }
 
 /// A checked-out connection.
 pub(super) struct Checkout<C: Connect> {
-    // Fields are dropped in this order: the lock is free before the connection is in the pool.
+    // Fields are dropped in this order: the lock is released before the connection returns to the
+    // pool.
     pooled: OwnedMutexGuard<Pooled<C::Conn>>,
     object: Option<managed::Object<Manager<C>>>,
     _ticket: Option<Ticket>,
 }
 
 impl<C: Connect> Checkout<C> {
-    /// Closes the connection instead of giving it back.
+    /// Closes the connection instead of returning it.
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis needs it"))]
     pub(super) fn discard(mut self) {
         self.leave_pool();
@@ -160,10 +162,10 @@ impl<C: Connect> Checkout<C> {
 
 impl<C: Connect> Drop for Checkout<C> {
     fn drop(&mut self) {
-        // A caller that went away inside a transaction leaves its locks behind, which only the end
-        // of the connection frees: it must not lie idle until somebody draws it. One that was cut
-        // off while it waited for an answer may have met a link that is dead in silence, and the
-        // next caller would wait on it as long.
+        // A caller that left inside a transaction leaves its locks behind, which only closing the
+        // connection releases: it must not stay idle until the next checkout. A caller that was cut
+        // off while it waited for an answer may have met a silently dead link, on which the next
+        // caller would wait just as long.
         let broken = C::is_broken(&mut self.pooled.conn);
         if std::thread::panicking() || was_cut_off() || broken {
             self.leave_pool();
@@ -186,20 +188,20 @@ impl<C: Connect> std::ops::DerefMut for Checkout<C> {
     }
 }
 
-/// Connections that serve one caller at a time.
+/// A pool of connections that serve one caller at a time.
 pub(super) struct Pool<C: Connect> {
     pool: managed::Pool<Manager<C>>,
     holders: Arc<Holders>,
 }
 
 impl<C: Connect> Pool<C> {
-    /// An empty pool, and the task that looks after it until `context.closing` is cancelled.
+    /// Creates an empty pool, and the task that maintains it until `context.closing` is cancelled.
     pub(super) fn new(connect: Arc<C>, context: &BuildContext) -> Result<Self, Error> {
         let (config, metrics) = (&context.pool, context.metrics.clone());
         let manager = Manager { connect, policy: Policy::new(config), metrics };
         let pool = managed::Pool::builder(manager)
             .max_size(config.max_size)
-            // The one that was used last first, so that those which are not needed become idle.
+            // The most recently used connection comes first, so that unneeded ones become idle.
             .queue_mode(QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(config.acquire_timeout))
@@ -227,15 +229,16 @@ impl<C: Connect> Pool<C> {
         context.tasks.keep_until(name, &context.closing, &keeper, Keeper::go_round);
     }
 
-    /// A connection, as soon as one is free.
+    /// Returns a connection as soon as one is free.
     ///
     /// # Errors
-    /// `Overloaded` when none becomes free in time; the reason when none can be opened.
+    /// `Overloaded` when none becomes free in time; the cause when none can be opened.
     pub(super) async fn get(&self) -> Result<Checkout<C>, Error> {
         self.get_for(current_operation().unwrap_or(UNGUARDED), Duration::ZERO).await
     }
 
-    /// As [`Pool::get`], for an operation that may hold it for `expected` without being a leak.
+    /// Like [`Pool::get`], for an operation that may hold it for `expected` without counting as a
+    /// leak.
     pub(super) async fn get_for(
         &self,
         operation: &'static str,
@@ -261,7 +264,7 @@ impl<C: Connect> Pool<C> {
         Ok(Checkout { pooled, object: Some(object), _ticket: ticket })
     }
 
-    /// Closes the connections that nobody uses: one beside them has turned out to be of no use.
+    /// Closes the idle connections, because another connection of the pool proved to be unusable.
     pub(super) fn close_idle(&self) {
         let _closed = self.pool.retain(|_, _| false);
     }
@@ -281,12 +284,12 @@ impl<C: Connect> Pool<C> {
     }
 }
 
-/// Looks after a pool in the background.
+/// Maintains a pool in the background.
 struct Keeper<C: Connect> {
     connection: &'static str,
     pool: managed::Pool<Manager<C>>,
     holders: Arc<Holders>,
-    /// A connection that does not answer a check for so long is lost.
+    /// A connection that does not answer a check within this time is lost.
     check_timeout: Duration,
     pace: Duration,
 }
@@ -307,7 +310,7 @@ impl<C: Connect> Keeper<C> {
             let operation = leak.operation;
             let held_ms = u64::try_from(leak.held.as_millis()).unwrap_or(u64::MAX);
             self.pool.manager().metrics.leaks.inc();
-            // In the span of the holder, whose fields name the request.
+            // Logged in the span of the holder, whose fields identify the request.
             leak.span.in_scope(|| {
                 tracing::warn!(
                     connection,
@@ -319,12 +322,12 @@ impl<C: Connect> Keeper<C> {
         }
     }
 
-    /// Closes the idle connections that have had their time, and those that fail their check.
+    /// Closes the idle connections that have expired, and those that fail their check.
     async fn tidy(&self) {
         let now = Instant::now();
         let mut unproven = Vec::new();
         self.remove(|shared| {
-            // Nobody but this task locks an idle connection.
+            // Only this task locks an idle connection.
             let Ok(mut pooled) = Arc::clone(shared).try_lock_owned() else { return false };
             let due = self.pool.manager().policy.due(&pooled.life, now);
             if matches!(due, Due::Close(_)) || C::is_broken(&mut pooled.conn) {
@@ -338,7 +341,8 @@ impl<C: Connect> Keeper<C> {
         if unproven.is_empty() {
             return;
         }
-        // At once, so that a dead link costs one timeout and not one for each connection.
+        // The checks run concurrently, so that a dead link costs one timeout and not one per
+        // connection.
         join_all(unproven.into_iter().map(|pooled| self.check(pooled))).await;
         self.remove(|shared| shared.try_lock().is_ok_and(|pooled| pooled.lost));
     }
@@ -356,7 +360,7 @@ impl<C: Connect> Keeper<C> {
     }
 
     fn remove(&self, mut unwanted: impl FnMut(&Shared<C>) -> bool) {
-        // The connections are closed where they are dropped: after the pool is unlocked.
+        // The connections are closed where they are dropped, after the pool is unlocked.
         drop(self.pool.retain(|shared, _| !unwanted(shared)));
     }
 }
@@ -364,7 +368,7 @@ impl<C: Connect> Keeper<C> {
 fn pool_error(error: managed::PoolError<Error>) -> Error {
     match error {
         managed::PoolError::Backend(error) => error,
-        // Our own limit: the backend never saw the call, and is not to blame.
+        // This is our own limit: the backend never received the call, and is not to blame.
         managed::PoolError::Timeout(TimeoutType::Wait) => Error::new(
             ErrorKind::Overloaded,
             "no pooled connection became free within pool.acquire_timeout",

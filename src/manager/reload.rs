@@ -1,4 +1,4 @@
-//! Reading the configuration again and changing the connections to it, all or none.
+//! Reloads the configuration and applies it to all connections or to none.
 
 use std::fmt;
 
@@ -11,36 +11,36 @@ use crate::{
     error::Error,
 };
 
-/// Settings of a connection that only start reads.
+/// Settings of a connection that are read only at startup.
 const READ_AT_START: [&str; 3] = ["startup", "startup_timeout", "allow_embedded_in_production"];
 
-/// Settings of a connection that take effect although its backend has to stay.
+/// Settings of a connection that take effect even when its backend must stay.
 const LEFT_WHEN_MOVED: [&str; 7] =
     ["pool", "timeout", "retry", "circuit_breaker", "concurrency", "probe", "required"];
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
     /// Keys that changed and are in effect.
     pub applied: Vec<String>,
-    /// Keys that differ from what the program started with and wait for a restart.
+    /// Keys that differ from the configuration at startup and wait for a restart.
     pub needs_restart: Vec<String>,
-    /// Connections that were made anew.
+    /// Connections that were rebuilt.
     pub rebuilt: Vec<&'static str>,
 }
 
-/// Why nothing was changed.
+/// The reason that nothing was changed.
 #[derive(Debug)]
 pub enum ReloadError {
     /// The configuration has problems.
     Config(ConfigError),
-    /// A connection cannot be made with its new settings.
+    /// A connection cannot be built with its new settings.
     Connection {
-        /// Which one.
+        /// The name of the connection.
         name: &'static str,
         /// Its keys that have new values.
         keys: Vec<String>,
-        /// Why.
+        /// The error of the build.
         error: Error,
     },
 }
@@ -58,7 +58,7 @@ impl fmt::Display for ReloadError {
 
 impl std::error::Error for ReloadError {}
 
-/// The configuration the program started with and the one in effect.
+/// The configuration at startup and the one in effect.
 #[derive(Debug)]
 struct Known {
     started: Loaded,
@@ -79,17 +79,17 @@ impl Reloader {
         Self { manager, known: Mutex::new(None) }
     }
 
-    /// Takes the configuration that the program started with.
+    /// Stores the configuration with which the program started.
     pub async fn started_with(&self, loaded: Loaded) {
         *self.known.lock().await = Some(Known { started: loaded.clone(), current: loaded });
     }
 
-    /// Reads files and secrets again, with the environment of the start; checks everything; makes
-    /// and probes what has to be made anew; and only then puts all of it in use.
+    /// Reads files and secrets again, with the environment of the start; checks everything; builds
+    /// and probes the connections that must be rebuilt; and only then puts all of it in use.
     ///
     /// # Errors
-    /// All problems of the configuration, or the first connection that cannot be made. Nothing has
-    /// changed then.
+    /// All problems of the configuration, or the first connection that cannot be built. In either
+    /// case nothing has changed.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let mut known = self.known.lock().await;
         let Some(known) = known.as_mut() else { return Ok(Reloaded::default()) };
@@ -167,9 +167,9 @@ impl Reloader {
     }
 }
 
-/// Which connections would find other data with their new settings. What was accepted is in the
-/// database, and what runs is in the execution service, so the program stays with those it started
-/// with.
+/// The connections that would find other data with their new settings. Accepted work is in the
+/// database, and running executions are in the execution service, so the program keeps the ones
+/// that it started with.
 #[derive(Clone, Copy, Debug, Default)]
 struct Moved {
     database: bool,
@@ -191,7 +191,7 @@ fn keep_backend(new: &mut Connection, old: &Connection) {
     new.backends.clone_from(&old.backends);
 }
 
-/// Whether a key takes effect without a restart.
+/// True when a key takes effect without a restart.
 fn applies(key: &str, moved: Moved) -> bool {
     let Some((section, rest)) = key.split_once('.') else { return false };
     let first = rest.split('.').next().unwrap_or_default();

@@ -1,14 +1,14 @@
-//! What is accepted and not handed over.
+//! Accepted work that has not been delivered or started.
 
 use std::time::Duration;
 
-/// Accepted work that is not handed over.
+/// The backlog of accepted work that has not been delivered or started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Those that wait.
+    /// The number of waiting rows.
     pub rows: i64,
-    /// How long the first of them has waited.
+    /// The time for which the oldest of them has waited.
     pub oldest: Option<Duration>,
-    /// Those that were refused for good.
+    /// The number of rows that were refused for good.
     pub dead: i64,
 }

@@ -1,26 +1,26 @@
-//! Pauses between tries. Pure: time and chance are passed in.
+//! Pauses between attempts. Pure: time and chance are passed in.
 
 use std::time::Duration;
 
-/// Pauses that grow from failure to failure.
+/// Pauses that grow with each failure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The pause after the first failure.
     pub initial: Duration,
-    /// Growth of the pause from failure to failure.
+    /// The factor by which the pause grows with each failure.
     pub multiplier: f64,
     /// The longest pause.
     pub max: Duration,
 }
 
 impl Backoff {
-    /// Pauses that double.
+    /// Creates pauses that double.
     #[must_use]
     pub const fn doubling(initial: Duration, max: Duration) -> Self {
         Self { initial, multiplier: 2.0, max }
     }
 
-    /// The pause after so many failures in a row; none where nothing has failed.
+    /// Returns the pause after this many failures in a row; zero when nothing has failed.
     #[must_use]
     pub fn pause_after(&self, failures: u32) -> Duration {
         let Some(growths) = failures.checked_sub(1) else { return Duration::ZERO };
@@ -30,8 +30,8 @@ impl Backoff {
     }
 }
 
-/// A part of `pause`, at least `least` of it, both in 0..=1: callers that failed together do not come
-/// back together.
+/// Returns a part of `pause`, at least the share `least` of it, so that callers that failed
+/// together do not retry together. `least` and `chance` are in 0..=1.
 #[must_use]
 pub fn jittered(pause: Duration, least: f64, chance: f64) -> Duration {
     pause.mul_f64(least + (1.0 - least) * chance)
@@ -56,7 +56,7 @@ mod tests {
             prop_assert!(pause <= backoff.pause_after(failures + 1));
             let part = jittered(pause, least, chance);
             prop_assert!(part <= pause);
-            // A duration has no more than nanoseconds.
+            // A duration has a resolution of one nanosecond.
             prop_assert!(part + Duration::from_nanos(1) >= pause.mul_f64(least));
         }
     }

@@ -10,11 +10,11 @@ pub enum Circuit {
     Closed,
     /// Calls are refused.
     Open,
-    /// A few calls try.
+    /// A few trial calls pass.
     HalfOpen,
-    /// An operator has calls refused.
+    /// An operator makes it refuse calls.
     ForcedOpen,
-    /// An operator has calls pass.
+    /// An operator makes it admit calls.
     ForcedClosed,
 }
 
@@ -25,7 +25,7 @@ impl Circuit {
         self.into()
     }
 
-    /// Whether an operator holds it.
+    /// True when an operator controls it.
     #[must_use]
     pub const fn is_forced(self) -> bool {
         matches!(self, Self::ForcedOpen | Self::ForcedClosed)

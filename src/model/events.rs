@@ -15,36 +15,36 @@ use super::{
 /// The `source` of events that name none.
 pub const DEFAULT_SOURCE: &str = "agentarea-api";
 
-/// The longest `id`, `source`, `type` or `subject`.
+/// The maximum length of `id`, `source`, `type` and `subject`.
 pub const MAX_ATTRIBUTE: usize = 1024;
 
-/// Events of one subject share one of so many lanes, in which they keep their order.
+/// The number of lanes. Events of one subject share a lane, in which they keep their order.
 pub const LANES: i32 = 16;
 
-/// A `CloudEvents` 1.0 event: its document in the JSON format, which is stored, sent and streamed as
-/// it is, and the attributes that decide on its way.
+/// A `CloudEvents` 1.0 event: its document in the JSON format, which is stored, sent and streamed
+/// unchanged, and the attributes that determine its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Unique within the source.
     pub id: String,
-    /// Where the event happened, a URI reference.
+    /// The origin of the event, a URI reference.
     pub source: String,
-    /// What happened, such as `task.created`.
+    /// The type of the event, such as `task.created`.
     pub kind: String,
-    /// What it happened to; events of one subject keep their order.
+    /// The thing that the event is about; events of one subject keep their order.
     pub subject: Option<String>,
     is_traced: bool,
     document: Arc<str>,
 }
 
 impl Event {
-    /// A new event of ours.
+    /// Creates an event of our own.
     #[must_use]
     pub fn new(kind: impl Into<String>, subject: Option<String>, data: Option<&Json>) -> Self {
         Self::with_id(ids::new_id(), kind, subject, data)
     }
 
-    /// An event of ours.
+    /// Creates an event of our own with this id.
     ///
     /// # Panics
     /// Never: every part of an event is representable in JSON.
@@ -70,10 +70,10 @@ impl Event {
         Self { id, source, kind, subject, is_traced: false, document: document.into() }
     }
 
-    /// Takes an event in the JSON format as a client sent it.
+    /// Reads an event in the JSON format from a client's document.
     ///
     /// # Errors
-    /// Says which attribute breaks which rule of the specification.
+    /// Names the attribute and the rule of the specification that it breaks.
     pub fn from_client(document: &Json) -> Result<Self, String> {
         let members = Members::of(document.text()).map_err(|error| error.to_string())?;
         check_members(&members)?;
@@ -82,10 +82,10 @@ impl Event {
         Ok(event)
     }
 
-    /// Reads an event that was stored.
+    /// Reads a stored event.
     ///
     /// # Errors
-    /// When it is none that every reader can read.
+    /// When the document is not an event that every reader can read.
     pub fn stored(document: Arc<str>) -> serde_json::Result<Self> {
         let Attributes { id, source, kind, subject, traceparent, .. } =
             serde_json::from_str(&document)?;
@@ -99,7 +99,7 @@ impl Event {
         &self.document
     }
 
-    /// The event as a part of the trace, unless it names one itself.
+    /// Adds the event to the trace, unless it names one itself.
     #[must_use]
     pub fn within_trace(mut self, traceparent: &str) -> Self {
         if let (false, Some(open)) = (self.is_traced, self.document.strip_suffix('}')) {
@@ -110,7 +110,7 @@ impl Event {
         self
     }
 
-    /// By what a repetition of the event is recognised.
+    /// The fingerprint by which a repetition of the event is recognised.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         // A document is an object.
@@ -122,8 +122,9 @@ impl Event {
         })
     }
 
-    /// The lane in which it is delivered: that of its subject, or any if it has none. Processes of
-    /// different versions must agree on it, so it does not come from the standard library's hash.
+    /// The lane in which it is delivered: that of its subject, or an arbitrary one if it has none.
+    /// Processes of different versions must agree on it, so it does not come from the standard
+    /// library's hash.
     #[must_use]
     pub fn lane(&self) -> i32 {
         let of = self.subject.as_deref().unwrap_or(&self.id);
@@ -131,10 +132,10 @@ impl Event {
         i32::from(digest.finalize()[0]) % LANES
     }
 
-    /// Checks the rules of the specification for the attributes that decide on its way.
+    /// Checks the attributes that determine its delivery against the rules of the specification.
     ///
     /// # Errors
-    /// Says which attribute breaks which rule.
+    /// Names the attribute and the rule that it breaks.
     pub fn check(&self) -> Result<(), String> {
         check_text("id", &self.id)?;
         check_text("source", &self.source)?;
@@ -143,7 +144,7 @@ impl Event {
     }
 }
 
-/// An event of ours in the JSON format.
+/// An event of our own in the JSON format.
 #[derive(Serialize)]
 struct Document<'a> {
     specversion: &'static str,
@@ -160,7 +161,8 @@ struct Document<'a> {
     data: Option<&'a Json>,
 }
 
-/// What is read of a stored event; its data only to see that others can read it.
+/// The attributes that are read from a stored event. Its data is read only to prove that others can
+/// read it.
 #[derive(Deserialize)]
 struct Attributes {
     id: String,
@@ -173,7 +175,7 @@ struct Attributes {
     _data: Readable,
 }
 
-/// The attributes that are text, and whether an event must have them.
+/// The attributes that are text, and whether each is required.
 const TEXTS: [(&str, bool); 9] = [
     ("specversion", true),
     ("id", true),
@@ -202,10 +204,11 @@ const ORDER: [&str; 10] = [
 
 const DATA: &str = "data";
 
-/// Appends what counts in an event, in the same way however its client wrote it.
+/// Appends the significant content of an event in one form, however its client wrote it.
 fn write_members(members: &Members<'_>, form: Form, out: &mut Vec<u8>) {
     let counts = |name: &str, value: &str| {
-        // Data may be `null`, which earlier releases did not keep; other attributes are unset then.
+        // Data may be `null`, which earlier releases did not keep; any other `null` attribute is
+        // unset.
         value != "null" || (name == DATA && form == Form::Exact)
     };
     let mut extensions: Vec<&str> =
@@ -225,7 +228,7 @@ fn write_members(members: &Members<'_>, form: Form, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Checks what is not read once the event is accepted, and names the attribute that is wrong.
+/// Checks the attributes that are not read after acceptance, and names the one that is wrong.
 fn check_members(members: &Members<'_>) -> Result<(), String> {
     if let Some(name) = members.repeated() {
         return Err(format!("`{name}` is there twice"));
@@ -281,20 +284,20 @@ fn check_extension(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A place in the stream of events: the id of a stored event, ordered as the stream is.
+/// A place in the stream of events: the id of a stored event, in the order of the stream.
 ///
-/// Redis gives its stream entry ids (milliseconds, number); the memory broker makes ids of the
-/// same form, so that a client resumes from either in the same way.
+/// Redis assigns ids (milliseconds, number) to its stream entries. The memory broker generates ids
+/// of the same form, so that a client resumes from either in the same way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// Milliseconds since the epoch.
+    /// The milliseconds since the epoch.
     pub millis: u64,
-    /// Number within the millisecond.
+    /// The number within the millisecond.
     pub number: u64,
 }
 
 impl Position {
-    /// Before every event.
+    /// The place before every event.
     pub const START: Self = Self { millis: 0, number: 0 };
 
     /// The place just before this one.
@@ -328,7 +331,7 @@ impl FromStr for Position {
     }
 }
 
-/// An event as the broker keeps it. The JSON is shared, because one event goes to many readers.
+/// An event in the broker. The JSON is shared, because one event goes to many readers.
 #[derive(Clone, Debug)]
 pub struct StoredEvent {
     /// Its place.
@@ -340,14 +343,14 @@ pub struct StoredEvent {
 /// The part of the stream that can still be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Every event after this place can still be read; events at or before it may be gone.
+    /// The place after which every event can still be read; events at or before it may be gone.
     pub complete_after: Position,
-    /// The newest event, or the place after which the next one comes.
+    /// The place of the newest event, or the place after which the next event comes.
     pub newest: Position,
 }
 
 impl Range {
-    /// True when a reader who has seen everything up to `position` can go on without loss.
+    /// True when a reader that has seen everything up to `position` can continue without loss.
     #[must_use]
     pub fn can_resume_after(&self, position: Position) -> bool {
         (self.complete_after..=self.newest).contains(&position)
@@ -359,7 +362,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// As the release before wrote an event, and hashed it.
+    /// An event as the previous release wrote and hashed it.
     #[derive(Serialize, Deserialize)]
     struct EarlierEvent {
         specversion: String,

@@ -11,7 +11,7 @@ use super::{
     time::{self, Timestamp},
 };
 
-/// Where an execution stands.
+/// The status of an execution.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, VariantArray,
 )]
@@ -25,11 +25,11 @@ pub enum Status {
     Completed,
     /// Ended with an error.
     Failed,
-    /// Ended because its cancellation was asked for.
+    /// Ended because its cancellation was requested.
     Cancelled,
     /// Ended by force.
     Terminated,
-    /// Ended because its time was up.
+    /// Ended because its timeout elapsed.
     TimedOut,
 }
 
@@ -57,7 +57,7 @@ impl Status {
         !matches!(self, Self::Accepted | Self::Running)
     }
 
-    /// The type of the event that announces this status.
+    /// The type of the event that announces the status.
     #[must_use]
     pub const fn event_type(self) -> &'static str {
         match self {
@@ -90,31 +90,31 @@ impl FromStr for Status {
     }
 }
 
-/// What a workflow does when it is executed.
+/// The definition of a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Workflow {
-    /// Gives its input back.
+    /// Returns its input.
     Echo {
-        /// How long it takes.
+        /// The time that it takes.
         delay: Duration,
     },
     /// Sends its input to a URL; the JSON answer is the result.
     Http {
-        /// Where to.
+        /// The URL.
         url: String,
-        /// Time for one try.
+        /// The timeout of one attempt.
         timeout: Duration,
-        /// When to try again.
+        /// The retries of failed attempts.
         retry: StepRetry,
-        /// The largest answer, in bytes.
-        // The release before stored none.
+        /// The size limit of the answer, in bytes.
+        // The previous release did not store one.
         #[serde(default = "Workflow::default_max_answer")]
         max_answer: usize,
     },
     /// Runs on workers elsewhere, in any language.
     Temporal {
-        /// The workflow type those workers register.
+        /// The workflow type that those workers register.
         workflow_type: String,
         /// The task queue they poll; the connection's own if unset.
         task_queue: Option<String>,
@@ -122,7 +122,7 @@ pub enum Workflow {
 }
 
 impl Workflow {
-    /// The largest answer of a service, in bytes, where nothing is said.
+    /// The default size limit of a service's answer, in bytes.
     pub const MAX_ANSWER: usize = 1 << 20;
 
     const fn default_max_answer() -> usize {
@@ -130,21 +130,21 @@ impl Workflow {
     }
 }
 
-/// When a failed step is tried again.
+/// The retries of a failed step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRetry {
-    /// Tries in all, the first one included.
+    /// The total number of attempts, including the first.
     pub max_attempts: u32,
-    /// Pause before the second try.
+    /// The pause before the second attempt.
     pub initial_backoff: Duration,
-    /// Longest pause.
+    /// The longest pause.
     pub max_backoff: Duration,
-    /// Growth of the pause from try to try.
+    /// The factor by which the pause grows with each attempt.
     pub multiplier: f64,
 }
 
 impl StepRetry {
-    /// The pause after `tries` failed tries.
+    /// Returns the pause after `tries` failed attempts.
     #[must_use]
     pub fn pause_after(&self, tries: u32) -> Duration {
         let Self { initial_backoff, multiplier, max_backoff, .. } = *self;
@@ -159,43 +159,45 @@ pub struct Execution {
     pub id: String,
     /// The workflow's name.
     pub workflow: String,
-    /// What it was given.
+    /// The input of the workflow.
     pub input: Json,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
-    /// What it gave, when completed.
+    /// Its result, when completed.
     pub result: Option<Json>,
-    /// Why it ended otherwise.
+    /// The reason for any other end.
     pub error: Option<String>,
-    /// When it was accepted.
+    /// The time of its acceptance.
     pub created_at: Timestamp,
-    /// When the backend acknowledged it.
+    /// The time at which the backend acknowledged it.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// The time of its end.
     pub finished_at: Option<Timestamp>,
-    /// When the backend last confirmed the status.
+    /// The time at which the backend last confirmed the status.
     pub confirmed_at: Option<Timestamp>,
-    /// The backend that serves it, for good.
+    /// The backend that runs it, which never changes.
     pub backend: String,
-    /// Identifies our hand-over to the backend, so that repeating it starts nothing twice.
+    /// Identifies our start request to the backend, so that a repeated request starts nothing
+    /// twice.
     pub request_id: String,
-    /// Time it may take in all.
+    /// The time limit of the whole execution.
     pub timeout: Option<Duration>,
-    /// What it does, as the configuration said when it was accepted.
+    /// The definition of the workflow, as configured at its acceptance.
     pub definition: Workflow,
-    /// The trace of the request that asked for it, as W3C's `traceparent`.
+    /// The trace of the request that created it, as a W3C `traceparent`.
     pub traceparent: Option<String>,
 }
 
 impl Execution {
-    /// The record after a change.
+    /// Returns the record after a change.
     #[must_use]
     pub fn after(&self, outcome: &Outcome) -> Self {
         Self {
             status: outcome.status,
             result: outcome.result.clone(),
             error: outcome.error.clone(),
-            // The start that was stored first stands; clocks of backends differ from ours.
+            // The start that was stored first is kept, because the clocks of backends differ from
+            // ours.
             started_at: self.started_at.or(outcome.started_at),
             finished_at: outcome.finished_at,
             confirmed_at: Some(time::now()),
@@ -204,23 +206,23 @@ impl Execution {
     }
 }
 
-/// What it takes to follow an execution that has not ended: nothing that can be large, and nothing
-/// that might not be readable.
+/// The fields that are needed to follow an execution that has not ended. Fields that can be large
+/// or might not be readable are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenExecution {
     /// Its id.
     pub id: String,
     /// The workflow's name.
     pub workflow: String,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
-    /// When it was accepted.
+    /// The time of its acceptance.
     pub created_at: Timestamp,
-    /// When the backend acknowledged it.
+    /// The time at which the backend acknowledged it.
     pub started_at: Option<Timestamp>,
-    /// When the backend last confirmed the status.
+    /// The time at which the backend last confirmed the status.
     pub confirmed_at: Option<Timestamp>,
-    /// The trace of the request that asked for it, as W3C's `traceparent`.
+    /// The trace of the request that created it, as a W3C `traceparent`.
     pub traceparent: Option<String>,
 }
 
@@ -243,18 +245,18 @@ impl From<&Execution> for OpenExecution {
 pub struct Outcome {
     /// The new status.
     pub status: Status,
-    /// What it gave, when completed.
+    /// Its result, when completed.
     pub result: Option<Json>,
-    /// Why it ended otherwise.
+    /// The reason for any other end.
     pub error: Option<String>,
-    /// When it was acknowledged, if the backend tells.
+    /// The time of its acknowledgement, if the backend reports it.
     pub started_at: Option<Timestamp>,
-    /// When it ended, if it has.
+    /// The time of its end, if it has ended.
     pub finished_at: Option<Timestamp>,
 }
 
 impl Outcome {
-    /// An execution that the backend has acknowledged.
+    /// The outcome of an execution that the backend has acknowledged.
     #[must_use]
     pub fn running(started_at: Timestamp) -> Self {
         Self {
@@ -266,7 +268,7 @@ impl Outcome {
         }
     }
 
-    /// An execution that ended without a result.
+    /// The outcome of an execution that ended without a result.
     #[must_use]
     pub fn ended(status: Status, error: impl Into<String>, finished_at: Timestamp) -> Self {
         Self {
@@ -279,21 +281,21 @@ impl Outcome {
     }
 }
 
-/// How a client wishes an execution to end.
+/// The way in which a client asks for the end of an execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// It may clean up, and take its time.
+    /// Lets it clean up, which may take time.
     Cancel,
-    /// By force.
+    /// Ends it by force.
     Terminate {
-        /// For people who look at it later.
+        /// The reason, for people who look at it later.
         reason: String,
     },
 }
 
 impl Ending {
-    /// What an execution that never began has come to.
+    /// The outcome of an execution that ends before it starts.
     #[must_use]
     pub fn before_start(&self, at: Timestamp) -> Outcome {
         match self {
@@ -303,46 +305,46 @@ impl Ending {
     }
 }
 
-/// What a backend needs to start an execution.
+/// The data that a backend needs to start an execution.
 #[derive(Clone, Debug)]
 pub struct StartRequest {
     /// The execution's id.
     pub id: String,
-    /// Identifies the hand-over: repeating it with the same request id starts nothing twice.
+    /// Identifies the request: repeating it with the same request id starts nothing twice.
     pub request_id: String,
     /// The workflow's name.
     pub workflow: String,
-    /// What the workflow does.
+    /// The definition of the workflow.
     pub definition: Workflow,
-    /// What it is given.
+    /// The input of the workflow.
     pub input: Json,
-    /// Time it may take in all.
+    /// The time limit of the whole execution.
     pub timeout: Option<Duration>,
-    /// The trace that it belongs to, as W3C's `traceparent`.
+    /// The trace that it belongs to, as a W3C `traceparent`.
     pub traceparent: Option<String>,
-    /// How long ago a try was made that may have reached the backend.
+    /// The time since the first attempt that may have reached the backend.
     pub first_tried: Option<Duration>,
 }
 
-/// Which executions a list shows, newest first.
+/// The selection of executions in a list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct ListFilter {
-    /// Only of this status.
+    /// The status to select, if any.
     pub status: Option<Status>,
-    /// Only of this workflow.
+    /// The workflow to select, if any.
     pub workflow: Option<String>,
-    /// Only older than this one.
+    /// The place after which the list continues with older executions, if any.
     pub before: Option<ListPlace>,
-    /// At most so many.
+    /// The maximum number of executions.
     pub limit: i64,
 }
 
-/// A place in the list of executions, what an opaque cursor stands for.
+/// A place in the list of executions, which clients see as an opaque cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPlace {
-    /// When the last one shown was created.
+    /// The creation time of the last execution shown.
     pub created_at: Timestamp,
-    /// Its id, because two can be created at once.
+    /// Its id, because two executions can have the same creation time.
     pub id: String,
 }
 

@@ -2,20 +2,20 @@
 
 use uuid::Uuid;
 
-/// The longest id that a client may give.
+/// The maximum length of an id that a client chooses.
 pub const MAX_CLIENT_ID: usize = 200;
 
-/// A new id: `UUIDv7` in lower case, so that ids sort by the time they were made.
+/// Returns a new id: a `UUIDv7` in lower case, so that ids sort by the time of their creation.
 #[must_use]
 pub fn new_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// Checks an id that a client gives to an execution.
+/// Checks an id that a client chooses for an execution.
 ///
 /// # Errors
-/// Says what an id may be made of. An id becomes part of URLs, log lines and Temporal workflow
-/// ids, so only characters that are plain in all three are allowed.
+/// States the characters that an id may contain. An id becomes part of URLs, log lines and Temporal
+/// workflow ids, so only characters that are plain in all three are allowed.
 pub fn check_client_id(id: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:~".contains(c);
     if id.is_empty() || id.len() > MAX_CLIENT_ID || !id.chars().all(plain) {

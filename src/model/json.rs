@@ -1,5 +1,5 @@
-//! JSON as clients send it: kept as text, checked so that every reader can read it, compared by
-//! what it says, and named in messages.
+//! JSON from clients: kept as text, checked so that every reader can read it, compared by its
+//! content, and described in messages.
 
 mod canonical;
 mod fingerprint;
@@ -17,15 +17,15 @@ pub use self::{
     text::Json,
 };
 
-/// How deep a value of a client's, or a result, may be nested. What is accepted has to be readable
-/// wherever it goes: readers of JSON stop at 128 levels, and an event, a list or another envelope
-/// of ours adds a few.
+/// The maximum nesting depth of a client's value or a result. An accepted value must be readable
+/// everywhere: readers of JSON stop at 128 levels, and an event, a list or another envelope of ours
+/// adds a few.
 pub const MAX_DEPTH: usize = 100;
 
 /// Refuses JSON that is nested deeper than [`MAX_DEPTH`].
 ///
 /// # Errors
-/// Says so, after "the value …".
+/// Returns a message that continues "the value …".
 pub fn check_depth(text: &[u8]) -> Result<(), String> {
     if depth(text) > MAX_DEPTH {
         return Err(format!("is nested deeper than {MAX_DEPTH} levels"));
@@ -33,8 +33,8 @@ pub fn check_depth(text: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// How deep a text that should be JSON is nested. Looks at brackets alone, so that it is known
-/// before the text is read.
+/// The nesting depth of a text that should be JSON. Only brackets are examined, so that the depth
+/// is known before the text is parsed.
 #[must_use]
 pub fn depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
@@ -53,7 +53,7 @@ pub fn depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// Goes on behind the quote that ends a string.
+/// Advances past the closing quote of a string.
 fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     while let Some(byte) = bytes.next() {
         match byte {
@@ -66,10 +66,11 @@ fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// The most that a message repeats of a client's text, in characters.
+/// The maximum number of characters that a message repeats of a client's text.
 const MAX_TEXT: usize = 40;
 
-/// A value in words; long text is cut, and what holds other values is named only.
+/// Describes a value in words. Long text is cut, and the contents of arrays and objects are left
+/// out.
 #[must_use]
 pub fn found(value: &Value) -> String {
     match value {
@@ -78,7 +79,7 @@ pub fn found(value: &Value) -> String {
         }
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
-        // Text in quotes, numbers, booleans, null.
+        // Quoted text, numbers, booleans and null.
         other => other.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! What the program speaks about: plain types without I/O.
+//! The domain model of the program: plain types without I/O.
 
 pub mod backlog;
 pub mod backoff;

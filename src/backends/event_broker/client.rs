@@ -10,7 +10,7 @@ guarded! {
     dyn EventBroker;
 
     EventBroker {
-        // A repeated event keeps its id, and consumers drop repetitions by it.
+        // A repeated event keeps its id, by which consumers drop repetitions.
         idempotent publish(events: &[&Event]) -> Vec<Position>;
         idempotent lost(places: &[Position]) -> Vec<Position>;
         idempotent range() -> Range;

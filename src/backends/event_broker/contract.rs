@@ -1,4 +1,4 @@
-//! What every event broker must do. Each backend runs this suite, the networked ones against a
+//! The contract of every event broker. Each backend runs this suite, the networked ones against a
 //! real server.
 
 use std::{sync::Arc, time::Duration};
@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout};
 use super::EventBroker;
 use crate::model::events::{Event, Position, StoredEvent};
 
-/// Long enough for a loaded machine; nothing waits for it to pass.
+/// Long enough for a loaded machine; no test waits for it to elapse.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs the suite on a broker whose stream nobody else writes to.
+/// Runs the suite on a broker whose stream has no other writer.
 pub(super) async fn suite(broker: Arc<dyn EventBroker>) {
     broker.probe().await.expect("the probe of a working broker is good");
     events_are_read_in_the_order_in_which_they_were_published(&*broker).await;

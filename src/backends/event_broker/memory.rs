@@ -1,5 +1,5 @@
-//! The stream in this process's memory, for one process. What was accepted durably comes back from
-//! the database after a restart, at its place.
+//! The stream in this process's memory, for one process. After a restart, durably accepted events
+//! are restored from the database at their places.
 
 mod sole_use;
 
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Events that are read from the database at once.
+/// The number of events that are read from the database at once.
 const PAGE: i64 = 1000;
 
 /// The stream in this process's memory: for one instance, a second on the same database is refused.
@@ -68,7 +68,7 @@ impl Factory {
         Self { database, brokers: Arc::default() }
     }
 
-    /// What an earlier stream held, oldest first, at most `most` events.
+    /// Returns the events of an earlier stream, oldest first, at most `most`.
     async fn earlier(&self, most: usize) -> Result<Vec<StoredEvent>, Error> {
         let mut earlier: Vec<StoredEvent> = Vec::new();
         let mut before = None;
@@ -107,13 +107,13 @@ impl BackendFactory<dyn EventBroker> for Factory {
         context: &BuildContext,
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let config: Config = section.read()?;
-        // First, so that nothing is delivered elsewhere after this broker was filled.
+        // Taken first, so that no other process delivers events after this broker was filled.
         let sole = SoleUse::take(&self.database, &self.brokers, context).await?;
         let earlier = self.earlier(config.max_events).await?;
         Ok(Arc::new(MemoryBroker { sole, ..MemoryBroker::new(config, earlier) }))
     }
 
-    /// Needs nothing. It is not filled: that would open the database for good.
+    /// Needs no connection. The broker is not filled, which would open the database permanently.
     async fn check(
         &self,
         section: &Section,
@@ -123,7 +123,7 @@ impl BackendFactory<dyn EventBroker> for Factory {
     }
 }
 
-/// Keeps the last events in a ring.
+/// Keeps the most recent events in a ring.
 #[derive(Debug)]
 struct MemoryBroker {
     config: Config,
@@ -136,15 +136,15 @@ struct MemoryBroker {
 struct Ring {
     events: VecDeque<StoredEvent>,
     bytes: usize,
-    /// The last event that was dropped, or the place where the stream began.
+    /// The place of the last event that was dropped, or the place where the stream began.
     complete_after: Position,
     newest: Position,
 }
 
 impl MemoryBroker {
     fn new(config: Config, earlier: Vec<StoredEvent>) -> Self {
-        // A place before the first of them, which an earlier process may have given out, cannot be
-        // resumed from: its reader is told of the gap.
+        // A place before the first of them, which an earlier process may have issued, cannot be
+        // resumed from: its reader is notified of the gap.
         let newest = next_position(earlier.last().map_or(Position::START, |last| last.position));
         let complete_after = earlier.first().map_or(newest, |first| first.position.before());
         let bytes = earlier.iter().map(|event| event.json.len()).sum();
@@ -168,7 +168,7 @@ impl Ring {
     }
 }
 
-/// The place after `newest`, in the current millisecond unless the clock stands behind it.
+/// Returns the place after `newest`, in the current millisecond unless the clock is behind it.
 fn next_position(newest: Position) -> Position {
     let since_epoch = std::time::SystemTime::from(time::now()).duration_since(UNIX_EPOCH);
     let millis = since_epoch.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
@@ -207,7 +207,7 @@ impl EventBroker for MemoryBroker {
             places.push(position);
         }
         ring.trim(&self.config);
-        // Told under the lock, so that readers see places in order.
+        // Sent under the lock, so that readers see places in order.
         self.newest.send_replace(ring.newest);
         Ok(places)
     }
@@ -239,7 +239,7 @@ impl EventBroker for MemoryBroker {
         wait: Duration,
     ) -> Result<Vec<StoredEvent>, Error> {
         let mut newest = self.newest.subscribe();
-        // Elapsed and closed both mean that there is nothing more to read than there is now.
+        // Timeout and closing both mean that no further events can be read now.
         let _elapsed = timeout(wait, newest.wait_for(|newest| *newest > after)).await.is_err();
         self.read(after, limit).await
     }

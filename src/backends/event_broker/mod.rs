@@ -1,4 +1,4 @@
-//! Event brokers: they take events and let readers follow and resume the stream.
+//! Event brokers: they accept events and let readers follow and resume the stream.
 
 mod client;
 mod memory;
@@ -23,11 +23,11 @@ use crate::{
 /// The name of the family.
 pub const FAMILY: &str = "event_broker";
 
-/// Variables of the Redis backend, known even to a build without it, which must refuse them.
+/// Variables of the Redis backend, known even to a build without it, which must reject them.
 const REDIS_VARIABLES: [WellKnownVariable; 1] =
     [WellKnownVariable { name: "REDIS_URL", key: "url", selects: true, read: verbatim }];
 
-/// Takes events and keeps them in one stream that can be read from any place it still holds.
+/// Accepts events and keeps them in one stream that can be read from any place it still holds.
 #[async_trait]
 pub trait EventBroker: Backend {
     /// Appends the events in order, all or none.
@@ -35,18 +35,18 @@ pub trait EventBroker: Backend {
     /// Returns once the broker has acknowledged them, with the place of each.
     ///
     /// # Errors
-    /// `outcome_unknown()` tells whether they may have been appended nevertheless.
+    /// `outcome_unknown()` tells whether the events may have been appended nevertheless.
     ///
     /// # Cancel safety
-    /// A dropped call may or may not append the events; it never appends a part of them.
+    /// A dropped call may or may not append the events; it never appends only some of them.
     async fn publish(&self, events: &[&Event]) -> Result<Vec<Position>, Error>;
 
-    /// Those of `places`, which events once had, that the stream has lost, as after a flush or the
-    /// failover to a copy that lagged behind. What was dropped because the stream was full is not
-    /// lost.
+    /// Returns those of `places`, which events once had, that the stream has lost, for example by a
+    /// flush or the failover to a copy that lagged behind. Events that were dropped because the
+    /// stream was full are not lost.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the broker cannot be queried.
     ///
     /// # Cancel safety
     /// Has no effect.
@@ -55,29 +55,30 @@ pub trait EventBroker: Backend {
     /// The part of the stream that can be read now.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the broker cannot be queried.
     ///
     /// # Cancel safety
     /// Has no effect.
     async fn range(&self) -> Result<Range, Error>;
 
-    /// At most `limit` events after `position`, oldest first; empty at the end of the stream.
+    /// Returns at most `limit` events after `position`, oldest first; empty at the end of the
+    /// stream.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the broker cannot be queried.
     ///
     /// # Cancel safety
     /// Has no effect.
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, Error>;
 
-    /// As [`EventBroker::read`], but waits up to `wait` for an event if there is none. This is the
-    /// one blocking read of the family: call it on a [`Lease`](crate::connection::Lease).
+    /// Like [`EventBroker::read`], but waits up to `wait` for an event if none exists. This is the
+    /// only blocking read of the family: call it on a [`Lease`](crate::connection::Lease).
     ///
     /// # Errors
-    /// When the broker cannot be asked, or the connection breaks while waiting.
+    /// When the broker cannot be queried, or the connection breaks while waiting.
     ///
     /// # Cancel safety
-    /// Has no effect: nothing is consumed by reading.
+    /// Has no effect: reading consumes nothing.
     async fn wait(
         &self,
         after: Position,

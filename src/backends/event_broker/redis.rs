@@ -1,9 +1,9 @@
 //! The stream in Redis: for any number of processes.
 //!
 //! Commands of all callers share one multiplexed connection, because that is several times faster
-//! than a pooled one per call. Blocking reads would hold up everybody on it, so each has a pooled
-//! connection to itself; probes have their own as well, so that they measure the server and not
-//! the queue.
+//! than one pooled connection per call. A blocking read would delay every caller on it, so each
+//! read has a pooled connection to itself. Probes also have their own connection, so that they
+//! measure the server and not the queue.
 
 mod agentarea;
 mod compatibility;
@@ -49,10 +49,10 @@ use crate::{
     },
 };
 
-/// How long the key of a probe outlives it.
+/// The time for which the key of a probe outlives it.
 const PROBE_KEY_SECONDS: u64 = 60;
-/// A connection is given up after so many calls in a row that were dropped without an answer: a
-/// link that died silently would otherwise swallow calls for as long as the system waits.
+/// The number of consecutive calls dropped without an answer after which a connection is abandoned:
+/// a silently dead link would otherwise swallow calls until the system's own timeout elapses.
 const PATIENCE: u32 = 3;
 
 pub(super) struct Factory;
@@ -76,7 +76,7 @@ impl BackendFactory<dyn EventBroker> for Factory {
         context: &BuildContext,
     ) -> Result<Arc<dyn EventBroker>, Error> {
         let broker = RedisBroker::new(section.read()?, context)?;
-        // The probe finds out what a server that answers may still refuse.
+        // The probe detects operations that a server may refuse although it answers.
         tokio::try_join!(
             broker.probe(),
             check_server(&broker.commands, broker.config.mode),
@@ -105,12 +105,12 @@ struct RedisBroker {
     commands: Line,
     probes: Line,
     probe_key: String,
-    /// The last probe failed, or was given up.
+    /// True when the last probe failed or was abandoned.
     unanswered_probe: AtomicBool,
-    /// For blocking reads.
+    /// The connections of blocking reads.
     pool: Pool<Connector>,
     connect_timeout: Duration,
-    /// The longest text that the server takes, in bytes.
+    /// The longest text that the server accepts, in bytes.
     largest_text: AtomicUsize,
 }
 
@@ -138,8 +138,8 @@ impl RedisBroker {
         })
     }
 
-    /// The server resets a connection that brings more, which looks like an outage; so what is too
-    /// large is refused here.
+    /// Asks for the limit beyond which the server resets the connection. That would look like an
+    /// outage, so texts that are too large are refused here.
     async fn ask_largest_text(&self) -> Result<(), Error> {
         let mut command = redis::cmd("CONFIG");
         command.arg("GET").arg("proto-max-bulk-len");
@@ -149,7 +149,8 @@ impl RedisBroker {
                 self.largest_text.store(largest, Ordering::Relaxed);
                 Ok(())
             }
-            // Managed servers hide it, and take what others do: far more than any request has.
+            // Managed servers hide the limit, and accept as much as others: far more than any
+            // request has.
             Err(error) if error.outcome_unknown() => Err(error),
             Err(_) => Ok(()),
         }
@@ -186,7 +187,7 @@ impl RedisBroker {
             .await
     }
 
-    /// One page of the stream after `place`, waiting for it up to `wait`.
+    /// Returns one page of the stream after `place`, waiting for it up to `wait`.
     async fn blocking_page(
         &self,
         place: Position,
@@ -196,7 +197,7 @@ impl RedisBroker {
         let mut connection = Exclusive::take(&self.pool, wait).await?;
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(limit);
-        // Rounded up, because 0 would wait for ever.
+        // Rounded up, because 0 would wait forever.
         let millis = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
         if millis > 0 {
             command.arg("BLOCK").arg(millis);
@@ -234,7 +235,8 @@ impl Backend for RedisBroker {
         }
         self.unanswered_probe.store(false, Ordering::Relaxed);
         if after_outage {
-            // What is left from before may be dead, which nothing tells before calls wait in vain.
+            // A connection from before the outage may be dead, which only calls that wait in vain
+            // would show.
             self.commands.renew();
         }
         Ok(())
@@ -289,7 +291,7 @@ impl EventBroker for RedisBroker {
         if missing.is_empty() {
             return Ok(missing);
         }
-        // Asked afterwards, because the stream may be trimmed at any moment.
+        // Queried afterwards, because the stream may be trimmed at any moment.
         let range = self.range().await?;
         Ok(missing.into_iter().filter(|place| *place > range.complete_after).collect())
     }
@@ -307,9 +309,10 @@ impl EventBroker for RedisBroker {
         let mut take = |key: &str| information.remove(key).unwrap_or(redis::Value::Nil);
         let newest = redis::from_redis_value::<String>(take("last-generated-id"));
         let newest = parse_place(&newest.unwrap_or_default())?;
-        // Redis 7 counts what was ever added, so a stream that nobody has trimmed yet is known to
-        // be whole. `max-deleted-entry-id` does not tell: trimming leaves it alone. After a flush
-        // the count begins anew, and nothing is left that knows of the stream before.
+        // Redis 7 counts all entries ever added, so a stream that has never been trimmed is known
+        // to be complete. `max-deleted-entry-id` does not show that, because trimming leaves it
+        // unchanged. After a flush the count restarts, and no record of the previous stream
+        // remains.
         let mut count = |key: &str| redis::from_redis_value::<u64>(take(key)).ok();
         let (length, added) = (count("length"), count("entries-added"));
         if length.is_some() && length == added {
@@ -323,8 +326,8 @@ impl EventBroker for RedisBroker {
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<StoredEvent>, Error> {
         let mut found = Vec::new();
         let mut place = after;
-        // A page can consist of entries that somebody else wrote and that are no events, so only
-        // a short one means the end.
+        // A page can consist of entries from other writers that are not events, so only a short
+        // page means the end.
         while found.len() < limit {
             let mut command = redis::cmd("XRANGE");
             command.arg(&self.config.stream).arg(format!("({place}")).arg("+");

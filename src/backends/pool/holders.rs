@@ -1,4 +1,4 @@
-//! Who holds a pooled connection, so that one that is held for too long can be named.
+//! Records the holders of pooled connections, so that the holder of a leak can be named.
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,10 @@ pub(super) struct Holders {
 #[derive(Debug)]
 struct Holder {
     operation: &'static str,
-    /// The request's, which carries its id.
+    /// The span of the request, which carries its id.
     span: Span,
     since: Instant,
-    /// When it counts as leaked; none once that is reported.
+    /// The time at which it counts as leaked; `None` once the leak is reported.
     leaks_at: Option<Instant>,
 }
 
@@ -34,12 +34,12 @@ struct Holder {
 #[derive(Debug)]
 pub(super) struct Leak {
     pub(super) operation: &'static str,
-    /// Where it was taken.
+    /// The span in which it was taken.
     pub(super) span: Span,
     pub(super) held: Duration,
 }
 
-/// Of one checkout; dropping it ends the record.
+/// The record of one checkout; dropping it ends the record.
 #[derive(Debug)]
 pub(super) struct Ticket {
     holders: Arc<Holders>,
@@ -61,7 +61,7 @@ impl Holders {
         Ticket { holders: Arc::clone(self), number }
     }
 
-    /// The checkouts that became leaks; each is given once.
+    /// Returns the checkouts that became leaks, each only once.
     pub(super) fn leaks(&self, now: Instant) -> Vec<Leak> {
         let mut held = self.held.lock();
         let overdue = held
@@ -82,7 +82,7 @@ impl Holders {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // Dropped behind the lock: closing a span runs code of the log's.
+        // Dropped after the lock is released, because closing a span runs code of the logger.
         let holder = self.holders.held.lock().remove(&self.number);
         drop(holder);
     }

@@ -1,4 +1,4 @@
-//! What is due for a pooled connection, and when. Pure: the time is passed in.
+//! The maintenance that a pooled connection needs, and its time. Pure: time is passed in.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use crate::config;
 
-/// Bounds of the time between two rounds of housekeeping: a round over idle connections costs
-/// microseconds, and nothing it looks after is worth a shorter one.
+/// Bounds of the time between two rounds of maintenance. A round over idle connections costs
+/// microseconds, and nothing that it maintains justifies a shorter interval.
 const PACE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 
-/// The times of a pool; none of them applies where it is unset.
+/// The time limits of a pool; an unset limit does not apply.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     max_lifetime: Option<Duration>,
@@ -20,26 +20,26 @@ pub(super) struct Policy {
     leak_after: Option<Duration>,
 }
 
-/// What became of a pooled connection so far.
+/// The history of a pooled connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Life {
     opened: Instant,
     /// The age at which it is replaced.
     max_age: Option<Duration>,
-    /// When it was given back for the last time.
+    /// The time at which it was last returned.
     idle_since: Instant,
-    /// When it last answered, or was in use.
+    /// The time at which it last answered, or was in use.
     last_seen: Instant,
 }
 
-/// What is to be done with a connection that nobody uses.
+/// The action that an idle connection needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// It is fine.
+    /// It needs none.
     Nothing,
     /// It must prove that it still works.
     Check,
-    /// It has had its time; says why.
+    /// It must be closed, for this reason.
     Close(&'static str),
 }
 
@@ -54,8 +54,8 @@ impl Policy {
         }
     }
 
-    /// The life of a connection that was opened now. Each lives up to a tenth shorter than the
-    /// others, so that not all are replaced at once.
+    /// Returns the life of a connection that was opened now. The lifetime is shortened by up to a
+    /// tenth at random, so that not all connections are replaced at once.
     pub(super) fn begin(&self, now: Instant) -> Life {
         let jitter = rand::rng().random_range(0.9..=1.0);
         let max_age = self.max_lifetime.map(|longest| longest.mul_f64(jitter));
@@ -77,13 +77,14 @@ impl Policy {
         }
     }
 
-    /// When a checkout that began now, and is expected to be held for `expected`, counts as leaked.
+    /// The time at which a checkout that begins now, and is expected to last `expected`, counts as
+    /// leaked.
     pub(super) fn leaks_at(&self, now: Instant, expected: Duration) -> Option<Instant> {
         now.checked_add(self.leak_after?.saturating_add(expected))
     }
 
-    /// Time between two rounds, so that nothing comes later than by a quarter of its time; none if
-    /// there is nothing to do.
+    /// The time between two rounds, so that nothing is late by more than a quarter of its limit;
+    /// `None` if there is nothing to do.
     pub(super) fn pace(&self) -> Option<Duration> {
         let times = [self.max_lifetime, self.idle_timeout, self.keepalive, self.leak_after];
         let shortest = times.into_iter().flatten().min()?;
@@ -92,13 +93,13 @@ impl Policy {
 }
 
 impl Life {
-    /// Somebody gave it back.
+    /// Records its return by a caller.
     pub(super) fn given_back(&mut self, now: Instant) {
         self.idle_since = now;
         self.last_seen = now;
     }
 
-    /// It answered a check, which is no use.
+    /// Records an answer to a check, which does not count as use.
     pub(super) fn answered(&mut self, now: Instant) {
         self.last_seen = now;
     }

@@ -1,5 +1,5 @@
-//! One text for all spellings of a JSON document that differ in white space, in the order of
-//! members and in the escapes of strings alone.
+//! One canonical text for all spellings of a JSON document that differ only in white space, in the
+//! order of members and in the escapes of strings.
 
 use std::borrow::Cow;
 
@@ -7,24 +7,23 @@ use serde_json::Number;
 
 use super::skip_string;
 
-/// Which text is made of a document.
+/// The form of the canonical text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Numbers have all the digits that were sent.
+    /// Numbers keep all the digits that were sent.
     Exact,
-    /// Numbers are the nearest that 64 bits can hold, which is how earlier releases kept them.
+    /// Numbers are rounded to the nearest that 64 bits can hold, as in earlier releases.
     Earlier,
 }
 
-/// Appends the document without white space, and with the members of each object in the order of
-/// their names.
+/// Appends the document without white space, with the members of each object sorted by name.
 ///
 /// `text` must be JSON; the result for any other text has no meaning.
 pub fn canonical(text: &str, form: Form, out: &mut Vec<u8>) {
     Reader { rest: text.as_bytes(), form }.value(out);
 }
 
-/// Reads from the beginning of what is left.
+/// Reads from the start of the remaining text.
 struct Reader<'a> {
     rest: &'a [u8],
     form: Form,
@@ -55,7 +54,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.step();
-        // Members of the same name keep their order.
+        // The sort is stable: members of the same name keep their order.
         members.sort_by(|(one, _), (other, _)| said(one).cmp(&said(other)));
         out.push(b'{');
         for (place, (name, value)) in members.iter().enumerate() {
@@ -101,7 +100,7 @@ impl<'a> Reader<'a> {
     fn scalar_as_sent(&mut self, is_string: bool) -> &'a [u8] {
         let begin = self.rest;
         let mut bytes = begin.iter();
-        // At least one, so that whatever is read comes to its end.
+        // At least one byte is consumed, so that reading always ends.
         let _first = bytes.next();
         if is_string {
             skip_string(&mut bytes);
@@ -114,7 +113,7 @@ impl<'a> Reader<'a> {
         &begin[..begin.len() - self.rest.len()]
     }
 
-    /// The next byte that is no white space, which is not taken.
+    /// Returns the next byte that is not white space, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         self.rest = self.rest.trim_ascii_start();
         self.rest.first().copied()
@@ -125,7 +124,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What a string says, without its quotes and escapes.
+/// Returns the content of a string, without quotes and escapes.
 fn said(string: &[u8]) -> Cow<'_, [u8]> {
     if string.contains(&b'\\') {
         let said = serde_json::from_slice::<String>(string).unwrap_or_default();
@@ -135,7 +134,7 @@ fn said(string: &[u8]) -> Cow<'_, [u8]> {
     Cow::Borrowed(open.strip_suffix(b"\"").unwrap_or(open))
 }
 
-/// A string with no more escapes than it needs.
+/// Returns a string with the fewest escapes.
 fn string(text: &[u8]) -> Option<String> {
     let said: String = serde_json::from_slice(text).ok()?;
     serde_json::to_string(&said).ok()
@@ -214,7 +213,7 @@ mod tests {
             prop_assert_eq!(&compact, &text(&format!("{value:#}")));
             prop_assert_eq!(&compact, &text(&compact));
             prop_assert_eq!(serde_json::from_str::<Value>(&compact).unwrap(), value.clone());
-            // As earlier releases wrote a value.
+            // Earlier releases wrote a value in this form.
             prop_assert_eq!(compact, value.to_string());
         }
 

@@ -1,20 +1,20 @@
-//! By what a repeated request is recognised.
+//! The fingerprint by which a repeated request is recognised.
 
 use sha2::{Digest, Sha256};
 
 use super::Form;
 
-/// A hash of what a client sent, blind to white space, the order of members and escapes.
+/// A hash of a client's JSON, independent of white space, the order of members and escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// With all digits of all numbers.
+    /// The hash with all digits of all numbers.
     hash: String,
-    /// As earlier releases stored it, where that differs.
+    /// The hash that earlier releases stored, if it differs.
     earlier: Option<String>,
 }
 
 impl Fingerprint {
-    /// Of the text that `write` appends.
+    /// Hashes the text that `write` appends.
     #[must_use]
     pub fn new(write: impl Fn(Form, &mut Vec<u8>)) -> Self {
         let mut text = Vec::new();
@@ -26,13 +26,13 @@ impl Fingerprint {
         Self { hash, earlier }
     }
 
-    /// What is stored.
+    /// The hash to store.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.hash
     }
 
-    /// Whether `stored` is of the same text.
+    /// True when `stored` is a hash of the same text.
     #[must_use]
     pub fn matches(&self, stored: &str) -> bool {
         self.hash == stored || self.earlier.as_deref() == Some(stored)

@@ -1,4 +1,4 @@
-//! The members of a JSON object, their values unread.
+//! The members of a JSON object, with unparsed values.
 
 use std::fmt;
 
@@ -16,18 +16,18 @@ impl<'a> Members<'a> {
     /// Reads an object.
     ///
     /// # Errors
-    /// When `text` is none.
+    /// When `text` is not a JSON object.
     pub fn of(text: &'a str) -> serde_json::Result<Self> {
         serde_json::from_str(text)
     }
 
-    /// The value with this name; of several the last, as most readers take it.
+    /// Returns the value with this name; the last if there are several, as most readers do.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(other, _)| other == name).map(|(_, value)| *value)
     }
 
-    /// The text of the value with this name.
+    /// Returns the text of the value with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a str> {
         self.value(name).map(RawValue::get)
@@ -38,7 +38,7 @@ impl<'a> Members<'a> {
         self.0.iter().map(|(name, value)| (&**name, *value))
     }
 
-    /// A name that occurs more than once.
+    /// Returns a name that occurs more than once.
     #[must_use]
     pub fn repeated(&self) -> Option<&str> {
         let mut names: Vec<&str> = self.0.iter().map(|(name, _)| &**name).collect();

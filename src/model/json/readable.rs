@@ -1,4 +1,4 @@
-//! Whether JSON is what every reader can read.
+//! Checks that every reader can read a JSON text.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 
-/// Any JSON, read and dropped. Text that is merely skipped or kept may hold half of a surrogate
-/// pair, or a number beyond all bounds, and fail its readers.
+/// Any JSON value, parsed and dropped. Text that is only skipped or kept may hold half of a
+/// surrogate pair, or a number beyond all bounds, and make its readers fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readable;
 
-/// Whether `text` is JSON that every reader can read.
+/// Checks that `text` is JSON that every reader can read.
 ///
 /// # Errors
-/// Says where it is not.
+/// States the place of the first problem.
 pub fn check(text: &[u8]) -> serde_json::Result<()> {
     serde_json::from_slice(text).map(|Readable| ())
 }

@@ -19,10 +19,10 @@ impl Json {
         Self(RawValue::NULL.to_owned().into())
     }
 
-    /// Reads what a client or a service sent, which may be nested [`super::MAX_DEPTH`] levels deep.
+    /// Reads a value from a client or a service, nested at most [`super::MAX_DEPTH`] levels deep.
     ///
     /// # Errors
-    /// Says why it cannot be taken, after "the value …".
+    /// Returns a message that continues "the value …".
     pub fn read(text: &[u8]) -> Result<Self, String> {
         check_depth(text)?;
         let not_json = |error| format!("is not JSON: {error}");
@@ -30,19 +30,19 @@ impl Json {
         serde_json::from_slice(text).map_err(not_json)
     }
 
-    /// Reads what was stored.
+    /// Reads a stored value.
     ///
     /// # Errors
-    /// Says where it is not JSON that every reader can read.
+    /// States the place at which it is not JSON that every reader can read.
     pub fn stored(text: String) -> serde_json::Result<Self> {
         check(text.as_bytes())?;
         RawValue::from_string(text).map(|text| Self(text.into()))
     }
 
-    /// The value of anything that serialises.
+    /// Converts any value that serialises.
     ///
     /// # Errors
-    /// When it has no JSON form, as a map whose keys are not text.
+    /// When it has no JSON form, such as a map whose keys are not text.
     pub fn of(value: &impl Serialize) -> serde_json::Result<Self> {
         serde_json::value::to_raw_value(value).map(|text| Self(text.into()))
     }
@@ -53,7 +53,7 @@ impl Json {
         self.0.get()
     }
 
-    /// Whether it is `null`.
+    /// True when it is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
         self.text() == "null"
@@ -80,7 +80,7 @@ impl Serialize for Json {
     }
 }
 
-/// Part of a document that was checked as a whole.
+/// Reads a part of a document that was checked as a whole.
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text: Box<RawValue> = Deserialize::deserialize(deserializer)?;

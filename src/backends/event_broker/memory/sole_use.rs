@@ -1,5 +1,5 @@
-//! One process at a time keeps the stream of a database in its memory: of two, each would show its
-//! readers only what it delivered itself.
+//! Ensures that only one process at a time keeps the stream of a database in its memory: each of
+//! two would show its readers only the events that it delivered itself.
 
 use std::{
     sync::{
@@ -18,21 +18,21 @@ use crate::{
 };
 
 const ROLE: &str = "memory_broker";
-/// One that died keeps the next out for so long.
+/// The time for which a process that died still excludes the next one.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// The right to be the one, as a broker of this process has it.
+/// The right to sole use, as held by a broker of this process.
 #[derive(Debug)]
 pub(super) struct SoleUse {
     role: Role,
     lost: AtomicBool,
-    /// Brokers of this process that have it: two while one replaces the other.
+    /// Brokers of this process that hold it: two while one replaces the other.
     holders: Arc<AtomicUsize>,
 }
 
 impl SoleUse {
-    /// Takes it, and keeps it until the broker closes. None where the database lets no second
-    /// process in.
+    /// Takes the right and keeps it until the broker closes. Returns `None` where the database
+    /// admits no second process.
     pub(super) async fn take(
         database: &Client<dyn Database>,
         holders: &Arc<AtomicUsize>,
@@ -54,11 +54,11 @@ impl SoleUse {
         Ok(Some(sole))
     }
 
-    /// Until it is lost; one that was lost stays lost.
+    /// Renews the right until it is lost; once lost, it stays lost.
     async fn keep(self: Arc<Self>) {
         while !self.lost.load(Ordering::Relaxed) {
             sleep(LEASE / 3).await;
-            // While the database cannot be asked, no other process can take it either.
+            // While the database cannot be queried, no other process can take the right either.
             if let Ok(false) = self.role.take().await {
                 self.lost.store(true, Ordering::Relaxed);
             }
@@ -67,12 +67,12 @@ impl SoleUse {
     }
 
     /// # Errors
-    /// When another process has it by now, as after this one was paused.
+    /// When another process holds it by now, for example because this one was paused.
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.lost.load(Ordering::Relaxed) { Err(held_by_another()) } else { Ok(()) }
     }
 
-    /// Lets the next process in at once.
+    /// Admits the next process at once.
     pub(super) async fn give_back(&self) {
         if self.holders.load(Ordering::Relaxed) == 1 {
             self.role.give_back().await;

@@ -1,4 +1,4 @@
-//! What `AgentArea`'s own services read: events as messages of their broker library, on
+//! The format that `AgentArea`'s own services read: events as messages of their broker library, on
 //! channels.
 
 use serde::{
@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// Appends all events, then tells `AgentArea`'s subscribers. A `PUBLISH` that fails (its channel can
-/// be forbidden) does not undo what is stored.
+/// Appends all events, then notifies `AgentArea`'s subscribers. A `PUBLISH` that fails (its channel
+/// can be forbidden) does not undo what is stored.
 pub(super) const APPEND_AND_PUBLISH: &str = "\
 local places = {}
 for i = 2, #ARGV, 3 do
@@ -31,10 +31,11 @@ return places";
 
 /// `FastStream`'s message around `AgentArea`'s event.
 ///
-/// Written from the event as it lies: a copy of its data takes many times the memory of its text.
+/// Written directly from the event's text, because a parsed copy of its data takes many times the
+/// memory.
 ///
 /// # Errors
-/// When the event is no JSON, which is not so of what was accepted.
+/// When the event is not JSON. Every accepted event is.
 pub(super) fn envelope(event: &Event) -> Result<String, Error> {
     let unreadable =
         |error| Error::new(ErrorKind::Incompatible, "the event cannot be read").with_source(error);
@@ -60,7 +61,7 @@ struct Inner<'a> {
     data: Data<'a>,
 }
 
-/// An event's data as an object, whatever it is, with the event's subject.
+/// An event's data as an object, whatever its type, with the event's subject.
 struct Data<'a> {
     members: &'a Members<'a>,
     subject: Option<&'a str>,
@@ -78,7 +79,7 @@ impl Serialize for Data<'_> {
                 for (name, value) in data.iter() {
                     map.serialize_entry(name, value)?;
                 }
-                // What the sender said stays.
+                // A value from the sender takes precedence.
                 subject = subject.filter(|_| data.get(AGGREGATE).is_none());
             }
             (_, Some(binary)) => map.serialize_entry("data_base64", binary)?,
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
     use crate::model::json::Json;
 
-    /// The envelope of an event that has more attributes than what it needs.
+    /// Returns the envelope of an event that has more than the required attributes.
     fn inner(mut more: Value) -> Value {
         let mut event = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "a.b"});
         event.as_object_mut().unwrap().append(more.as_object_mut().unwrap());

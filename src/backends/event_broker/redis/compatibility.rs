@@ -1,9 +1,9 @@
-//! Whether a server is one that the stream can be kept in.
+//! Checks that a server is suitable for the stream.
 
 use super::{config::Mode, link::Line};
 use crate::error::{Error, ErrorKind};
 
-/// The first version that can read a stream from behind an id.
+/// The first version that can read a stream from after an id.
 const OLDEST_SERVER: (u32, u32) = (6, 2);
 
 /// Refuses a server that is too old or of another kind than configured.
@@ -11,7 +11,7 @@ pub(super) async fn check_server(commands: &Line, mode: Mode) -> Result<(), Erro
     let asked = commands.query::<String>(redis::cmd("INFO").arg("server")).await;
     let information = match asked {
         Ok(information) => information,
-        // Who may not ask may still use the stream.
+        // A login that may not query the server may still use the stream.
         Err(error) if error.kind() == ErrorKind::Forbidden => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -24,7 +24,7 @@ pub(super) async fn check_server(commands: &Line, mode: Mode) -> Result<(), Erro
     check_version(value("redis_version:").unwrap_or_default())
 }
 
-/// What does not tell a version, as some that speak the same language, is tried.
+/// A server without a readable version, such as some with a compatible protocol, is accepted.
 fn check_version(version: &str) -> Result<(), Error> {
     let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
     let (oldest, minor) = OLDEST_SERVER;

@@ -1,11 +1,11 @@
-//! Whether a server keeps what it has acknowledged, as far as it lets us look.
+//! Checks that a server keeps acknowledged data, as far as its settings are visible.
 
 use std::collections::HashMap;
 
 use super::link::Line;
 
-/// What is worth knowing of how the server keeps the stream; nothing if it keeps it well, or hides
-/// its settings, as managed servers do.
+/// Returns a note on the way in which the server may lose the stream; `None` if it keeps it well,
+/// or hides its settings, as managed servers do.
 pub(super) async fn what_it_may_lose(commands: &Line) -> Option<&'static str> {
     let evicts = setting(commands, "maxmemory-policy").await;
     let log = setting(commands, "appendonly").await;
@@ -20,7 +20,7 @@ async fn setting(commands: &Line, name: &str) -> Option<String> {
     answer.ok()?.into_values().next()
 }
 
-/// The worst of it. A policy that evicts only what expires leaves the stream alone.
+/// Returns the worst weakness. A policy that evicts only expiring keys leaves the stream alone.
 fn note(
     evicts: Option<&str>,
     log: Option<&str>,

@@ -8,11 +8,11 @@ use crate::{
 /// The field of a stream's entry that holds the event.
 pub(super) const FIELD: &str = "event";
 
-/// An entry's fields and values; bytes, because anybody can write anything there.
+/// The fields and values of an entry; bytes, because any client can write any content.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 pub(super) type Entries = Vec<(String, Fields)>;
 
-/// Consecutive entries: the events among them, and the place of the last.
+/// Consecutive entries: the events among them, and the place of the last entry.
 pub(super) struct Page {
     pub(super) events: Vec<StoredEvent>,
     pub(super) end: Option<Position>,

@@ -1,4 +1,4 @@
-//! Connections to the server: the shared one, and those for one caller alone.
+//! Connections to the server: the shared one, and those for a single caller.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ use crate::{
     error::{Error, ErrorKind},
 };
 
-/// One multiplexed connection: made when it is needed, shared by all, replaced when it breaks.
+/// One multiplexed connection: opened on demand, shared by all callers, replaced when it breaks.
 pub(super) struct Line {
     login: Arc<Login<Access>>,
     patience: u32,
@@ -38,8 +38,8 @@ pub(super) struct Line {
 #[derive(Default)]
 struct LineState {
     open: Option<Open>,
-    /// The attempt under way. Only those who wait for it keep it alive, so that nobody is given
-    /// the result of an attempt from long ago.
+    /// The current attempt to connect. Only its waiting callers keep it alive, so that no caller
+    /// receives the result of an old attempt.
     connecting: Option<WeakShared<Connecting>>,
     closed: bool,
 }
@@ -49,7 +49,7 @@ type Connecting = BoxFuture<'static, Result<Open, Error>>;
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// Calls in a row that were dropped before their answer came.
+    /// The number of consecutive calls that were dropped before their answer arrived.
     unanswered: Arc<AtomicU32>,
 }
 
@@ -100,7 +100,7 @@ impl Line {
         let result = attempt.clone().await;
         let mut state = self.state.lock();
         let current = state.connecting.as_ref().and_then(WeakShared::upgrade);
-        // The first of those who waited keeps the connection for all.
+        // The first waiting caller to resume stores the connection for all.
         if current.is_some_and(|current| current.ptr_eq(&attempt)) {
             state.connecting = None;
             state.open = result.clone().ok().filter(|_| !state.closed);
@@ -117,8 +117,8 @@ impl Line {
         attempt.boxed()
     }
 
-    /// Makes the next call connect anew, unless that has happened already. Calls under way keep
-    /// the old connection until they are answered or dropped.
+    /// Makes the next call reconnect, unless that has happened already. Calls in progress keep the
+    /// old connection until they are answered or dropped.
     fn forget(&self, broken: &Open) {
         let mut state = self.state.lock();
         if state.open.as_ref().is_some_and(|o| Arc::ptr_eq(&o.unanswered, &broken.unanswered)) {
@@ -126,7 +126,7 @@ impl Line {
         }
     }
 
-    /// Makes the next call connect anew. Calls under way keep the connection they are on.
+    /// Makes the next call reconnect. Calls in progress keep their connection.
     pub(super) fn renew(&self) {
         self.state.lock().open = None;
     }
@@ -164,7 +164,7 @@ async fn connect(login: &Login<Access>) -> Result<MultiplexedConnection, Error> 
 impl Connect for Connector {
     type Conn = MultiplexedConnection;
 
-    // Asking is cheap beside a wait, and nothing tells otherwise that the server has hung up.
+    // A check is cheap compared with a wait, and nothing else shows that the server has hung up.
     const CHECK_BEFORE_USE: bool = true;
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
@@ -180,11 +180,11 @@ impl Connect for Connector {
     }
 }
 
-/// A pooled connection that goes back only when its answer was read to the end.
+/// A pooled connection that is returned only when its answer was read completely.
 pub(super) struct Exclusive(Option<Checkout<Connector>>);
 
 impl Exclusive {
-    /// For a read that blocks for up to `wait`.
+    /// Takes a connection for a read that blocks for up to `wait`.
     pub(super) async fn take(pool: &Pool<Connector>, wait: Duration) -> Result<Self, Error> {
         pool.get_for("wait", wait).await.map(|connection| Self(Some(connection)))
     }

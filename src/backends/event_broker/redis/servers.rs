@@ -1,9 +1,10 @@
-//! The server that holds the stream: configured, named by sentinels, or found in a cluster.
+//! Finds the server that holds the stream: configured, named by sentinels, or found in a cluster.
 //!
-//! A connection is always to one server. When it leads nowhere any more it is forgotten, and the
-//! next one asks again. So a failover and a moved slot are what a lost connection is, and the guard
-//! alone repeats calls: the driver's own clients for sentinels and clusters redirect and repeat
-//! beneath it, and one of them cannot have its answers unbounded for a blocking read.
+//! A connection is always to one server. When it no longer leads to the stream it is forgotten, and
+//! the next one repeats the search. So failovers and moved slots are handled like a lost
+//! connection, and only the guard repeats calls: the driver's own clients for sentinels and
+//! clusters redirect and repeat beneath it, and one of them cannot lift the time limit of answers
+//! for a blocking read.
 
 use std::{fmt, fs, time::Duration};
 
@@ -28,7 +29,7 @@ use crate::{
     tls,
 };
 
-/// Who we are to the servers, and how they are reached.
+/// The login and the connection settings for the servers.
 #[derive(Clone)]
 pub(super) struct Access {
     pub(super) config: Config,
@@ -61,7 +62,7 @@ impl Credentials for Access {
 }
 
 impl Config {
-    /// The server at `url`, and how to log in.
+    /// Returns the server at `url`, with its login.
     fn server(&self) -> Result<ConnectionInfo, Error> {
         let info = self.url.expose().into_connection_info().map_err(|_| {
             Error::new(ErrorKind::Internal, "the url cannot be read, which its check rules out")
@@ -70,12 +71,12 @@ impl Config {
         if let Some(password) = &self.password {
             login = login.set_password(password.expose());
         }
-        // Keeps idle connections alive through routers that forget them, and notices a dead peer.
+        // Keeps idle connections alive through routers that drop them, and detects a dead peer.
         let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
             .with_time(Duration::from_secs(15))
             .with_interval(Duration::from_secs(5));
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-        // A peer that acknowledges nothing for so long is gone, whatever waits for it.
+        // A peer that acknowledges nothing for this time is gone, whatever call waits for it.
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(Duration::from_secs(15));
         self.with_authorities(info.set_redis_settings(login).set_tcp_settings(tcp))
@@ -88,7 +89,7 @@ impl Config {
             let message = format!("ca_file {} cannot be used: {error}", path.display());
             Error::new(ErrorKind::Tls, message)
         };
-        // The driver takes a file without any certificate, and then refuses every server.
+        // The driver accepts a file without certificates, and then refuses every server.
         tls::certificates(path)
             .map_err(|error| Error::new(ErrorKind::Tls, format!("ca_file {error}")))?;
         let root_cert = Some(fs::read(path).map_err(|error| unusable(&error))?);
@@ -114,7 +115,7 @@ fn named(login: RedisConnectionInfo) -> RedisConnectionInfo {
     login.set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 }
 
-/// Another place, reached in the same way as `known`.
+/// Returns another address, reached in the same way as `known`.
 fn like(known: &ConnectionAddr, host: &str, port: u16) -> ConnectionAddr {
     match known {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
@@ -127,23 +128,23 @@ fn like(known: &ConnectionAddr, host: &str, port: u16) -> ConnectionAddr {
     }
 }
 
-/// Leads to the server that holds the stream now.
+/// Connects to the server that holds the stream now.
 pub(super) struct Servers {
     search: Search,
-    /// Where the search begins: any one of them that answers will do.
+    /// The entries at which the search begins; any one that answers is enough.
     entries: Vec<ConnectionAddr>,
-    /// How the server is reached; its address is that of the first entry.
+    /// The settings of the connection to the server; its address is that of the first entry.
     server: ConnectionInfo,
     connect_timeout: Duration,
 }
 
-/// What is asked of an entry.
+/// The question to an entry.
 enum Search {
-    /// Nothing: it is the server.
+    /// None, because the entry is the server.
     None,
-    /// Who the primary is.
+    /// The address of the primary.
     Sentinel { master_name: String, login: RedisConnectionInfo },
-    /// Whether it has the key.
+    /// The owner of the key.
     Cluster { key: String },
 }
 
@@ -161,11 +162,11 @@ impl Search {
 }
 
 impl Servers {
-    /// Connects to the server that holds the stream, asking all entries at once.
+    /// Connects to the server that holds the stream, querying all entries concurrently.
     ///
     /// # Errors
-    /// If no entry leads to it: what one of them refused, or else that none can be reached. No
-    /// command was on its way yet.
+    /// If no entry leads to it: the refusal of one of them, or else that none can be reached. No
+    /// command has been sent by then.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
         let search = timeout(self.connect_timeout, self.search()).await;
         search
@@ -180,7 +181,7 @@ impl Servers {
         while let Some(way) = ways.next().await {
             match way {
                 Ok(connection) => return Ok(connection),
-                // An answer says more than the silence of those that are down.
+                // An answer is more specific than the silence of entries that are down.
                 Err(error) if failure.is_none() || error.retry() == RetryClass::Never => {
                     failure = Some(error);
                 }
@@ -209,7 +210,7 @@ impl Servers {
                 let mut node = self.open(owner).await?;
                 match redirection(&mut node, key, entry).await? {
                     None => Ok(node),
-                    // Nodes do not agree yet; the next attempt asks again.
+                    // The nodes do not agree yet; the next attempt repeats the search.
                     Some(_) => Err(Error::new(ErrorKind::Unavailable, "the stream is moving")),
                 }
             }
@@ -225,15 +226,15 @@ impl Servers {
     }
 
     fn manager(&self, info: ConnectionInfo) -> Result<Manager, Error> {
-        // The default ends every answer after half a second. The guard bounds calls, and blocking
-        // reads bound themselves.
+        // The default abandons every answer after half a second. The guard bounds calls, and
+        // blocking reads bound themselves.
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(None);
         Manager::new_with_config(info, settings).map_err(|error| translate(&error))
     }
 
-    /// Whether a connection still answers.
+    /// Checks that a connection still answers.
     pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         let manager = self.manager(self.server.clone())?;
         manager.recycle(connection, &Metrics::default()).await.map_err(|error| match error {
@@ -259,8 +260,8 @@ async fn ask_for_primary(
     })
 }
 
-/// Makes sure that a server knows it is the primary. A sentinel that was cut off names the old one,
-/// and for a moment the new one may not know.
+/// Checks that a server considers itself the primary. A sentinel that was cut off names the old
+/// one, and the new one may not know its role for a moment.
 async fn check_role(primary: &mut MultiplexedConnection) -> Result<(), Error> {
     let answer: Vec<redis::Value> =
         ask(primary, &redis::cmd("ROLE")).await.map_err(|e| translate(&e))?;
@@ -273,7 +274,7 @@ async fn check_role(primary: &mut MultiplexedConnection) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Unavailable, message).with_remedy(remedy))
 }
 
-/// The node to go to instead, if `node` does not serve the key.
+/// Returns the node that serves the key, if `node` does not.
 async fn redirection(
     node: &mut MultiplexedConnection,
     key: &str,
@@ -284,7 +285,7 @@ async fn redirection(
     let Err(error) = ask::<String>(node, &question).await else { return Ok(None) };
     let Some((address, _slot)) = error.redirect_node() else { return Err(translate(&error)) };
     let Some((host, port)) = host_and_port(address) else { return Err(translate(&error)) };
-    // A node that does not know its own name leaves it out.
+    // A node that does not know its own name omits it.
     let host = if host.is_empty() { host_of(entry) } else { host };
     Ok(Some(like(entry, host, port)))
 }

@@ -33,7 +33,7 @@ fn server() -> String {
 
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// A stream of this test alone, deleted at its end.
+/// A stream of this test only, deleted at its end.
 struct Scratch {
     url: String,
     stream: String,
@@ -90,7 +90,7 @@ async fn try_to_run(url: &str, command: &str) -> redis::RedisResult<redis::Value
     cmd.query_async(&mut connection).await
 }
 
-/// All words of an answer.
+/// Joins all words of an answer.
 fn text(answer: &redis::Value) -> String {
     match answer {
         redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -105,7 +105,7 @@ async fn ask(server: &Server, command: &str) -> String {
     text(&run(&server.url(), command).await)
 }
 
-/// The number of entries that a server has in the default stream.
+/// Returns the number of entries that a server has in the default stream.
 async fn entries(server: &Server) -> usize {
     ask(server, "XLEN agentarea:events").await.parse().unwrap()
 }
@@ -118,7 +118,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Publishes until it works again; only what can be repeated is in the way.
+/// Publishes until it works again; every error on the way must allow a retry.
 async fn published_again(broker: &dyn EventBroker) {
     let moment = Duration::from_secs(3);
     until("events are published again", async || {
@@ -133,7 +133,7 @@ async fn published_again(broker: &dyn EventBroker) {
     .await;
 }
 
-/// Probes once more if the probe's own connection led to where the stream was.
+/// Probes once more if the probe's own connection led to the previous server.
 async fn probed_again(broker: &dyn EventBroker) {
     if let Err(error) = broker.probe().await {
         assert_ne!(error.retry(), RetryClass::Never, "{error}");
@@ -141,7 +141,7 @@ async fn probed_again(broker: &dyn EventBroker) {
     }
 }
 
-/// Everything works again after a failover, and on that server.
+/// Checks that everything works again after a failover, and on that server.
 async fn goes_on_at(server: &Server, broker: &dyn EventBroker, written: Position) {
     published_again(broker).await;
     probed_again(broker).await;
@@ -178,7 +178,7 @@ fn event(n: usize) -> Event {
     Event::new("test.event", Some("subject".to_owned()), Some(&json!({"n": n}).into()))
 }
 
-/// What came of work.
+/// The result of the work.
 #[derive(Default)]
 struct Worked {
     published: usize,
@@ -270,7 +270,7 @@ async fn a_server_with_a_password_wants_it() {
     assert!(!format!("{broker:?}").contains("s3cret"));
 }
 
-/// Something that listens and speaks another language.
+/// Starts a listener that speaks another protocol.
 async fn plain() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -456,7 +456,7 @@ async fn no_call_meets_what_died_in_an_outage_that_probes_have_seen() {
     published.expect("it is on a new connection").unwrap();
 }
 
-/// A broker whose first connections die in silence when the link forgets them.
+/// Returns a broker whose first connections die silently when the link forgets them.
 async fn behind_a_link() -> (Server, Link, Arc<dyn EventBroker>) {
     let server = Server::start().await;
     let link = Link::to(&server.address()).await;

@@ -1,4 +1,4 @@
-//! What the driver's errors mean.
+//! Translates the driver's errors.
 
 use std::{error::Error as StdError, io::ErrorKind as IoErrorKind, sync::Arc};
 
@@ -6,13 +6,13 @@ use redis::{ErrorKind as RedisErrorKind, RedisError, ServerError};
 
 use crate::error::{Error, ErrorKind, RetryClass};
 
-/// The same error, of an attempt to connect: no command was on its way yet.
+/// Marks the error of an attempt to connect, before which no command was sent.
 pub(super) fn unsent(error: Error) -> Error {
     if error.outcome_unknown() { error.with_retry(RetryClass::NotSent) } else { error }
 }
 
-/// Whether the connection is of no use any more: it broke, or another server holds the stream now,
-/// or has to be looked for.
+/// True when the connection is no longer usable: it broke, or another server holds the stream now,
+/// or must be found.
 pub(super) fn leads_nowhere(error: &RedisError) -> bool {
     const ELSEWHERE: [&str; 4] = ["READONLY", "MOVED", "ASK", "CLUSTERDOWN"];
     error.is_unrecoverable_error()
@@ -21,19 +21,19 @@ pub(super) fn leads_nowhere(error: &RedisError) -> bool {
         || error.code().is_some_and(|code| ELSEWHERE.contains(&code))
 }
 
-/// The server's own answer; that of a batch is its first refusal.
+/// Returns the server's own answer; for a batch, its first refusal.
 fn refusal(error: &RedisError) -> Option<ServerError> {
     error.clone().into_server_errors()?.first().map(|(_, refusal)| refusal.clone())
 }
 
-/// What an error of the driver means.
+/// Translates an error of the driver.
 pub(super) fn translate(error: &RedisError) -> Error {
     if let Some(refusal) = refusal(error) {
         return refused(refusal.code(), refusal.details().unwrap_or_default());
     }
     let (kind, retry, what) = match error.kind() {
         RedisErrorKind::Io => return broken(error),
-        // Of the choice of the database, when a connection is made: only the text is left of it.
+        // The selection of the database failed on connecting; only the text of the error remains.
         RedisErrorKind::Server(_) => {
             return refused(error.code().unwrap_or_default(), error.detail().unwrap_or_default());
         }
@@ -59,7 +59,7 @@ pub(super) fn translate(error: &RedisError) -> Error {
     Error::new(kind, format!("{what}: {error}")).with_retry(retry)
 }
 
-/// What an answer that is an error means. The command had no effect then.
+/// Translates an error that the server returned. The command had no effect in that case.
 fn refused(code: &str, details: &str) -> Error {
     let says = |text: &str| code == "ERR" && details.contains(text);
     let (kind, what) = match code {
@@ -89,7 +89,7 @@ fn refused(code: &str, details: &str) -> Error {
     if kind == ErrorKind::ReadOnly { error.with_retry(RetryClass::NotSent) } else { error }
 }
 
-/// What to do about an answer for which the remedy of its kind is none.
+/// The remedy for an answer to which the remedy of its kind does not apply.
 fn remedy(code: &str, details: &str) -> Option<&'static str> {
     Some(match code {
         "MOVED" | "ASK" => "set event_broker.redis.mode = \"cluster\"",
@@ -106,7 +106,7 @@ fn remedy(code: &str, details: &str) -> Option<&'static str> {
     })
 }
 
-/// What a failure of the link means.
+/// Translates a failure of the link.
 fn broken(error: &RedisError) -> Error {
     let text = error.to_string();
     let io = cause::<std::io::Error>(error);
@@ -120,7 +120,7 @@ fn broken(error: &RedisError) -> Error {
         _ if text.contains("failed to lookup address") => {
             (ErrorKind::NameNotFound, RetryClass::NotSent, "the host's name does not resolve")
         }
-        // A socket that does not exist, too.
+        // A socket that does not exist counts as refused as well.
         Some(IoErrorKind::ConnectionRefused | IoErrorKind::NotFound) => {
             (ErrorKind::Refused, RetryClass::NotSent, "nothing listens at the address")
         }
@@ -135,7 +135,7 @@ fn broken(error: &RedisError) -> Error {
     Error::new(kind, format!("{what}: {text}")).with_retry(retry)
 }
 
-/// The error inside a driver's error.
+/// Returns the error inside a driver's error.
 fn cause<E: StdError + 'static>(error: &RedisError) -> Option<&E> {
     error.source()?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?.downcast_ref()
 }

@@ -1,4 +1,4 @@
-//! Each blocking read has a connection of its own while it lasts.
+//! Each blocking read has its own connection while it lasts.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! `mode = "cluster"`: three primaries that share the slots, and a replica of the stream's.
+//! `mode = "cluster"`: three primaries that share the slots, and a replica of the stream's primary.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const STREAM: &str = "agentarea:events";
 const THIRDS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
 struct Cluster {
-    /// In the order of their slots.
+    /// The nodes in the order of their slots.
     nodes: Vec<Server>,
     slot: u16,
 }
@@ -16,7 +16,7 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (epoch, (first, last)) in (1..).zip(THIRDS) {
             let node = node().await;
-            // While nodes settle equal epochs among themselves, a slot that moves may move back.
+            // While nodes resolve equal epochs among themselves, a moved slot may move back.
             run(&node.url(), &format!("CLUSTER SET-CONFIG-EPOCH {epoch}")).await;
             run(&node.url(), &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).await;
             nodes.push(node);
@@ -45,7 +45,7 @@ impl Cluster {
         THIRDS.iter().position(|(_, last)| self.slot <= *last).unwrap()
     }
 
-    /// The owner of the stream last.
+    /// Returns a configuration that names the owner of the stream last.
     fn section(&self) -> Value {
         let owner = self.owner();
         let (owner, others) = (&self.nodes[owner], &self.nodes[(owner + 1) % 3]);
@@ -56,7 +56,7 @@ impl Cluster {
         })
     }
 
-    /// Only a node that does not own the stream.
+    /// Returns a configuration that names only a node that does not own the stream.
     fn detour(&self) -> Value {
         let elsewhere = &self.nodes[(self.owner() + 1) % 3];
         json!({"url": elsewhere.url(), "mode": "cluster", "stream": STREAM})
@@ -88,7 +88,7 @@ async fn id(node: &Server) -> String {
     ask(node, "CLUSTER MYID").await
 }
 
-/// How far a node is with what is written: `master` of what it wrote, `slave` of what it copied.
+/// Returns the replication offset of a node: `master` for its own writes, `slave` for copied ones.
 async fn offset(node: &Server, of: &str) -> u64 {
     let replication = ask(node, "INFO replication").await;
     let name = format!("{of}_repl_offset:");

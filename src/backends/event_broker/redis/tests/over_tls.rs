@@ -5,13 +5,13 @@ use serde_json::json;
 use super::*;
 use crate::backends::test_server::{TlsFront, certificate, variable};
 
-/// The TLS port of the server, with credentials that may show up nowhere.
+/// The TLS port of the server, with credentials that must not appear in any message.
 fn url() -> String {
     let url = variable("TEST_REDIS_TLS_URL");
     url.replace("rediss://", "rediss://default:hunter2@")
 }
 
-/// Makes sure that TLS is to blame, and that no secret is told.
+/// Checks that TLS caused the failure, and that no secret is revealed.
 async fn refused(section: Value) -> Error {
     let error = failure(section).await;
     assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
@@ -31,7 +31,7 @@ async fn the_contract_holds_over_tls() {
 #[tokio::test]
 async fn a_server_of_an_unknown_authority_is_refused() {
     refused(json!({"url": url(), "ca_file": certificate("stranger.pem")})).await;
-    // Without a file, only the public authorities are known.
+    // Without a file, only the public authorities are trusted.
     refused(json!({"url": url()})).await;
 }
 

@@ -1,4 +1,4 @@
-//! Passwords and URLs that change while calls go on.
+//! Passwords and URLs that change during calls.
 
 use super::*;
 
@@ -10,7 +10,7 @@ async fn no_call_is_refused_when_a_password_rotates_and_connections_are_killed()
     let broker = build(section).await.unwrap();
     let admin = format!("redis://:password-0@127.0.0.1:{}", server.port);
     let admin = Client::open(admin).unwrap();
-    // It stays logged in.
+    // This connection stays logged in.
     let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
     let (done, stop) = (AtomicUsize::new(0), CancellationToken::new());
     let rotation = async {
@@ -47,7 +47,7 @@ async fn a_url_file_rotates_as_a_password_file_does() {
     broker.publish(&[&event(1)]).await.unwrap();
     run(&url("first"), "CONFIG SET requirepass second").await;
     file.write(&url("second"));
-    // The connection that stays logged in is used on; a new one needs the new password.
+    // The connection that stays logged in remains in use; a new one needs the new password.
     broker.publish(&[&event(2)]).await.unwrap();
     let read = broker.wait(Position::START, 9, Duration::from_secs(9)).await.unwrap();
     assert_eq!(read.len(), 2);

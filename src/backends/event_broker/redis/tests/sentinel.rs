@@ -28,7 +28,7 @@ impl Watched {
         Self { primary, replica, sentinel }
     }
 
-    /// The sentinel behind one that is down.
+    /// Returns a configuration that names the sentinel after one that is down.
     fn section(&self) -> Value {
         json!({
             "url": format!("redis://127.0.0.1:{}", free_port()),
@@ -93,7 +93,7 @@ async fn a_failover_is_followed() {
 
     goes_on_at(&replica, &*broker, written).await;
 
-    // Who has found the server needs no sentinel.
+    // A broker that has found the server needs no sentinel.
     drop(sentinel);
     published_again(&*broker).await;
 }
@@ -110,7 +110,7 @@ async fn a_primary_that_steps_down_costs_no_accepted_event() {
     until("the replica is the primary and has the events", async || {
         match broker.publish(&[&event(published)]).await {
             Ok(_) => published += 1,
-            // Nothing is refused for good: whoever repeats the call gets through.
+            // No call is refused permanently: a caller that repeats it succeeds.
             Err(error) => assert_ne!(error.retry(), RetryClass::Never, "{error}"),
         }
         let role = ask(&watched.replica, "ROLE").await;
