@@ -60,3 +60,29 @@ impl QueryId for InsertAll<'_> {
 
     const HAS_STATIC_QUERY_ID: bool = true;
 }
+
+#[cfg(test)]
+mod tests {
+    use diesel::{QueryDsl, debug_query};
+
+    use super::{super::super::schema::outbox, *};
+
+    /// Fails when a new column is left to its default here but not for events with a key.
+    #[test]
+    fn every_column_of_a_new_event_is_written() {
+        let statement = debug_query::<Pg, _>(&InsertAll::new(&[])).to_string();
+        let (_, written) = statement.split_once('(').unwrap();
+        let written: Vec<&str> = written.split_once(')').unwrap().0.split(", ").collect();
+        let table = outbox::table.select(outbox::all_columns);
+        let table = debug_query::<Pg, _>(&table).to_string();
+        let (selected, _) = table.split_once(" FROM ").unwrap();
+        let columns = selected.split('"').filter(|part| !part.contains([' ', '.', ',']));
+        let columns: Vec<&str> = columns.filter(|name| !["", "outbox"].contains(name)).collect();
+        assert!(columns.len() > written.len(), "{columns:?}");
+        // The number of the row, and the marks of its delivery.
+        let later = ["seq", "delivered_at", "error", "position"];
+        for column in columns.into_iter().filter(|column| !later.contains(column)) {
+            assert!(written.contains(&column), "{column} is not in {statement}");
+        }
+    }
+}
