@@ -2,7 +2,7 @@
 
 use poem_openapi::{Enum, Object, OpenApi, Tags, param::Path, payload::Json};
 
-use super::{State, error::ApiError, routes::Operation, types::DateTime};
+use super::{State, error::ApiError, operation::Operation, types::DateTime};
 use crate::connection::{
     self, Circuit, ConnectionReport, PoolStatus, ProbeReport, Service, Transition,
 };
@@ -13,7 +13,7 @@ pub(super) enum Tag {
     Connections,
 }
 
-/// Where a connection stands in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 pub(super) enum ConnectionState {
@@ -41,7 +41,7 @@ impl From<Service> for ConnectionState {
     }
 }
 
-/// Whether calls pass a circuit breaker.
+/// The state of a circuit breaker.
 #[derive(Clone, Copy, Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum CircuitState {
@@ -69,7 +69,7 @@ impl From<Circuit> for CircuitState {
     }
 }
 
-/// What a change of state is about.
+/// The subject of a change of state.
 #[derive(Clone, Copy, Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum Subject {
@@ -88,25 +88,25 @@ impl From<connection::Subject> for Subject {
     }
 }
 
-/// A connection in short.
+/// A summary of a connection.
 #[derive(Clone, Debug, Object)]
 pub(super) struct ConnectionSummary {
     /// Its name: `event_broker`, `execution_service` or `database`.
     name: String,
     /// The backend in use.
     backend: String,
-    /// Whether an outage makes the instance unhealthy.
+    /// True if an outage makes the instance unhealthy.
     required: bool,
-    /// Where it stands in its life.
+    /// The state of the connection.
     state: ConnectionState,
-    /// Whether calls pass its circuit breaker.
+    /// The state of its circuit breaker.
     circuit: CircuitState,
-    /// How full the retry budget is, 0 to 1.
+    /// The fill level of the retry budget, 0 to 1.
     retry_budget: f64,
     /// Its pool, if it has one.
     #[oai(skip_serializing_if_is_none)]
     pool: Option<Pool>,
-    /// How often what was built is used.
+    /// How often the backend is reused.
     reuse: Reuse,
     /// The last probe.
     #[oai(skip_serializing_if_is_none)]
@@ -114,50 +114,50 @@ pub(super) struct ConnectionSummary {
     /// The class of the last error.
     #[oai(skip_serializing_if_is_none)]
     last_error: Option<LastError>,
-    /// How often it came back.
+    /// How often it recovered from an outage.
     recoveries: u64,
 }
 
 /// A pool.
 #[derive(Clone, Debug, Object)]
 struct Pool {
-    /// The most pooled connections at once.
+    /// The maximum number of connections.
     max: u64,
-    /// Checked out.
+    /// Connections in use.
     in_use: u64,
-    /// Open and free.
+    /// Idle connections.
     idle: u64,
-    /// Calls waiting for one.
+    /// Calls waiting for a connection.
     waiting: u64,
 }
 
-/// How often what was built is used.
+/// How often the backend is reused.
 #[derive(Clone, Debug, Object)]
 struct Reuse {
-    /// Backends built.
+    /// Successful builds.
     builds: u64,
-    /// Of these, replacements of another one.
+    /// Builds that replaced another backend.
     rebuilds: u64,
-    /// Builds that failed.
+    /// Failed builds.
     build_failures: u64,
     /// Calls served.
     uses: u64,
-    /// Calls being served.
+    /// Calls in progress.
     in_use: u64,
     /// Mean time until a call had the backend, and a connection of its pool, in milliseconds.
     acquire_mean_ms: f64,
-    /// The longest, in milliseconds.
+    /// The maximum, in milliseconds.
     acquire_max_ms: f64,
 }
 
 /// The last probe.
 #[derive(Clone, Debug, Object)]
 struct Probe {
-    /// Whether it was good.
+    /// True if it succeeded.
     ok: bool,
     /// Seconds since it ended.
     age_seconds: f64,
-    /// How long it took, in milliseconds.
+    /// Its duration in milliseconds.
     latency_ms: f64,
     /// Failed probes in a row.
     failures_in_row: u32,
@@ -175,24 +175,24 @@ struct LastError {
 /// A change of a connection's state.
 #[derive(Clone, Debug, Object)]
 struct StateChange {
-    /// When.
+    /// The time of the change.
     at: DateTime,
-    /// What changed.
+    /// The subject of the change.
     subject: Subject,
-    /// The state that ended: of the connection, or of its circuit breaker.
+    /// The previous state of the connection or of its circuit breaker.
     from: String,
-    /// The state that began.
+    /// The new state.
     to: String,
-    /// Why.
+    /// The cause of the change.
     cause: String,
-    /// The class of the error behind it.
+    /// The class of the error that caused it.
     #[oai(skip_serializing_if_is_none)]
     error_class: Option<String>,
-    /// How long the state that ended had lasted, in milliseconds.
+    /// How long the previous state lasted, in milliseconds.
     duration_ms: u64,
 }
 
-/// Everything known of a connection.
+/// All details of a connection.
 #[derive(Debug, Object)]
 struct Connection {
     #[oai(flatten)]
@@ -204,7 +204,7 @@ struct Connection {
 /// All connections.
 #[derive(Debug, Object)]
 struct ConnectionList {
-    /// One for each.
+    /// One entry for each connection.
     items: Vec<ConnectionSummary>,
 }
 
@@ -283,16 +283,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
 impl Api {
     /// List the connections
     ///
-    /// As the answering instance sees them. Nothing is asked of a backend: the last probe tells.
+    /// As the answering instance sees them, from the last probe. No backend is called.
     #[oai(path = "/v1/connections", method = "get", operation_id = "listConnections")]
     async fn list(&self) -> Json<ConnectionList> {
         let items = self.0.manager.reports().iter().map(ConnectionSummary::new).collect();
         Json(ConnectionList { items })
     }
 
-    /// Look at a connection
+    /// Get a connection
     ///
-    /// With its timeline: what changed, when and why.
+    /// With its timeline: each change, its time and its cause.
     #[oai(path = "/v1/connections/:name", method = "get", operation_id = "getConnection")]
     async fn get(
         &self,

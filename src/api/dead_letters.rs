@@ -11,8 +11,8 @@ use super::{
     error::{ApiError, bad_request},
     events::CloudEvent,
     executions::Execution,
+    operation::Operation,
     raw::{Answer, Raw},
-    routes::Operation,
     types::{DateTime, cut_page},
 };
 use crate::{
@@ -28,11 +28,11 @@ const EXECUTION: &str = "execution-";
 
 #[derive(Tags)]
 pub(super) enum Tag {
-    /// Accepted work that was refused for good.
+    /// Accepted work that was permanently refused.
     DeadLetters,
 }
 
-/// What refused the work.
+/// The destination that refused the work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum, Serialize)]
 #[oai(rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
@@ -44,26 +44,26 @@ enum Destination {
     ExecutionService,
 }
 
-/// Accepted work that was refused for good.
+/// Accepted work that was permanently refused.
 #[derive(Debug, Object, Serialize)]
 struct DeadLetter {
-    /// Identifies it here.
+    /// The id of the dead letter.
     id: String,
-    /// What refused it.
+    /// The destination that refused it.
     destination: Destination,
-    /// The event, if it is one that can be read.
+    /// The event, if this is a readable event.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<Raw<CloudEvent>>,
-    /// The execution, if it is one; its status is `failed`.
+    /// The execution, if this is one. Its status is `failed`.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<Execution>,
-    /// How it was refused last, or why it cannot be read.
+    /// The last refusal, or the reason why it cannot be read.
     error: String,
     /// How often it was refused.
     refusals: i32,
-    /// When it was accepted.
+    /// When the work was accepted.
     accepted_at: DateTime,
 }
 
@@ -72,7 +72,7 @@ struct DeadLetter {
 struct DeadLetterList {
     /// This page.
     items: Vec<DeadLetter>,
-    /// Give it as `cursor` for the next page; absent on the last one.
+    /// The `cursor` of the next page; absent on the last page.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
@@ -80,14 +80,14 @@ struct DeadLetterList {
 
 #[derive(ApiResponse)]
 enum RedriveResponse {
-    /// It is handed over again.
+    /// It will be delivered again.
     #[oai(status = 202)]
     Accepted,
 }
 
 #[derive(ApiResponse)]
 enum DiscardResponse {
-    /// It is removed.
+    /// The dead letter is removed.
     #[oai(status = 204)]
     Removed,
 }
@@ -112,7 +112,7 @@ impl Api {
         &self,
         /// What refused them, `event_broker` if not given.
         destination: Query<Option<Destination>>,
-        /// At most so many.
+        /// The maximum number of items.
         #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
@@ -135,7 +135,7 @@ impl Api {
         Ok(Answer(page))
     }
 
-    /// Hand a dead letter over again
+    /// Redrive a dead letter
     ///
     /// An event comes after later events of its subject. An execution is `accepted` again, as if it
     /// had never been tried.
@@ -154,7 +154,7 @@ impl Api {
         Ok(RedriveResponse::Accepted)
     }
 
-    /// Remove a dead letter for good
+    /// Discard a dead letter
     ///
     /// An execution stays `failed`.
     #[oai(path = "/v1/dead-letters/:id", method = "delete", operation_id = "discardDeadLetter")]

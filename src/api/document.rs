@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     examples::{Examples, members},
+    operation::{Operation, Routes},
     problem::{MEDIA_TYPE, Problem},
-    routes::{Operation, Routes},
 };
 use crate::config::Features;
 
@@ -182,7 +182,7 @@ fn problem_response(status: u16) -> Value {
     });
     if status == 503 {
         response["headers"]["Retry-After"] = json!({
-            "description": "Seconds after which trying again makes sense.",
+            "description": "Seconds to wait before a retry.",
             "schema": {"type": "integer"},
         });
     }
@@ -192,12 +192,12 @@ fn problem_response(status: u16) -> Value {
 fn describe(status: u16) -> &'static str {
     match status {
         400 => "The request cannot be read.",
-        401 => "A valid API key is needed.",
+        401 => "A valid API key is required.",
         403 => {
             "The API key lacks the scope; or, without authentication, a page of another site asks."
         }
-        404 => "There is no such thing.",
-        409 => "The request conflicts with what there is.",
+        404 => "The resource does not exist.",
+        409 => "The request conflicts with the current state.",
         413 => "The body is too large.",
         415 => "The content type is not supported.",
         421 => {
@@ -205,8 +205,8 @@ fn describe(status: u16) -> &'static str {
              `server.allowed_hosts`)."
         }
         422 => "The input is invalid.",
-        500 => "A defect.",
-        501 => "The backend in use cannot do this.",
+        500 => "An internal error.",
+        501 => "The backend does not support this operation.",
         503 => {
             "A needed connection is down, a limit is reached, or the outcome is unknown (see `type`)."
         }

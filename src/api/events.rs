@@ -14,9 +14,9 @@ use super::{
     edge::Caller,
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
+    operation::Operation,
     problem::InvalidItem,
     raw::{Answer, AnyJson, Kept, Raw, to_json},
-    routes::Operation,
     sse,
     types::DateTime,
 };
@@ -38,7 +38,7 @@ pub(super) enum Tag {
     Events,
 }
 
-/// How an event reaches the broker.
+/// How an event is delivered to the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum)]
 #[oai(rename_all = "lowercase")]
 pub(super) enum Delivery {
@@ -57,14 +57,14 @@ pub(super) struct CloudEvent {
     specversion: String,
     /// Unique within the source.
     id: String,
-    /// Where the event happened, a URI reference.
+    /// The source of the event, a URI reference.
     source: String,
-    /// What happened, such as `task.created`.
+    /// The type of the event, such as `task.created`.
     #[oai(rename = "type")]
     kind: String,
-    /// What it happened to; events of one subject keep their order.
+    /// The subject of the event. Events with the same subject keep their order.
     subject: Option<String>,
-    /// When it happened, RFC 3339.
+    /// The time of the event, RFC 3339.
     time: Option<DateTime>,
     /// The media type of `data`.
     datacontenttype: Option<String>,
@@ -80,16 +80,16 @@ impl Kept for CloudEvent {
     const IS_OBJECT: bool = true;
 }
 
-/// An event in short; id, source and time are filled in.
+/// The short form of an event. The service adds id, source and time.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[oai(deny_unknown_fields)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ShortEvent {
-    /// What happened, such as `task.created`.
+    /// The type of the event, such as `task.created`.
     #[oai(rename = "type")]
     #[serde(rename = "type")]
     kind: String,
-    /// What it happened to; events of one subject keep their order.
+    /// The subject of the event. Events with the same subject keep their order.
     subject: Option<String>,
     /// The payload.
     #[serde(default, deserialize_with = "Raw::present")]
@@ -138,14 +138,14 @@ impl Publish {
     }
 }
 
-/// The ids of what was published.
+/// The ids of the published events.
 #[derive(Debug, Object, Serialize, Deserialize)]
 pub(super) struct Published {
-    /// The id of the one event.
+    /// The id of the event, if one was sent.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
-    /// The ids of the batch, in its order.
+    /// The ids of the events of a batch, in order.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<String>>,
@@ -159,10 +159,10 @@ impl Published {
 
 #[derive(ApiResponse)]
 pub(super) enum PublishResponse {
-    /// The broker has it (`delivery=direct`).
+    /// The broker has acknowledged the event (`delivery=direct`).
     #[oai(status = 200)]
     Delivered(Answer<Published>),
-    /// It is accepted.
+    /// The request is accepted.
     #[oai(status = 202)]
     Accepted(Answer<Published>),
 }

@@ -18,8 +18,8 @@ use super::{
     edge::Caller,
     error::{ApiError, bad_request},
     idempotency::{first_answer, request_key},
+    operation::Operation,
     raw::{Answer, AnyJson, Raw, to_json},
-    routes::Operation,
     types::cut_page,
 };
 use crate::{
@@ -44,11 +44,11 @@ pub(super) enum Tag {
 
 #[derive(ApiResponse)]
 pub(super) enum StartResponse {
-    /// It is accepted.
+    /// The request is accepted.
     #[oai(status = 202)]
     Accepted(
         Answer<Execution>,
-        /// Where to look at it.
+        /// The URL of the execution.
         #[oai(header = "Location")]
         String,
     ),
@@ -56,14 +56,14 @@ pub(super) enum StartResponse {
 
 #[derive(ApiResponse)]
 pub(super) enum SteerResponse {
-    /// It is under way.
+    /// The request is accepted.
     #[oai(status = 202)]
     Accepted(Answer<Execution>),
 }
 
 #[derive(ApiResponse)]
 pub(super) enum SignalResponse {
-    /// The backend has the signal.
+    /// The backend has accepted the signal.
     #[oai(status = 202)]
     Accepted,
 }
@@ -120,7 +120,7 @@ impl Api {
         status: Query<Option<Status>>,
         /// Only of this workflow.
         workflow: Query<Option<String>>,
-        /// At most so many.
+        /// The maximum number of items.
         #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
@@ -144,7 +144,7 @@ impl Api {
         Ok(Answer(ExecutionList { items, next_cursor }))
     }
 
-    /// Look at an execution
+    /// Get an execution
     ///
     /// With `wait` the answer is held until the execution ends, so that nobody needs to poll.
     #[oai(path = "/v1/executions/:id", method = "get", operation_id = "getExecution")]
@@ -165,9 +165,10 @@ impl Api {
         Ok(Answer(Execution::new(&execution, state.executions.is_stale(&execution))))
     }
 
-    /// Ask an execution to end
+    /// Cancel an execution
     ///
-    /// It ends when its workflow heeds the wish; one that was not handed over yet ends at once.
+    /// A workflow ends once it acts on the request. An execution that was not started yet ends at
+    /// once.
     #[oai(path = "/v1/executions/:id/cancel", method = "post", operation_id = "cancelExecution")]
     async fn cancel(
         &self,
@@ -179,9 +180,9 @@ impl Api {
         Ok(SteerResponse::Accepted(Answer(Execution::new(&execution, false))))
     }
 
-    /// End an execution by force
+    /// Terminate an execution
     ///
-    /// Its workflow is not asked.
+    /// Its workflow is not notified.
     #[oai(
         path = "/v1/executions/:id/terminate",
         method = "post",
@@ -200,9 +201,9 @@ impl Api {
         Ok(SteerResponse::Accepted(Answer(Execution::new(&execution, false))))
     }
 
-    /// Send a signal to an execution
+    /// Signal an execution
     ///
-    /// What it means is up to the workflow. 501 where the backend has no signals.
+    /// The workflow decides what it means. 501 if the backend does not support signals.
     #[oai(
         path = "/v1/executions/:id/signals/:name",
         method = "post",
@@ -214,7 +215,7 @@ impl Api {
         id: Path<String>,
         /// The signal's name.
         name: Path<String>,
-        /// What the signal carries; any JSON.
+        /// The argument of the signal: any JSON value.
         body: OptionalBody<AnyJson>,
     ) -> Result<SignalResponse, ApiError> {
         let state = &self.0;
@@ -223,9 +224,9 @@ impl Api {
         Ok(SignalResponse::Accepted)
     }
 
-    /// Ask a question of an execution
+    /// Query an execution
     ///
-    /// Its workflow answers. 501 where the backend has no queries.
+    /// The workflow answers. 501 if the backend does not support queries.
     #[oai(
         path = "/v1/executions/:id/queries/:name",
         method = "post",
@@ -237,7 +238,7 @@ impl Api {
         id: Path<String>,
         /// The query's name.
         name: Path<String>,
-        /// What the query is given; any JSON.
+        /// The argument of the query: any JSON value.
         body: OptionalBody<AnyJson>,
     ) -> Result<Answer<QueryAnswer>, ApiError> {
         let state = &self.0;

@@ -14,7 +14,7 @@ use super::{
     State,
     connections::{ConnectionState, ConnectionSummary},
     edge::Caller,
-    routes::Operation,
+    operation::Operation,
     types::{DateTime, Flag, Written},
 };
 use crate::{
@@ -29,7 +29,7 @@ pub(super) enum Tag {
     Health,
 }
 
-/// The status of the whole.
+/// The overall status.
 #[derive(Clone, Copy, Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum HealthStatus {
@@ -60,7 +60,7 @@ impl From<health::Status> for HealthStatus {
     }
 }
 
-/// The worst of the connections.
+/// The worst state among the connections.
 #[derive(Clone, Copy, Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum ConnectionsStatus {
@@ -87,7 +87,7 @@ impl ConnectionsStatus {
 /// Whether the service and its connections work, measured in the background moments ago.
 #[derive(Debug, Object)]
 pub(super) struct HealthReport {
-    /// The status of the whole.
+    /// The overall status.
     status: HealthStatus,
     /// Always `agentarea-api`.
     service: String,
@@ -97,10 +97,10 @@ pub(super) struct HealthReport {
     instance: String,
     /// The connections.
     connections: Connections,
-    /// Accepted work that waits, for those who may see details.
+    /// Accepted work that is waiting, for callers who may see details.
     #[oai(skip_serializing_if_is_none)]
     outbox: Option<Outbox>,
-    /// When this was answered.
+    /// The time of this answer.
     timestamp: DateTime,
 }
 
@@ -109,20 +109,20 @@ pub(super) struct HealthReport {
 struct Connections {
     /// The value of `ENVIRONMENT`.
     environment: String,
-    /// The worst of the connections.
+    /// The worst state among the connections.
     status: ConnectionsStatus,
-    /// Where each connection stands.
+    /// The state of each connection.
     services: Services,
-    /// True while no backend was built for a single call.
+    /// True as long as no backend was built for a single call.
     connection_reuse: bool,
-    /// True while at most one backend of each connection lives, outside a swap.
+    /// True while each connection has at most one backend, except during a swap.
     singleton_pattern: bool,
-    /// Each connection in short, by name, for those who may see it.
+    /// A summary of each connection by name, for callers who may see details.
     #[oai(skip_serializing_if_is_none)]
     details: Option<HashMap<String, ConnectionSummary>>,
 }
 
-/// Accepted work, by where it is handed over to.
+/// Accepted work, by destination.
 #[derive(Debug, Object)]
 struct Outbox {
     /// Events.
@@ -131,15 +131,15 @@ struct Outbox {
     execution_service: Waiting,
 }
 
-/// Accepted work that waits for one destination, as it was counted moments ago.
+/// Accepted work that waits for one destination, as recently counted.
 #[derive(Debug, Object)]
 struct Waiting {
-    /// How much waits. Counted no further than one beyond `outbox.max_rows`.
+    /// How much is waiting. Counted up to one more than `outbox.max_rows`.
     rows: i64,
-    /// How long the oldest of it has waited.
+    /// How long the oldest has been waiting.
     #[oai(skip_serializing_if_is_none)]
     oldest_seconds: Option<f64>,
-    /// How much was refused for good, and waits for an operator.
+    /// The number of dead letters.
     dead_letters: i64,
 }
 
@@ -153,33 +153,33 @@ impl From<Backlog> for Waiting {
     }
 }
 
-/// Where each connection stands.
+/// The state of each connection.
 #[derive(Debug, Object)]
 struct Services {
-    /// Carries events.
+    /// The event broker, which carries events.
     event_broker: ConnectionState,
-    /// Runs executions.
+    /// The execution service, which runs executions.
     execution_service: ConnectionState,
-    /// Keeps what was accepted.
+    /// The database, which keeps accepted work.
     database: ConnectionState,
 }
 
 /// The report, under the HTTP status that the configuration gives to its state.
 #[derive(ApiResponse)]
 pub(super) enum HealthResponse {
-    /// The report; by default of a service that is healthy, degraded, or unhealthy (see `status`).
+    /// The report. By default, the service is healthy, degraded or unhealthy (see `status`).
     #[oai(status = 200)]
     Up(Written<HealthReport>),
-    /// The report; by default of a service that is starting, draining or stalled.
+    /// The report. By default, the service is starting, draining or stalled.
     #[oai(status = 503)]
     Down(Written<HealthReport>),
-    /// The report, under another status that the configuration names.
+    /// The report, with another configured status code.
     Other(StatusCode, Written<HealthReport>),
 }
 
 #[derive(ApiResponse)]
 pub(super) enum ProbeResponse {
-    /// Yes. The text is the status of the whole, and with `verbose` a line for each connection.
+    /// Yes. The body is the overall status, followed by a line for each connection with `verbose`.
     #[oai(status = 200)]
     Yes(
         PlainText<String>,
@@ -187,7 +187,7 @@ pub(super) enum ProbeResponse {
         #[oai(header = "Cache-Control")]
         String,
     ),
-    /// No. The text is the same.
+    /// No. The body has the same form.
     #[oai(status = 503)]
     No(
         PlainText<String>,
@@ -293,9 +293,9 @@ impl Api {
         }
     }
 
-    /// Tell whether the process works
+    /// Check that the process is alive
     ///
-    /// For liveness probes: only a process that hangs says no.
+    /// For liveness probes: fails only if the process hangs.
     #[oai(path = "/livez", method = "get", operation_id = "getLiveness")]
     async fn livez(
         &self,
@@ -305,9 +305,9 @@ impl Api {
         self.probe(verbose.0.is_some_and(|flag| flag.0), health::Status::is_alive)
     }
 
-    /// Tell whether the service should get traffic
+    /// Check that the service is ready for traffic
     ///
-    /// For readiness probes: no while it starts, drains, or lacks a required connection.
+    /// For readiness probes: fails during start and draining, and without a required connection.
     #[oai(path = "/readyz", method = "get", operation_id = "getReadiness")]
     async fn readyz(
         &self,
@@ -317,9 +317,9 @@ impl Api {
         self.probe(verbose.0.is_some_and(|flag| flag.0), health::Status::is_ready)
     }
 
-    /// Give the metrics to Prometheus
+    /// Get the metrics
     ///
-    /// Every series exists from the start.
+    /// For Prometheus. Every series exists from the start.
     #[oai(path = "/metrics", method = "get", operation_id = "getMetrics")]
     async fn metrics(&self) -> MetricsResponse {
         self.state.manager.collect();

@@ -14,11 +14,11 @@ mod explain;
 mod foreign;
 mod health;
 mod idempotency;
+mod operation;
 mod operator;
 mod pages;
 mod problem;
 mod raw;
-mod routes;
 mod server;
 mod sse;
 mod status_page;
@@ -42,7 +42,7 @@ pub use self::{
     server::{BindError, Bound, serve},
     tls::TlsFileError,
 };
-use self::{explain::Parameters, routes::Routes, status_page::StatusPage};
+use self::{explain::Parameters, operation::Routes, status_page::StatusPage};
 use crate::{
     config::Config,
     connection::ConnectionReport,

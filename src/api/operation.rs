@@ -1,5 +1,5 @@
-//! Routes: the paths and methods of the handlers, with the scope that each operation needs and the
-//! problems it can answer with, which are declared beside its handler.
+//! The operations of the API and their routes. A route is declared in the file of its group, such as
+//! `events.rs`: path and method beside the handler, scope and problems in its `OPERATIONS`.
 //!
 //! Authentication, `Allow`, metric labels and the specification's error responses all use this
 //! table.

@@ -6,11 +6,11 @@ use super::{
     State,
     connections::{ConnectionSummary, Tag},
     error::ApiError,
-    routes::Operation,
+    operation::Operation,
 };
 use crate::{connection::Force, manager::ReloadError};
 
-/// What an operator wants of a circuit breaker.
+/// The state that an operator requests for a circuit breaker.
 #[derive(Clone, Copy, Debug, Enum)]
 #[oai(rename_all = "snake_case")]
 enum CircuitBreakerState {
@@ -36,29 +36,29 @@ impl From<CircuitBreakerState> for Force {
 #[derive(Debug, Object)]
 #[oai(deny_unknown_fields)]
 struct CircuitBreakerChange {
-    /// A forced state survives a reload of the configuration and ends with the process.
+    /// A forced state survives a reload and lasts until the process ends.
     state: CircuitBreakerState,
 }
 
 /// A connection of the instance that answered.
 #[derive(Debug, Object)]
 struct OperatedConnection {
-    /// The instance that was operated; others are as they were.
+    /// The instance on which it took effect. Others are unchanged.
     instance: String,
-    /// The connection now.
+    /// The connection after the operation.
     connection: ConnectionSummary,
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug, Object)]
 struct ReloadResult {
-    /// The instance that read its configuration again; others are as they were.
+    /// The instance that reloaded its configuration. Others are unchanged.
     instance: String,
-    /// Keys that changed and are in effect.
+    /// The changed keys that are now in effect.
     applied: Vec<String>,
-    /// Keys that differ from what the instance started with and wait for a restart.
+    /// The keys that differ from those at start and take effect after a restart.
     needs_restart: Vec<String>,
-    /// Connections that were rebuilt.
+    /// The rebuilt connections.
     rebuilt: Vec<String>,
 }
 
@@ -95,9 +95,9 @@ impl Api {
         self.operated(&name.0)
     }
 
-    /// Force a circuit breaker, or let it decide again
+    /// Force a circuit breaker open or closed, or release it
     ///
-    /// Only of the instance that answers.
+    /// On the answering instance only.
     #[oai(
         path = "/v1/connections/:name/circuit-breaker",
         method = "put",
@@ -113,7 +113,7 @@ impl Api {
         self.operated(&name.0)
     }
 
-    /// Read the configuration again
+    /// Reload the configuration
     ///
     /// Files and secrets are read again with the environment of the start. Everything is checked,
     /// connections whose settings changed are rebuilt and probed, and only then all of it takes

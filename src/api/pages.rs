@@ -7,7 +7,7 @@ use poem::{Endpoint, Response, endpoint::make_sync};
 use poem_openapi::{OpenApi, OpenApiService, Webhook};
 use serde_json::Value;
 
-use super::{document, routes::Page};
+use super::{document, operation::Page};
 
 /// Swagger UI.
 pub(super) const DOCS: Page = Page { path: "/docs", is_enabled: |features| features.docs };

@@ -10,17 +10,17 @@ pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 /// The prefix of our problem types.
 const TYPE_PREFIX: &str = "urn:agentarea:problem:";
 
-/// Why a request was not served (RFC 9457).
+/// A problem with a request (RFC 9457).
 #[derive(Clone, Debug, Object)]
 pub(super) struct Problem {
-    /// Identifies the kind of problem; stable, for programs to decide by.
+    /// A stable identifier of the kind of problem, for programs to act on.
     #[oai(rename = "type")]
     pub(super) kind: String,
-    /// The kind of problem in words.
+    /// A short summary of the kind of problem.
     pub(super) title: String,
     /// The HTTP status.
     pub(super) status: u16,
-    /// What is wrong with this request.
+    /// An explanation specific to this request.
     #[oai(skip_serializing_if_is_none)]
     pub(super) detail: Option<String>,
     /// The path of the request.
@@ -29,24 +29,24 @@ pub(super) struct Problem {
     /// The request's id, as in the header `x-request-id` and in the log.
     #[oai(skip_serializing_if_is_none)]
     pub(super) request_id: Option<String>,
-    /// Which events of a batch are wrong, and why.
+    /// The invalid events of a batch, each with the reason.
     #[oai(skip_serializing_if_is_none)]
     pub(super) invalid: Option<Vec<InvalidItem>>,
-    /// What is wrong with the configuration.
+    /// The problems with the configuration.
     #[oai(skip_serializing_if_is_none)]
     pub(super) configuration: Option<Vec<ConfigurationProblem>>,
 }
 
-/// An item of a batch that is wrong.
+/// An invalid item of a batch.
 #[derive(Clone, Debug, Object)]
 pub(super) struct InvalidItem {
-    /// Its place in the batch, from zero.
+    /// Its index in the batch, starting at zero.
     pub(super) index: u64,
-    /// What is wrong with it.
+    /// The reason why it is invalid.
     pub(super) detail: String,
 }
 
-/// One thing that is wrong with the configuration.
+/// A problem with the configuration.
 #[derive(Clone, Debug, Object)]
 pub(super) struct ConfigurationProblem {
     /// The key; empty for a whole file.
@@ -54,9 +54,9 @@ pub(super) struct ConfigurationProblem {
     /// The file and line, or the variable, that sets it.
     #[oai(skip_serializing_if_is_none)]
     pub(super) place: Option<String>,
-    /// What was found and what was expected.
+    /// The value found and the value expected.
     pub(super) message: String,
-    /// What was probably meant.
+    /// A suggestion for what was probably meant.
     #[oai(skip_serializing_if_is_none)]
     pub(super) suggestion: Option<String>,
 }

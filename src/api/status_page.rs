@@ -5,7 +5,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use poem::{Endpoint, Request, Response, http::header};
 use sha2::{Digest, Sha256};
 
-use super::{ROUTES, State, pages, routes::Page};
+use super::{ROUTES, State, operation::Page, pages};
 use crate::{
     config::Details,
     connection::{ConnectionReport, Transition},

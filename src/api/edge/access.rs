@@ -8,7 +8,7 @@ use super::{
     super::{
         auth::{Keys, Principal},
         foreign::Gate,
-        routes::Route,
+        operation::Route,
     },
     problems::Refusal,
 };

@@ -9,8 +9,8 @@ use super::super::{
     error::{ApiError, framework_problem, too_large},
     explain::Parameters,
     foreign::Foreign,
+    operation::Route,
     problem::Problem,
-    routes::Route,
 };
 use crate::config::Scope;
 

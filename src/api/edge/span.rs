@@ -4,7 +4,7 @@
 use poem::Request;
 use tracing::{Level, Span, field::Empty};
 
-use super::super::routes::Route;
+use super::super::operation::Route;
 use crate::telemetry::traces::TraceContext;
 
 /// The span whose fields appear on each log line of a request.

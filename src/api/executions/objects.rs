@@ -9,7 +9,7 @@ use super::super::{
 };
 use crate::model::executions as model;
 
-/// Where an execution stands.
+/// The status of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]
 #[oai(rename = "ExecutionStatus", rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
@@ -58,32 +58,32 @@ impl From<Status> for model::Status {
     }
 }
 
-/// One run of a workflow.
+/// A run of a workflow.
 #[derive(Clone, Debug, Object, Serialize, Deserialize)]
 pub(in super::super) struct Execution {
     /// Its id.
     pub(super) id: String,
     /// The workflow's name.
     pub(super) workflow: String,
-    /// Where it stands.
+    /// The status.
     pub(super) status: Status,
-    /// What it was given.
+    /// The input.
     pub(super) input: AnyJson,
-    /// What it gave, when completed.
+    /// The result, once it has completed.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<AnyJson>,
-    /// Why it ended otherwise.
+    /// The reason, if it did not complete.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
-    /// The backend has not confirmed the status lately.
+    /// True if the backend has not confirmed the status recently.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stale: Option<bool>,
-    /// When it was accepted.
+    /// When the work was accepted.
     pub(super) created_at: DateTime,
-    /// When the backend acknowledged it.
+    /// When the backend acknowledged the start.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) started_at: Option<DateTime>,
@@ -115,39 +115,39 @@ impl Execution {
 pub(in super::super) struct ExecutionList {
     /// This page.
     pub(super) items: Vec<Execution>,
-    /// Give it as `cursor` for the next page; absent on the last one.
+    /// The `cursor` of the next page; absent on the last page.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next_cursor: Option<String>,
 }
 
-/// What is to be executed.
+/// The execution to start.
 #[derive(Debug, Object, Serialize, Deserialize)]
 #[oai(deny_unknown_fields)]
 #[serde(deny_unknown_fields)]
 pub(in super::super) struct StartExecution {
-    /// The workflow's name, one of the configured.
+    /// The name of a configured workflow.
     pub(super) workflow: String,
-    /// What it is given; any JSON.
+    /// The input: any JSON value.
     pub(super) input: Option<AnyJson>,
-    /// An id of your own; a new one is made if absent.
+    /// The id, if the client chooses it. Otherwise the service generates one.
     pub(super) id: Option<String>,
-    /// Time it may take in all, such as `30s`.
+    /// The total time limit, such as `30s`.
     pub(super) timeout: Option<String>,
 }
 
-/// Why an execution is ended by force.
+/// The reason for terminating an execution.
 #[derive(Debug, Default, Object, Deserialize)]
 #[oai(deny_unknown_fields)]
 #[serde(deny_unknown_fields)]
 pub(in super::super) struct Terminate {
-    /// For people who look at it later.
+    /// The reason, shown with the execution.
     pub(super) reason: Option<String>,
 }
 
 /// The answer to a query.
 #[derive(Debug, Object, Serialize)]
 pub(in super::super) struct QueryAnswer {
-    /// What the workflow answered.
+    /// The answer of the workflow.
     pub(super) result: AnyJson,
 }
