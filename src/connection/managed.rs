@@ -186,7 +186,6 @@ impl<B: ?Sized + Backend> Managed<B> {
         if let Some(live) = live {
             live.retire().await;
         }
-        self.slot.metrics.up.set(0);
         self.slot.standing.closed();
     }
 

@@ -246,7 +246,6 @@ impl<B: ?Sized + Backend> Slot<B> {
         settings: &Settings,
     ) -> Verdict {
         let (verdict, service) = self.standing.record(took, result, &settings.probe);
-        self.metrics.up.set(i64::from(service == Service::Initialized));
         if result.is_ok() {
             self.set_build_error(None);
         }
@@ -267,6 +266,8 @@ impl<B: ?Sized + Backend> Slot<B> {
         let pool = self.live.load().as_ref().and_then(|live| live.backend.pool());
         let PoolStatus { max, in_use, idle, waiting } = pool.unwrap_or_default();
         self.metrics.show_pool(max, in_use, idle, waiting);
+        let is_up = self.standing.service() == Service::Initialized;
+        self.metrics.up.set(i64::from(is_up));
         if let Some(probe) = self.standing.look(|state| state.report(Instant::now())) {
             self.metrics.probe_age.set(probe.age.as_secs_f64());
         }
