@@ -24,7 +24,7 @@ use crate::{
     error::{Error, ErrorKind},
     model::{
         events::{DEFAULT_SOURCE, Event, Position},
-        json::{self, Form, Json, canonical},
+        json::{Form, Json, canonical},
     },
     services::events::{ChosenBy, stream::Filter},
 };
@@ -290,11 +290,7 @@ fn read(body: Publish) -> Result<Vec<Event>, ApiError> {
     let invalid = |message: String| Error::new(ErrorKind::InvalidInput, message);
     match body {
         Publish::Short(Body(short)) => {
-            let data = short.data.map(|data| data.0);
-            if let Some(data) = &data {
-                let deep = |problem| invalid(format!("`data` {problem}"));
-                json::check_depth(data.text().as_bytes()).map_err(deep)?;
-            }
+            let data = short.data.map(|data| data.checked("`data`")).transpose()?;
             let event = Event::new(short.kind, short.subject, data.as_ref());
             event.check().map_err(invalid)?;
             Ok(vec![event])

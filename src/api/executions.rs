@@ -24,10 +24,9 @@ use super::{
 };
 use crate::{
     config::values::duration,
-    error::{Error, ErrorKind},
     model::{
         executions::{self as model, ListFilter, ListPlace},
-        json::{self, Form, Json, canonical},
+        json::{Form, Json, canonical},
         time::from_micros,
     },
     services::executions::{NewExecution, Started},
@@ -263,10 +262,7 @@ fn new_execution(body: StartExecution) -> Result<NewExecution, poem::Error> {
 
 /// A value that the client defines; an absent one counts as `null`.
 fn read_value(name: &str, given: Option<AnyJson>) -> Result<Json, ApiError> {
-    let value = given.map_or_else(Json::null, |given| given.0);
-    json::check_depth(value.text().as_bytes())
-        .map_err(|problem| Error::new(ErrorKind::InvalidInput, format!("{name} {problem}")))?;
-    Ok(value)
+    given.map_or_else(|| Ok(Json::null()), |given| given.checked(name))
 }
 
 fn read_duration(name: &str, text: &str) -> Result<Duration, poem::Error> {

@@ -12,7 +12,11 @@ use poem_openapi::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::model::json::Json;
+use super::error::ApiError;
+use crate::{
+    error::{Error, ErrorKind},
+    model::json::{self, Json},
+};
 
 /// A JSON value that the specification describes as `T` but that is kept as received, with the
 /// members that `T` does not name.
@@ -42,6 +46,16 @@ impl<T: Kept> Raw<T> {
     /// Reads a member that exists, even if it is `null`.
     pub(super) fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
         Self::deserialize(from).map(Some)
+    }
+}
+
+impl AnyJson {
+    /// The value, unless it is nested too deep for those that it is passed on to. Errors call it
+    /// `name`.
+    pub(super) fn checked(self, name: &str) -> Result<Json, ApiError> {
+        json::check_depth(self.0.text().as_bytes())
+            .map_err(|problem| Error::new(ErrorKind::InvalidInput, format!("{name} {problem}")))?;
+        Ok(self.0)
     }
 }
 

@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Service, Setup, cloud_event, eventually, send_cloud_event};
 
+const ONE: &str = "application/cloudevents+json";
+const BATCH: &str = "application/cloudevents-batch+json";
+const SHORT: &str = "application/json";
+
 fn nested(levels: usize) -> Value {
     (1..levels).fold(json!([]), |inner, _| json!([inner]))
 }
@@ -32,20 +36,18 @@ async fn json_is_accepted_a_hundred_levels_deep_and_refused_deeper() {
     let of_executions =
         |levels| format!(r#"{{"workflow": "echo", "input": {}}}"#, brackets(levels));
     let of_events = |levels| format!(r#"{{"type": "t", "data": {}}}"#, brackets(levels));
-    let (one, batch, plain) =
-        ("application/cloudevents+json", "application/cloudevents-batch+json", "application/json");
     let id = service.execute(&json!({"workflow": "echo", "input": nested(100)})).await;
-    assert_eq!(post(&service, "/v1/events", one, cloud(1, 100)).await.0, 202);
-    assert_eq!(post(&service, "/v1/events", plain, of_events(100)).await.0, 202);
+    assert_eq!(post(&service, "/v1/events", ONE, cloud(1, 100)).await.0, 202);
+    assert_eq!(post(&service, "/v1/events", SHORT, of_events(100)).await.0, 202);
     for levels in [101, 102, 126, 127, 128, 100_000] {
         let cases = [
-            ("/v1/executions", plain, of_executions(levels)),
-            ("/v1/events", one, cloud(2, levels)),
-            ("/v1/events", batch, format!("[{},{}]", cloud(3, 1), cloud(4, levels))),
-            ("/v1/events", plain, of_events(levels)),
-            ("/v1/events?delivery=direct", plain, of_events(levels)),
-            (&*format!("/v1/executions/{id}/signals/s"), plain, brackets(levels)),
-            (&*format!("/v1/executions/{id}/queries/q"), plain, brackets(levels)),
+            ("/v1/executions", SHORT, of_executions(levels)),
+            ("/v1/events", ONE, cloud(2, levels)),
+            ("/v1/events", BATCH, format!("[{},{}]", cloud(3, 1), cloud(4, levels))),
+            ("/v1/events", SHORT, of_events(levels)),
+            ("/v1/events?delivery=direct", SHORT, of_events(levels)),
+            (&*format!("/v1/executions/{id}/signals/s"), SHORT, brackets(levels)),
+            (&*format!("/v1/executions/{id}/queries/q"), SHORT, brackets(levels)),
         ];
         for (path, kind, body) in cases {
             let (status, problem) = post(&service, path, kind, body).await;
@@ -70,9 +72,6 @@ async fn json_is_accepted_a_hundred_levels_deep_and_refused_deeper() {
 /// Numbers, an order, escapes and white space that readers would not write in the same way.
 const AS_SENT: &str =
     r#"{"z":1234567890123456789012345,"a":1.10,"d":1e-400,"e":1E2, "s":"\u00e9\/", "n":[null ]}"#;
-
-const ONE: &str = "application/cloudevents+json";
-const SHORT: &str = "application/json";
 
 /// An event as a client writes it, which is part of a trace already.
 fn event_as_sent(id: &str) -> String {
