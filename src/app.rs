@@ -12,6 +12,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     api::{self, BindError, Bound, Draining, State},
+    backends::database,
     config::{BackendDescriptor, Config, Loaded},
     connection::Checked,
     lifecycle::{Exit, Lifecycle, ReloadSignal, Running, Signals},
@@ -19,6 +20,7 @@ use crate::{
     model::ids,
     services::{
         accept::Acceptor,
+        commits::Sharing,
         dead_letters::DeadLetters,
         events::{Events, relay::Relay, stream::EventStreams},
         executions::{Executions, Parts},
@@ -70,10 +72,14 @@ impl App {
             config.outbox.clone(),
             Arc::clone(&self.metrics),
         );
+        let sharing = Sharing {
+            linger: config.outbox.linger,
+            most: database::commits_at_once(&config.database),
+        };
         let acceptor = Acceptor::new(
             self.manager.database.client(),
             self.lifecycle.tasks.clone(),
-            config.outbox.linger,
+            sharing,
             config.idempotency.retention,
         );
         let events =
@@ -91,6 +97,8 @@ impl App {
             service: self.manager.execution_service.client(),
             events: events.clone(),
             metrics: Arc::clone(&self.metrics),
+            sharing,
+            tasks: self.lifecycle.tasks.clone(),
         };
         let executions = Executions::new(parts, &config);
         State {
@@ -281,7 +289,7 @@ async fn log_ready(manager: &ConnectionManager, begin: Instant) -> Infallible {
 async fn warn_of_left_behind(config: &Config) {
     #[cfg(feature = "sqlite")]
     if config.database.backend != "sqlite"
-        && let Some((path, left)) = crate::backends::database::left_behind().await
+        && let Some((path, left)) = database::left_behind().await
     {
         let path = path.display();
         tracing::warn!(

@@ -136,11 +136,13 @@ impl ErrorKind {
     }
 
     /// True when such an error shows that the backend, or the route to it, does not work. A refusal
-    /// of this particular call does not show that, nor does interference by other calls, nor do our
-    /// own limits.
+    /// of this particular call does not show that, nor does interference by other calls, nor do the
+    /// limits of either side.
     #[must_use]
     pub const fn blames_backend(self) -> bool {
-        self.is_outage() && !self.is_own_limit() && !matches!(self, Self::Forbidden | Self::Busy)
+        self.is_outage()
+            && !self.is_own_limit()
+            && !matches!(self, Self::Forbidden | Self::Busy | Self::Throttled)
     }
 
     /// True when the call never reached the backend, because one of our own limits stopped it.

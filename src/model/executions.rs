@@ -186,6 +186,8 @@ pub struct Execution {
     pub definition: Workflow,
     /// The trace of the request that created it, as a W3C `traceparent`.
     pub traceparent: Option<String>,
+    /// How often an operator had it started again after it was refused for good.
+    pub redrives: i32,
 }
 
 impl Execution {
@@ -224,6 +226,8 @@ pub struct OpenExecution {
     pub confirmed_at: Option<Timestamp>,
     /// The trace of the request that created it, as a W3C `traceparent`.
     pub traceparent: Option<String>,
+    /// How often an operator had it started again after it was refused for good.
+    pub redrives: i32,
 }
 
 impl From<&Execution> for OpenExecution {
@@ -236,6 +240,7 @@ impl From<&Execution> for OpenExecution {
             started_at: execution.started_at,
             confirmed_at: execution.confirmed_at,
             traceparent: execution.traceparent.clone(),
+            redrives: execution.redrives,
         }
     }
 }

@@ -67,9 +67,7 @@ impl DeadLetters {
                 self.relay.accepted(1);
             }
             LetterId::Execution(id) => {
-                let found = self.database.redrive_execution(id).await?;
-                found_or_error(found)?;
-                self.executions.redriven(id);
+                found_or_error(self.executions.redrive(id).await?)?;
             }
         }
         Ok(())

@@ -3,6 +3,8 @@
 pub mod relay;
 pub mod stream;
 
+use std::collections::HashMap;
+
 use self::relay::Relay;
 use super::accept::{Acceptor, RequestKey};
 use crate::{
@@ -61,26 +63,18 @@ impl Events {
         }
         self.relay.admit()?;
         let key = key.map(|key| self.acceptor.key_use(key, answer()));
+        let events = match ids {
+            ChosenBy::Client => without_repeats(events.into_iter().map(from_client))?,
+            ChosenBy::Service => events.into_iter().map(new_event).collect(),
+        };
         let names: Vec<(String, String)> = match ids {
-            ChosenBy::Client => {
-                events.iter().map(|event| (event.source.clone(), event.id.clone())).collect()
-            }
+            ChosenBy::Client => events.iter().map(|new| name(new)).collect(),
             ChosenBy::Service => Vec::new(),
         };
         let count = events.len();
-        let new = match ids {
-            ChosenBy::Client => from_client,
-            ChosenBy::Service => new_event,
-        };
-        let work = Work::Events(events.into_iter().map(new).collect());
+        let work = Work::Events(events);
         match self.acceptor.accept(Admission { work, key }).await? {
-            Acceptance::EventTaken(place) => {
-                let (source, id) = &names[place];
-                let message = format!(
-                    "another event of the source {source:?} has the id {id:?}; nothing was stored"
-                );
-                Err(Error::new(ErrorKind::AlreadyExists, message))
-            }
+            Acceptance::EventTaken(place) => Err(taken(&names[place])),
             Acceptance::Answered(answer) => Ok(Some(answer)),
             _ => {
                 self.stored(count);
@@ -118,6 +112,37 @@ pub(super) fn new_event(event: Event) -> NewEvent {
 fn from_client(event: Event) -> NewEvent {
     let fingerprint = event.fingerprint();
     NewEvent { event: within_trace(event), fingerprint }
+}
+
+fn name(new: &NewEvent) -> (String, String) {
+    (new.event.source.clone(), new.event.id.clone())
+}
+
+/// Each event once, as a request may name the same event twice.
+///
+/// # Errors
+/// `AlreadyExists` when the two are not the same.
+fn without_repeats(events: impl Iterator<Item = NewEvent>) -> Result<Vec<NewEvent>, Error> {
+    let mut named: HashMap<(String, String), Fingerprint> = HashMap::new();
+    let mut once = Vec::new();
+    for new in events {
+        let name = name(&new);
+        match named.get(&name) {
+            None => {
+                named.insert(name, new.fingerprint.clone());
+                once.push(new);
+            }
+            Some(first) if *first == new.fingerprint => {}
+            Some(_) => return Err(taken(&name)),
+        }
+    }
+    Ok(once)
+}
+
+fn taken((source, id): &(String, String)) -> Error {
+    let message =
+        format!("another event of the source {source:?} has the id {id:?}; nothing was stored");
+    Error::new(ErrorKind::AlreadyExists, message)
 }
 
 fn within_trace(event: Event) -> Event {

@@ -25,6 +25,7 @@ use self::{
 };
 use super::{
     accept::{Acceptor, RequestKey},
+    commits::Sharing,
     events::Events,
 };
 use crate::{
@@ -104,6 +105,10 @@ pub struct Parts {
     pub events: Events,
     /// The program's metrics.
     pub metrics: Arc<Metrics>,
+    /// How changes of status share commits.
+    pub sharing: Sharing,
+    /// The tasks that commit them.
+    pub tasks: Tasks,
 }
 
 impl Executions {
@@ -232,10 +237,13 @@ impl Executions {
         self.0.hand_over.depth.is_late()
     }
 
-    /// Records that a dead letter is to be started again.
-    pub(super) fn redriven(&self, id: &str) {
-        self.0.hand_over.redriven();
-        self.0.records.tell(id);
+    /// Starts a dead letter again. False when there is none.
+    pub(super) async fn redrive(&self, id: &str) -> Result<bool, Error> {
+        let found = self.0.records.redrive(id).await?;
+        if found {
+            self.0.hand_over.redriven();
+        }
+        Ok(found)
     }
 
     /// Asks an execution to end.

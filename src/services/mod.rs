@@ -2,6 +2,7 @@
 //! the families, and no backend.
 
 pub mod accept;
+pub mod commits;
 pub mod dead_letters;
 mod depth;
 pub mod events;

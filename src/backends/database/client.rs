@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{
     Accept, Acceptance, Admission, ClaimedExecutions, ClaimedRun, Database, DeadLetter,
     DeadLetters, DeliveredEvent, Ended, ExecutionQueue, ExecutionStore, Lane, NewEvent, Outbox,
-    Parcel, PendingEvents, RejectedExecution, Roles, Run, RunStore, Transfer, Wakeups,
+    Parcel, PendingEvents, RejectedExecution, Release, Roles, Run, RunStore, StatusChange,
+    Transfer, Wakeups,
 };
 use crate::{
     connection::guarded,
@@ -30,7 +31,7 @@ guarded! {
     ExecutionStore {
         idempotent execution(id: &str) -> Option<Execution>;
         idempotent executions(filter: &ListFilter) -> Vec<Execution>;
-        idempotent change(id: &str, outcome: &Outcome, announcements: &[NewEvent]) -> bool;
+        idempotent change(changes: &[&StatusChange]) -> Vec<bool>;
         idempotent confirm(ids: &[String]) -> ();
         idempotent unconfirmed(backend: &str, limit: i64) -> Vec<OpenExecution>;
         idempotent open_among(ids: &[String]) -> Vec<OpenExecution>;
@@ -40,9 +41,9 @@ guarded! {
     ExecutionQueue {
         // A claim whose answer was lost lasts until its lease ends; repeating it would claim more.
         once claim_executions(
-            backend: &str, owner: &str, lease: Duration, limit: i64
+            backend: &str, owner: &str, lease: Duration, limit: i64, max_bytes: i64
         ) -> ClaimedExecutions;
-        idempotent release_execution(id: &str, fence: i64, untried: bool) -> ();
+        idempotent release_executions(claims: &[Release]) -> ();
         once count_refusal(id: &str, fence: i64, pause: Duration) -> Option<i32>;
         once reject_execution(
             id: &str, fence: i64, outcome: &Outcome, announcement: &NewEvent
@@ -98,7 +99,7 @@ guarded! {
         once redrive(seq: i64) -> bool;
         once discard(seq: i64) -> bool;
         idempotent rejected_executions(after: Option<&str>, limit: i64) -> Vec<RejectedExecution>;
-        once redrive_execution(id: &str) -> bool;
+        once redrive_execution(id: &str, redrives: i32, announcement: &NewEvent) -> bool;
         once discard_execution(id: &str) -> bool;
     }
 

@@ -13,14 +13,15 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Acceptance, Admission, Claim, Database, Ended, KeyUse, Lane, NewEvent, NewRecord, Work,
+    Acceptance, Admission, Claim, Database, Ended, KeyUse, Lane, NewEvent, NewRecord, StatusChange,
+    Work,
 };
 use crate::{
     config::{Pool, Section},
     connection::{BuildContext, Factory},
     model::{
         events::Event,
-        executions::{Ending, Execution, Status, Workflow},
+        executions::{Ending, Execution, Outcome, Status, Workflow},
         ids,
         json::Fingerprint,
         time,
@@ -30,6 +31,7 @@ use crate::{
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
+const MEBIBYTE: i64 = 1 << 20;
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Builds the database with `factory` and runs the suite on it.
@@ -76,7 +78,8 @@ pub(super) async fn understands_the_version_before(database: &dyn Database) {
     let outcome = ending.before_start(time::now());
     let ended = database.end_accepted("old", &ending, &outcome, &new_event("old")).await;
     assert_eq!(ended.expect("no error"), Ended::Later, "that version may have handed it over");
-    let claimed = database.claim_executions("before", "one", MINUTE, 10).await.expect("no error");
+    let claimed =
+        database.claim_executions("before", "one", MINUTE, 10, MEBIBYTE).await.expect("no error");
     let claimed = claimed.readable;
     assert_eq!(claimed.len(), 1, "it is handed over again");
     assert!(claimed[0].first_tried.is_some_and(|tried| tried > MINUTE));
@@ -117,7 +120,15 @@ fn execution(workflow: &str) -> Execution {
         timeout: Some(MINUTE),
         definition: Workflow::Echo { delay: Duration::ZERO },
         traceparent: Some(TRACEPARENT.to_owned()),
+        redrives: 0,
     }
+}
+
+/// Changes one execution without an announcement.
+async fn change(database: &dyn Database, id: &str, outcome: &Outcome) -> bool {
+    let (id, announcements) = (id.to_owned(), Vec::new());
+    let change = StatusChange { id, outcome: outcome.clone(), announcements };
+    database.change(&[&change]).await.expect("the database answers") == [true]
 }
 
 fn key(name: &str, body: &str) -> KeyUse {

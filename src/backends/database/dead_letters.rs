@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use super::NewEvent;
 use crate::{
     error::Error,
     model::{executions::Execution, json::Json, time::Timestamp},
@@ -54,12 +55,17 @@ pub trait DeadLetters {
         limit: i64,
     ) -> Result<Vec<RejectedExecution>, Error>;
 
-    /// Makes an execution `accepted` again, as if it had never been tried. False when it does not
-    /// exist.
+    /// Makes an execution `accepted` again, as if it had never been tried, if it was redriven this
+    /// many times before. False when there is none.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn redrive_execution(&self, id: &str) -> Result<bool, Error>;
+    async fn redrive_execution(
+        &self,
+        id: &str,
+        redrives: i32,
+        announcement: &NewEvent,
+    ) -> Result<bool, Error>;
 
     /// Leaves an execution failed for good. False when it does not exist.
     ///

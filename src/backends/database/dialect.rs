@@ -9,10 +9,13 @@
 //! - `skip_locked!(query)`: the same, skipping rows that another transaction has locked.
 //!
 //! The last three are macros, because the types of queries differ from database to database.
+//!
+//! What happens for every request is written for each database, because their costs differ: for
+//! `PostgreSQL` it is the round trip, for `SQLite` the move to a thread that may block.
 
 use std::ops::DerefMut;
 
-use super::NewEvent;
+use super::{Acceptance, Admission, StatusChange};
 use crate::error::Error;
 
 /// A database as the statements see it.
@@ -36,15 +39,29 @@ pub(super) trait Dialect: Sized {
         &self,
     ) -> impl Future<Output = Result<impl DerefMut<Target = Self::Conn>, Error>>;
 
+    /// Locks the rows of `executions` that a query finds until the transaction ends, and leaves out
+    /// those that another transaction has locked.
+    const SKIP_LOCKED_EXECUTIONS: &str;
+
+    /// The time that processes compare, as an expression of SQL.
+    fn now_expression() -> String;
+
     /// The time that processes compare, in microseconds since the epoch.
     fn now(conn: &mut Self::Conn) -> impl Future<Output = Result<i64, Error>>;
 
-    /// Stores all events in one transaction if none of them is known. Otherwise stores nothing and
-    /// returns false.
-    fn insert_all(
+    /// Stores all admissions in one transaction, as [`Accept::accept`](super::Accept::accept) says.
+    fn accept_all(
         conn: &mut Self::Conn,
-        events: &[&NewEvent],
-    ) -> impl Future<Output = Result<bool, Error>>;
+        batch: &[&Admission],
+    ) -> impl Future<Output = Result<Vec<Acceptance>, Error>>;
+
+    /// Makes changes in one transaction, as
+    /// [`ExecutionStore::change`](super::ExecutionStore::change) says. Returns the ids of the
+    /// changed executions.
+    fn change_all(
+        conn: &mut Self::Conn,
+        changes: &[&StatusChange],
+    ) -> impl Future<Output = Result<Vec<String>, Error>>;
 
     /// Makes sure that the commit is durable.
     fn committed(&self, conn: &mut Self::Conn) -> impl Future<Output = Result<(), Error>>;

@@ -10,6 +10,17 @@ use crate::{
     model::executions::{Execution, ListFilter, OpenExecution, Outcome},
 };
 
+/// A change of an execution's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatusChange {
+    /// The execution.
+    pub id: String,
+    /// The new status. A start time that was stored earlier stands, and no end comes before it.
+    pub outcome: Outcome,
+    /// The events that announce it, stored with it.
+    pub announcements: Vec<NewEvent>,
+}
+
 /// The records of executions.
 #[async_trait]
 pub trait ExecutionStore {
@@ -25,18 +36,13 @@ pub trait ExecutionStore {
     /// When the database cannot be asked.
     async fn executions(&self, filter: &ListFilter) -> Result<Vec<Execution>, Error>;
 
-    /// Changes the status, if the change leads forward: a final status never changes, and
-    /// `running` follows `accepted` only. `announcements` are stored with the change. True when
-    /// this call changed it.
+    /// Makes changes of different executions in one transaction, each if it leads forward: a final
+    /// status never changes, and `running` follows `accepted` only. For each, true when this call
+    /// made it.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn change(
-        &self,
-        id: &str,
-        outcome: &Outcome,
-        announcements: &[NewEvent],
-    ) -> Result<bool, Error>;
+    async fn change(&self, changes: &[&StatusChange]) -> Result<Vec<bool>, Error>;
 
     /// Records that the backend has confirmed the status of these executions.
     ///

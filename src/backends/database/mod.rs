@@ -44,9 +44,11 @@ use std::{
 pub use self::{
     accept::{Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work},
     dead_letters::{DeadLetter, DeadLetters, RejectedExecution},
-    executions::ExecutionStore,
+    executions::{ExecutionStore, StatusChange},
     outbox::{DeliveredEvent, Lane, Outbox, PendingEvent, PendingEvents, UnreadableEvent},
-    queue::{ClaimedExecution, ClaimedExecutions, Ended, ExecutionQueue, UnreadableExecution},
+    queue::{
+        ClaimedExecution, ClaimedExecutions, Ended, ExecutionQueue, Release, UnreadableExecution,
+    },
     roles::{Role, Roles},
     runs::{ClaimedRun, Run, RunStore},
     transfer::{Parcel, Transfer, Unfinished},
@@ -59,7 +61,7 @@ use crate::{
     error::{Error, ErrorKind},
 };
 use crate::{
-    config::WellKnownVariable,
+    config::{self, WellKnownVariable},
     connection::{Backend, Registry},
 };
 
@@ -113,6 +115,18 @@ const SQLITE_VARIABLES: [WellKnownVariable; 1] = [WellKnownVariable {
         Some(path.strip_prefix("//").unwrap_or(path).to_owned())
     },
 }];
+
+/// The commits of one kind of work that are worth having under way at the same time. Writers of
+/// `SQLite` take turns. Others overlap their round trips: with two, 128 clients were answered a
+/// third more often at a round trip of 1 ms and a quarter more often at 20 ms; more made the commits
+/// smaller and dearer. At least half of the pool is left to readers and to other work.
+#[must_use]
+pub fn commits_at_once(config: &config::Connection) -> usize {
+    match config.backend.as_str() {
+        "sqlite" => 1,
+        _ => (config.pool.max_size / 2).clamp(1, 2),
+    }
+}
 
 /// The default file of the embedded database, if it holds unfinished work. It is easily forgotten
 /// when the service uses another database.

@@ -1,9 +1,11 @@
 //! `PostgreSQL`: for any number of processes.
 
+mod accept;
+mod change;
+mod columns;
 mod config;
 mod connect;
 mod dialect;
-mod insert_all;
 mod wakeups;
 
 use std::{sync::Arc, time::Duration};

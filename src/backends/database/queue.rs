@@ -45,6 +45,17 @@ pub struct UnreadableExecution {
     pub reason: String,
 }
 
+/// A claim to be released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The execution.
+    pub id: String,
+    /// The fencing number of the claim.
+    pub fence: i64,
+    /// True when no attempt has reached the backend, in this claim or before.
+    pub untried: bool,
+}
+
 /// The outcome of ending an `accepted` execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -60,7 +71,8 @@ pub enum Ended {
 /// expires.
 #[async_trait]
 pub trait ExecutionQueue {
-    /// Claims unclaimed executions for `backend`, oldest first.
+    /// Claims unclaimed executions for `backend`, oldest first: at most `limit`, with inputs of at
+    /// most `max_bytes` in total unless the first alone is larger.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -70,13 +82,14 @@ pub trait ExecutionQueue {
         owner: &str,
         lease: Duration,
         limit: i64,
+        max_bytes: i64,
     ) -> Result<ClaimedExecutions, Error>;
 
-    /// Releases a claim. `untried`: no attempt has reached the backend, including this one.
+    /// Releases claims.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn release_execution(&self, id: &str, fence: i64, untried: bool) -> Result<(), Error>;
+    async fn release_executions(&self, claims: &[Release]) -> Result<(), Error>;
 
     /// Counts a refusal of this very execution by the backend, and blocks claims on it for `pause`.
     /// Returns the number of refusals; `None` when the claim is lost.

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub(super) use self::{
     event::{DEAD, DELIVERED, DeadRow, OutboxRow, PENDING, PendingRow},
-    execution::{ExecutionRow, HandOverRow, OpenRow, WishRow},
+    execution::{ExecutionRow, HandOverRow, OpenRow, OutcomeRow, WishRow},
     key::KeyRow,
     run::RunRow,
 };
@@ -24,6 +24,12 @@ fn note_error<T>(read: Result<T, Error>, unreadable: &mut Option<Error>) -> Opti
     read.map_err(|error| unreadable.get_or_insert(error).clone()).ok()
 }
 
+/// Removes NUL, which `PostgreSQL` cannot store in text and which answers of other services may
+/// contain.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "")
+}
+
 /// A duration in the unit of the tables.
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
@@ -33,7 +39,7 @@ fn from_micros_span(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-fn millis(duration: Duration) -> i64 {
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -38,6 +38,7 @@ diesel::table! {
         refusals -> Integer,
         ending -> Nullable<Text>,
         rejected_at -> Nullable<BigInt>,
+        redrives -> Integer,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The embedded database: one file, one process.
 
+mod accept;
+mod change;
 mod config;
 mod dialect;
 mod file;

@@ -32,6 +32,12 @@ impl Fingerprint {
         &self.hash
     }
 
+    /// The hash that earlier releases stored, if it differs.
+    #[must_use]
+    pub fn earlier(&self) -> Option<&str> {
+        self.earlier.as_deref()
+    }
+
     /// True when `stored` is a hash of the same text.
     #[must_use]
     pub fn matches(&self, stored: &str) -> bool {

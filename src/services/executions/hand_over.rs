@@ -8,6 +8,7 @@
 //! starts nothing twice. An execution that fails to start is claimed again, by the quickest
 //! process.
 
+mod pace;
 mod queue;
 mod under_way;
 
@@ -17,17 +18,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::queue::Place;
-use self::{
-    queue::Queue,
-    under_way::{Ended, HandOvers},
-};
+use self::{queue::Queue, under_way::HandOvers};
 use super::{
     Parts,
     records::{Records, announcement},
 };
 use crate::{
     backends::{
-        database::{Claim, ClaimedExecution, ClaimedExecutions},
+        database::{Claim, ClaimedExecution, ClaimedExecutions, Release},
         execution_service::{ExecutionService, Started},
     },
     config::Config,
@@ -42,13 +40,18 @@ use crate::{
     telemetry::metrics::{Destination, Metrics},
 };
 
-/// Executions that are started in parallel.
-const PARALLEL: usize = 32;
-/// Executions that are claimed before there is room for them, so that no free slot waits for a
-/// claim.
-const AHEAD: usize = 32;
+/// The most executions that are started side by side.
+const MOST_STARTS: usize = 64;
+/// Executions that are claimed before there is room for them, so that no start waits for a claim.
+const AHEAD: usize = 256;
+/// The most bytes of inputs that one claim brings, unless its first execution alone has more.
+const CLAIM_BYTES: i64 = 4 << 20;
+/// Answers that are being stored before no further start begins.
+const MOST_STORING: usize = 1024;
 /// Pauses after failed starts. Short, because an open breaker makes an attempt cheap.
 const RETRY: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
+/// Pauses after the backend asked for fewer calls.
+const THROTTLED: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(1));
 /// The pause after the backend refused an execution as such.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -64,7 +67,28 @@ pub(super) struct HandOver {
     lease: Duration,
     sweep_interval: Duration,
     max_refusals: i32,
+    /// The most starts side by side, so that requests of clients find room on the connection.
+    most_starts: usize,
     metrics: Arc<Metrics>,
+}
+
+/// The answer of the backend to a start.
+enum Answer {
+    /// It runs, or has run.
+    Started,
+    /// Another execution holds the id.
+    IdTaken,
+    /// It was first tried so long ago that the backend may have forgotten it.
+    TooLate,
+    /// The backend refuses this very execution.
+    Refused(Error),
+    /// The backend asks for fewer calls.
+    Throttled,
+    /// The backend was not reached, or did not answer.
+    Failed {
+        /// True when it certainly has not received the start.
+        untried: bool,
+    },
 }
 
 impl HandOver {
@@ -72,12 +96,15 @@ impl HandOver {
         Self {
             owner: Arc::clone(&parts.owner),
             records: Arc::clone(records),
-            service: parts.service.clone(),
+            // The loop repeats a start itself.
+            service: parts.service.unretried(),
             queue: Queue::new(),
             depth: Depth::new(Destination::ExecutionService, &config.outbox),
             lease: config.executions.lease,
             sweep_interval: config.executions.sweep_interval,
             max_refusals: config.outbox.max_refusals,
+            most_starts: (config.execution_service.concurrency.max_in_flight / 2)
+                .clamp(1, MOST_STARTS),
             metrics: Arc::clone(&parts.metrics),
         }
     }
@@ -127,7 +154,8 @@ impl HandOver {
     async fn claim(&self, most: usize) -> ClaimedExecutions {
         let (backend, owner, lease) = (&self.records.backend, &*self.owner, self.lease);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let claimed = self.records.database.claim_executions(backend, owner, lease, most).await;
+        let database = &self.records.database;
+        let claimed = database.claim_executions(backend, owner, lease, most, CLAIM_BYTES).await;
         // Outages are logged by the probes of the connection that is down.
         claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "accepted executions cannot be claimed");
@@ -135,49 +163,49 @@ impl HandOver {
         })
     }
 
-    async fn hand_over(&self, claimed: ClaimedExecution, stop: &CancellationToken) -> Ended {
-        match self.try_hand_over(&claimed, stop).await {
-            Ok(()) => Ended::HandedOver,
-            // The claim ends by itself, and another attempt finds the result of this one.
-            Err(error) => {
+    /// Asks the backend to start an execution.
+    async fn ask_to_start(&self, claimed: &ClaimedExecution) -> Answer {
+        let error = match self.service.start(&start_request(claimed)).await {
+            Ok(Started::Started) => return Answer::Started,
+            Ok(Started::TooLate) => return Answer::TooLate,
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::AlreadyExists => Answer::IdTaken,
+            ErrorKind::Throttled => Answer::Throttled,
+            kind if kind.refuses_call() => Answer::Refused(error),
+            kind => {
                 let id = &claimed.execution.id;
-                tracing::debug!(%error, execution.id = id, "a hand-over will be repeated");
-                if error.kind().is_outage() { Ended::Failed } else { Ended::HandedOver }
+                tracing::debug!(%error, execution.id = id, "a start will be repeated");
+                Answer::Failed { untried: kind.is_outage() && !error.outcome_unknown() }
             }
         }
     }
 
-    async fn try_hand_over(
-        &self,
-        claimed: &ClaimedExecution,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
+    /// Stores the backend's answer. If that fails, the claim ends by itself, and another attempt
+    /// gets the same answer.
+    async fn keep(&self, claimed: &ClaimedExecution, answer: Answer, stop: &CancellationToken) {
         let execution = &OpenExecution::from(&claimed.execution);
-        let outcome = match self.service.start(&start_request(claimed)).await {
-            Ok(Started::Started) => Outcome::running(time::now()),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Outcome::ended(Status::Failed, "id_taken", time::now())
+        let kept = match answer {
+            Answer::Started => self.store(execution, &Outcome::running(time::now()), stop).await,
+            Answer::IdTaken => {
+                let outcome = Outcome::ended(Status::Failed, "id_taken", time::now());
+                self.store(execution, &outcome, stop).await
             }
-            Ok(Started::TooLate) => {
+            Answer::TooLate => {
                 let message = "it was first tried so long ago that it may have run since";
-                return self.reject(execution, claimed.fence, message).await;
+                self.reject(execution, claimed.fence, message).await
             }
-            Err(error) if error.kind().refuses_call() => {
-                return self.refused(claimed, &error).await;
-            }
-            Err(error) => {
-                let untried = error.kind().is_outage() && !error.outcome_unknown();
-                self.release(claimed, claimed.first_tried.is_none() && untried).await;
-                return Err(error);
-            }
+            Answer::Refused(error) => self.refused(claimed, &error).await,
+            Answer::Throttled | Answer::Failed { .. } => Ok(()),
         };
-        self.store(execution, &outcome, stop).await?;
-        self.metrics.outbox_delivered(Destination::ExecutionService, 1);
-        Ok(())
+        if let Err(error) = kept {
+            tracing::debug!(%error, execution.id, "the answer to a start is not stored");
+        }
     }
 
-    /// Stores the backend's answer. The backend must not be asked again, so this continues through
-    /// an outage of the database, until `stop`.
+    /// Stores what became of a start. The backend must not be asked again, so this continues
+    /// through an outage of the database, until `stop`.
     async fn store(
         &self,
         execution: &OpenExecution,
@@ -186,26 +214,27 @@ impl HandOver {
     ) -> Result<(), Error> {
         for failures in 1.. {
             let error = match self.records.apply(execution, outcome).await {
-                Ok(_changed) => return Ok(()),
+                Ok(_changed) => break,
                 Err(error) => error,
             };
             if !error.kind().is_outage() || stop.is_cancelled() {
                 return Err(error);
             }
-            tracing::debug!(%error, execution.id, "a hand-over cannot be stored yet");
+            tracing::debug!(%error, execution.id, "a start cannot be stored yet");
             tokio::select! {
-                () = sleep(RETRY.pause_after(failures)) => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = sleep(RETRY.pause_after(failures)) => {}
             }
         }
+        self.metrics.outbox_delivered(Destination::ExecutionService, 1);
         Ok(())
     }
 
-    async fn release(&self, claimed: &ClaimedExecution, untried: bool) {
-        let (id, fence) = (&claimed.execution.id, claimed.fence);
-        let released = self.records.database.release_execution(id, fence, untried).await;
-        if let Err(error) = released {
-            tracing::debug!(%error, execution.id = id, "a claim cannot be given back, it expires");
+    async fn release(&self, claims: Vec<Release>) {
+        let claims = &*claims;
+        if let Err(error) = self.records.database.release_executions(claims).await {
+            tracing::debug!(%error, "claims cannot be given back, they expire");
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use super::{NewExecution, Parts};
 use crate::{
     backends::{
-        database::{Database, NewEvent},
+        database::{Database, NewEvent, StatusChange},
         execution_service::ExecutionService,
     },
     config::Config,
@@ -24,7 +24,10 @@ use crate::{
         json::Json,
         time,
     },
-    services::events::{Events, new_event},
+    services::{
+        commits::{Commit, Commits, Sharing},
+        events::{Events, new_event},
+    },
     telemetry::{metrics::Metrics, traces::TraceContext},
 };
 
@@ -44,8 +47,32 @@ pub(super) struct Records {
     workflows: BTreeMap<String, Workflow>,
     default_timeout: Option<Duration>,
     metrics: Arc<Metrics>,
+    changing: Commits<Changing>,
     /// Ids of executions whose status changed here.
     changes: broadcast::Sender<String>,
+}
+
+/// Stores the changes that share a commit.
+#[derive(Debug)]
+struct Changing {
+    database: Client<dyn Database>,
+}
+
+impl Commit for Changing {
+    type Item = StatusChange;
+    type Answer = bool;
+
+    fn rows(_change: &StatusChange) -> usize {
+        1
+    }
+
+    fn names<'a>(change: &'a StatusChange, add: &mut dyn FnMut(&[&'a str])) {
+        add(&[&change.id]);
+    }
+
+    async fn store(&self, changes: &[&StatusChange]) -> Result<Vec<bool>, Error> {
+        self.database.change(changes).await
+    }
 }
 
 impl Records {
@@ -66,6 +93,11 @@ impl Records {
             workflows,
             default_timeout: config.executions.default_timeout,
             metrics: Arc::clone(&parts.metrics),
+            changing: Commits::new(
+                Changing { database: parts.database.clone() },
+                Sharing { linger: Duration::ZERO, ..parts.sharing },
+                parts.tasks.clone(),
+            ),
             changes: broadcast::Sender::new(CHANGES),
         }
     }
@@ -104,11 +136,13 @@ impl Records {
             timeout: request.timeout.or(self.default_timeout),
             definition,
             traceparent: TraceContext::current().map(|trace| trace.to_string()),
+            redrives: 0,
         })
     }
 
-    /// Stores a change of status together with the events that announce it. The caller that makes
-    /// the change announces it; others find it made. Returns true when this call made it.
+    /// Stores a change of status together with the events that announce it, in a commit that it
+    /// shares with concurrent changes. The caller that makes the change announces it; others find it
+    /// made. Returns true when this call made it.
     pub(super) async fn apply(
         &self,
         execution: &OpenExecution,
@@ -121,13 +155,33 @@ impl Records {
             .then(|| new_event(lifecycle_event(execution, Status::Running, None)));
         let announcements: Vec<NewEvent> =
             skipped.into_iter().chain([announcement(execution, outcome)]).collect();
-        let (id, announcements) = (&execution.id, &announcements);
-        let outcome = &Outcome { started_at, ..outcome.clone() };
-        let changed = self.database.change(id, outcome, announcements).await?;
+        let (status, events) = (outcome.status, announcements.len());
+        let outcome = Outcome { started_at, ..outcome.clone() };
+        let change = StatusChange { id: execution.id.clone(), outcome, announcements };
+        let unknown = || Error::new(ErrorKind::OutcomeUnknown, "the change may not be stored");
+        let changed = self.changing.add(change).await.unwrap_or_else(|| Err(unknown()))?;
         if changed {
-            self.changed(execution, outcome.status, announcements.len());
+            self.changed(execution, status, events);
         }
         Ok(changed)
+    }
+
+    /// Makes a dead letter `accepted` again, and announces it. False when there is none.
+    pub(super) async fn redrive(&self, id: &str) -> Result<bool, Error> {
+        let Some(rejected) = self.database.execution(id).await? else { return Ok(false) };
+        let redrives = rejected.redrives;
+        let accepted = OpenExecution {
+            status: Status::Accepted,
+            started_at: None,
+            redrives: redrives + 1,
+            ..OpenExecution::from(&rejected)
+        };
+        let announcement = &acceptance(&accepted);
+        let found = self.database.redrive_execution(id, redrives, announcement).await?;
+        if found {
+            self.changed(&accepted, Status::Accepted, 1);
+        }
+        Ok(found)
     }
 
     /// Notifies of a change to `status` that was stored with this many events.
@@ -249,7 +303,10 @@ fn lifecycle_event(execution: &OpenExecution, status: Status, outcome: Option<&O
     };
     // Text and JSON have a JSON form.
     let data = Json::of(&change).unwrap_or_default();
-    let id = format!("{}:{status}", execution.id);
+    let id = match execution.redrives {
+        0 => format!("{}:{status}", execution.id),
+        redrives => format!("{}:{status}:{redrives}", execution.id),
+    };
     let subject = Some(execution.id.clone());
     let event = Event::with_id(id, status.event_type(), subject, Some(&data));
     match &execution.traceparent {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{Acceptance, Admission, Database, KeyUse, NewEvent, Work},
-    MINUTE, accept, admission, execution, fingerprint, key, new_event,
+    MINUTE, accept, admission, execution, fingerprint, key, new_event, store,
 };
 use crate::model::{executions::Execution, ids};
 
@@ -54,13 +54,18 @@ async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) 
     accept(database, &stored, None).await;
     let taken = Execution { request_id: ids::new_id(), ..stored };
     let (good, event, used) = (execution("a"), new_event("a"), key("neighbour", "body"));
-    let first = NewEvent { fingerprint: fingerprint(&ids::new_id()), ..event.clone() };
+    store(database, std::slice::from_ref(&event)).await;
+    let other = NewEvent { fingerprint: fingerprint(&ids::new_id()), ..event.clone() };
+    let keyed = |event: &NewEvent, key: &str| Admission {
+        work: Work::Events(vec![new_event("a"), event.clone()]),
+        key: Some(self::key(key, "body")),
+    };
     let batch = [
         admission(&taken, Some(&used), None),
-        Admission { work: Work::Events(vec![event]), key: None },
-        Admission { work: Work::Events(vec![new_event("a"), first]), key: None },
-        admission(&good, Some(&used), None),
-        admission(&execution("a"), Some(&used), None),
+        Admission { work: Work::Events(vec![event.clone()]), key: None },
+        keyed(&other, "refused"),
+        admission(&good, Some(&key("good", "body")), None),
+        keyed(&new_event("b"), "stored"),
     ];
     let batch: Vec<&Admission> = batch.iter().collect();
     let expected = [
@@ -68,9 +73,20 @@ async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) 
         Acceptance::Stored,
         Acceptance::EventTaken(1),
         Acceptance::Stored,
+        Acceptance::Stored,
+    ];
+    let before = database.backlog(1000).await.expect("it is counted").rows;
+    assert_eq!(database.accept(&batch).await.expect("the database answers"), expected);
+    let after = database.backlog(1000).await.expect("it is counted").rows;
+    assert_eq!(after, before + 3, "an announcement, and two events of one request");
+    let again = [
+        Acceptance::IdTaken,
+        Acceptance::Stored,
+        Acceptance::EventTaken(1),
+        Acceptance::Answered(used.answer.clone()),
         Acceptance::Answered(used.answer.clone()),
     ];
-    assert_eq!(database.accept(&batch).await.expect("the database answers"), expected);
+    assert_eq!(database.accept(&batch).await.expect("the database answers"), again);
     assert!(database.execution(&good.id).await.expect("it is readable").is_some());
 }
 

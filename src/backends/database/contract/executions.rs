@@ -2,14 +2,19 @@
 
 use serde_json::json;
 
-use super::{super::Database, accept, execution};
+use super::{
+    super::{Database, StatusChange},
+    MINUTE, accept, change, execution, new_event,
+};
 use crate::model::{
-    executions::{ListFilter, ListPlace, Outcome, Status},
+    executions::{Execution, ListFilter, ListPlace, Outcome, Status},
     ids, time,
 };
 
 pub(super) async fn suite(database: &dyn Database) {
     a_status_only_moves_forward(database).await;
+    each_change_of_many_stands_alone_and_announces_itself_once(database).await;
+    no_end_comes_before_the_start(database).await;
     lists_are_newest_first_and_paged(database).await;
     unconfirmed_executions_come_longest_unconfirmed_first(database).await;
 }
@@ -17,9 +22,7 @@ pub(super) async fn suite(database: &dyn Database) {
 async fn a_status_only_moves_forward(database: &dyn Database) {
     let execution = execution("a");
     accept(database, &execution, None).await;
-    let change = async |outcome: &Outcome| {
-        database.change(&execution.id, outcome, &[]).await.expect("the database answers")
-    };
+    let change = async |outcome: &Outcome| self::change(database, &execution.id, outcome).await;
     let started_at = time::now();
     assert!(change(&Outcome::running(started_at)).await);
     assert!(!change(&Outcome::running(time::now())).await, "running twice");
@@ -37,7 +40,48 @@ async fn a_status_only_moves_forward(database: &dyn Database) {
     assert_eq!(stored.status, Status::Completed);
     assert_eq!(stored.result, completed.result);
     assert_eq!(stored.started_at, Some(started_at), "the start stands");
-    assert!(!database.change("unknown", &completed, &[]).await.expect("the database answers"));
+    assert!(!self::change(database, "unknown", &completed).await);
+}
+
+async fn each_change_of_many_stands_alone_and_announces_itself_once(database: &dyn Database) {
+    let all: Vec<Execution> = (0..4).map(|_| execution("a")).collect();
+    for execution in &all {
+        accept(database, execution, None).await;
+    }
+    assert!(change(database, &all[1].id, &Outcome::running(time::now())).await);
+    assert!(change(database, &all[2].id, &Outcome::ended(Status::Failed, "x", time::now())).await);
+    let waiting = async || database.backlog(10_000).await.expect("it is counted").rows;
+    let before = waiting().await;
+    let mut changes: Vec<StatusChange> = all
+        .iter()
+        .map(|execution| StatusChange {
+            id: execution.id.clone(),
+            outcome: Outcome::running(time::now()),
+            announcements: vec![new_event(&execution.id)],
+        })
+        .collect();
+    changes[1].outcome = Outcome::ended(Status::Cancelled, "no\0w", time::now());
+    let changes: Vec<&StatusChange> = changes.iter().collect();
+    let changed = database.change(&changes).await.expect("the database answers");
+    assert_eq!(changed, [true, true, false, true]);
+    assert_eq!(waiting().await, before + 3, "a change that is not made is not announced");
+    let again = database.change(&changes).await.expect("the database answers");
+    assert_eq!(again, [false; 4]);
+    assert_eq!(waiting().await, before + 3);
+    let stored = database.execution(&all[1].id).await.expect("no error").expect("it exists");
+    assert_eq!(stored.error.as_deref(), Some("now"), "NUL cannot be stored everywhere");
+}
+
+/// The clock of a backend may be behind ours.
+async fn no_end_comes_before_the_start(database: &dyn Database) {
+    let execution = execution("a");
+    accept(database, &execution, None).await;
+    let started_at = time::now();
+    assert!(change(database, &execution.id, &Outcome::running(started_at)).await);
+    let early = started_at - MINUTE;
+    assert!(change(database, &execution.id, &Outcome::ended(Status::Failed, "x", early)).await);
+    let stored = database.execution(&execution.id).await.expect("no error").expect("it exists");
+    assert_eq!((stored.started_at, stored.finished_at), (Some(started_at), Some(started_at)));
 }
 
 async fn lists_are_newest_first_and_paged(database: &dyn Database) {
@@ -68,12 +112,7 @@ async fn unconfirmed_executions_come_longest_unconfirmed_first(database: &dyn Da
     for execution in [&mut first, &mut second] {
         execution.backend.clone_from(&backend);
         accept(database, execution, None).await;
-        assert!(
-            database
-                .change(&execution.id, &Outcome::running(time::now()), &[])
-                .await
-                .expect("it runs")
-        );
+        assert!(change(database, &execution.id, &Outcome::running(time::now())).await);
     }
     let ids = async || -> Vec<String> {
         let found = database.unconfirmed(&backend, 10).await.expect("the database answers");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::{Claim, Database, Ended},
-    MINUTE, accept, admission, admit, execution, new_event,
+    super::{Claim, Database, Ended, Release},
+    MEBIBYTE, MINUTE, accept, admission, admit, change, execution, new_event,
 };
 use crate::model::{
     executions::{Ending, Execution, Outcome, Status},
@@ -13,6 +13,7 @@ use crate::model::{
 
 pub(super) async fn suite(database: &dyn Database) {
     a_hand_over_is_claimed_by_one_process(database).await;
+    one_claim_brings_a_bounded_number_of_bytes(database).await;
     a_refused_execution_is_a_dead_letter_until_it_is_redriven(database).await;
     what_was_never_tried_ends_at_once(database).await;
     a_role_has_one_holder(database).await;
@@ -26,7 +27,7 @@ async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {
     let backend = ids::new_id();
     let fresh = || Execution { backend: backend.clone(), ..execution("a") };
     let claim = async |owner: &str, lease: Duration| {
-        let claimed = database.claim_executions(&backend, owner, lease, 10).await;
+        let claimed = database.claim_executions(&backend, owner, lease, 10, MEBIBYTE).await;
         claimed.expect("no error").readable
     };
     let (held, free) = (fresh(), fresh());
@@ -42,7 +43,9 @@ async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {
     assert!(claim("one", MINUTE).await.is_empty());
 
     let release = async |fence, untried| {
-        database.release_execution(&free.id, fence, untried).await.expect("no error");
+        let release = Release { id: free.id.clone(), fence, untried };
+        let other = Release { id: "unknown".to_owned(), fence: 7, untried: false };
+        database.release_executions(&[other, release]).await.expect("no error");
     };
     release(lost[0].fence, true).await;
     assert!(claim("one", MINUTE).await.is_empty(), "who lost it cannot give it back");
@@ -53,16 +56,36 @@ async fn a_hand_over_is_claimed_by_one_process(database: &dyn Database) {
     let expected = if database.serves_one_process() { 2 } else { 0 };
     assert_eq!(left, expected, "a database of our own holds claims of the dead only");
     for execution in [&held, &free] {
-        database.change(&execution.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+        assert!(change(database, &execution.id, &Outcome::running(time::now())).await);
     }
     assert!(claim("two", Duration::ZERO).await.is_empty(), "what runs is not handed over");
+}
+
+async fn one_claim_brings_a_bounded_number_of_bytes(database: &dyn Database) {
+    let backend = ids::new_id();
+    let mut all = Vec::new();
+    for size in [600, 300, 300, 10] {
+        let input = serde_json::json!("x".repeat(size)).into();
+        let execution = Execution { backend: backend.clone(), input, ..execution("a") };
+        accept(database, &execution, None).await;
+        all.push(execution.id);
+    }
+    let claim = async |limit, max_bytes| -> Vec<String> {
+        let claimed = database.claim_executions(&backend, "one", MINUTE, limit, max_bytes).await;
+        let claimed = claimed.expect("no error").readable.into_iter();
+        claimed.map(|claimed| claimed.execution.id).collect()
+    };
+    assert_eq!(claim(10, 500).await, all[..1], "the first alone is larger");
+    assert_eq!(claim(1, 900).await, all[1..2]);
+    assert_eq!(claim(10, 900).await, all[2..]);
 }
 
 async fn a_refused_execution_is_a_dead_letter_until_it_is_redriven(database: &dyn Database) {
     let refused = Execution { backend: ids::new_id(), ..execution("a") };
     accept(database, &refused, None).await;
     let claim = async || {
-        let claimed = database.claim_executions(&refused.backend, "one", MINUTE, 10).await;
+        let claimed =
+            database.claim_executions(&refused.backend, "one", MINUTE, 10, MEBIBYTE).await;
         claimed.expect("no error").readable.pop()
     };
     let claimed = claim().await.expect("it is free");
@@ -86,10 +109,19 @@ async fn a_refused_execution_is_a_dead_letter_until_it_is_redriven(database: &dy
     let letters = database.rejected_executions(None, 10).await.expect("they are listed");
     assert_eq!((letters.len(), letters[0].refusals), (1, 1));
     assert_eq!(letters[0].execution.error.as_deref(), Some("toolong"));
-    assert!(database.redrive_execution(id).await.expect("no error"));
-    assert!(!database.redrive_execution(id).await.expect("no error"), "redriven twice");
+    let redrive = async |redrives| {
+        let event = new_event(id);
+        database.redrive_execution(id, redrives, &event).await.expect("no error")
+    };
+    let waiting = async || database.backlog(10_000).await.expect("it is counted").rows;
+    let before = waiting().await;
+    assert!(!redrive(1).await, "it was redriven by nobody");
+    assert!(redrive(0).await);
+    assert!(!redrive(0).await, "redriven twice");
+    assert_eq!(waiting().await, before + 1, "it is announced once");
     let claimed = claim().await.expect("it is free again");
     assert_eq!((&claimed.execution.status, claimed.first_tried), (&Status::Accepted, None));
+    assert_eq!(claimed.execution.redrives, 1);
     assert!(reject(claimed.fence).await);
     assert!(database.discard_execution(id).await.expect("no error"));
     assert!(database.rejected_executions(None, 10).await.expect("they are listed").is_empty());
@@ -117,7 +149,7 @@ async fn what_was_never_tried_ends_at_once(database: &dyn Database) {
     assert_eq!(end(&tried).await, Ended::Later);
     let wished = async || database.wished_endings(&backend, 10).await.expect("no error");
     assert!(wished().await.is_empty(), "it is due when the execution runs");
-    database.change(&tried.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+    assert!(change(database, &tried.id, &Outcome::running(time::now())).await);
     let due = wished().await;
     assert_eq!((due.len(), &due[0].0), (1, &tried.id));
     assert_eq!(due[0].1.as_ref().expect("it is readable"), &Ending::Cancel);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Database, NewEvent},
-    MINUTE, accept, claim, execution, new_event, runs, store,
+    MEBIBYTE, MINUTE, accept, change, claim, execution, new_event, runs, store,
 };
 use crate::model::{
     events::Event,
@@ -89,7 +89,8 @@ async fn an_unreadable_execution_is_a_dead_letter_beside_its_neighbours(database
     let (bad, good) = (fresh(unreadable_value()), fresh(json!(1).into()));
     accept(database, &bad, None).await;
     accept(database, &good, None).await;
-    let claimed = database.claim_executions(&backend, "one", MINUTE, 10).await.expect("no error");
+    let claimed =
+        database.claim_executions(&backend, "one", MINUTE, 10, MEBIBYTE).await.expect("no error");
     assert_eq!((claimed.readable.len(), &claimed.readable[0].execution), (1, &good));
     let [unreadable] = &*claimed.unreadable else { panic!("{:?}", claimed.unreadable) };
     assert_eq!(unreadable.execution, (&bad).into());
@@ -113,7 +114,7 @@ async fn a_running_execution_is_followed_whatever_its_input(database: &dyn Datab
     let backend = ids::new_id();
     let bad = Execution { backend: backend.clone(), input: unreadable_value(), ..execution("a") };
     accept(database, &bad, None).await;
-    database.change(&bad.id, &Outcome::running(time::now()), &[]).await.expect("it runs");
+    assert!(change(database, &bad.id, &Outcome::running(time::now())).await);
     let followed = database.unconfirmed(&backend, 10).await.expect("no error");
     assert_eq!(followed.len(), 1);
     assert_eq!((&followed[0].id, followed[0].status), (&bad.id, Status::Running));

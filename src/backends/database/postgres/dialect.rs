@@ -2,22 +2,32 @@
 
 use std::ops::DerefMut;
 
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 pub(super) use super::Db;
 use super::{
-    super::{NewEvent, dialect::Dialect},
-    insert_all::InsertAll,
+    super::{Acceptance, Admission, StatusChange, dialect::Dialect},
+    accept::accept,
+    change::change,
 };
 use crate::error::Error;
 
 pub(super) type Conn = AsyncPgConnection;
 
+/// The server's clock.
+pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
 impl Dialect for Db {
     type Conn = Conn;
 
     const SERVES_ONE_PROCESS: bool = false;
+
+    const SKIP_LOCKED_EXECUTIONS: &str = "FOR UPDATE OF executions SKIP LOCKED";
+
+    /// Several processes compare these times, so they come from the server's clock.
+    fn now_expression() -> String {
+        NOW.to_owned()
+    }
 
     async fn reader(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
         self.pool.get().await
@@ -31,21 +41,17 @@ impl Dialect for Db {
         self.pool.get().await
     }
 
-    /// Several processes compare these times, so they come from the server's clock.
     async fn now(conn: &mut Conn) -> Result<i64, Error> {
-        let now = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
-        let now = diesel::dsl::sql::<diesel::sql_types::BigInt>(now);
+        let now = diesel::dsl::sql::<diesel::sql_types::BigInt>(NOW);
         Ok(diesel::select(now).get_result(conn).await?)
     }
 
-    /// The statement is a transaction by itself: one round trip instead of three, and no
-    /// transaction stays open while this process is paused.
-    async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
-        match InsertAll::new(events).execute(conn).await {
-            Ok(_) => Ok(true),
-            Err(DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    async fn accept_all(conn: &mut Conn, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
+        accept(conn, batch).await
+    }
+
+    async fn change_all(conn: &mut Conn, changes: &[&StatusChange]) -> Result<Vec<String>, Error> {
+        change(conn, changes).await
     }
 
     /// The server's answer to the commit guarantees it.

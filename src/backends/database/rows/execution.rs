@@ -7,16 +7,17 @@ use diesel::prelude::*;
 use super::{
     super::{Claim, ClaimedExecution, RejectedExecution, UnreadableExecution, schema},
     from_micros_span, from_millis, json, micros, millis, note_error, parse, status, value,
+    without_nul,
 };
 use crate::{
     error::Error,
     model::{
-        executions::{Execution, OpenExecution, Status, Workflow},
+        executions::{Execution, OpenExecution, Outcome, Status, Workflow},
         time::from_micros,
     },
 };
 
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[derive(Clone, Debug, Queryable, QueryableByName, Selectable, Insertable)]
 #[diesel(table_name = schema::executions)]
 pub(in super::super) struct ExecutionRow {
     id: String,
@@ -34,6 +35,7 @@ pub(in super::super) struct ExecutionRow {
     timeout_ms: Option<i64>,
     definition: String,
     traceparent: Option<String>,
+    redrives: i32,
 }
 
 /// The columns of an execution that following it needs.
@@ -47,6 +49,7 @@ pub(in super::super) struct OpenRow {
     started_at: Option<i64>,
     confirmed_at: Option<i64>,
     traceparent: Option<String>,
+    redrives: i32,
 }
 
 impl OpenRow {
@@ -61,6 +64,7 @@ impl OpenRow {
             started_at: self.started_at.map(from_micros),
             confirmed_at: self.confirmed_at.map(from_micros),
             traceparent: self.traceparent,
+            redrives: self.redrives,
         }
     }
 }
@@ -76,6 +80,10 @@ pub(in super::super) struct WishRow {
 impl ExecutionRow {
     pub(in super::super) fn id(&self) -> &str {
         &self.id
+    }
+
+    pub(in super::super) fn created_at(&self) -> i64 {
+        self.created_at
     }
 
     pub(in super::super) fn request_id(&self) -> &str {
@@ -99,6 +107,7 @@ impl ExecutionRow {
             timeout_ms: execution.timeout.map(millis),
             definition: json(&execution.definition)?,
             traceparent: execution.traceparent.clone(),
+            redrives: execution.redrives,
         })
     }
 
@@ -135,13 +144,48 @@ impl ExecutionRow {
             timeout: self.timeout_ms.map(from_millis),
             definition: definition.unwrap_or(Workflow::Echo { delay: Duration::ZERO }),
             traceparent: self.traceparent,
+            redrives: self.redrives,
         };
         (execution, unreadable)
     }
 }
 
+/// The columns that a change of status sets.
+#[derive(Clone, Debug, AsChangeset)]
+#[diesel(table_name = schema::executions, treat_none_as_null = true)]
+pub(in super::super) struct OutcomeRow {
+    status: &'static str,
+    result: Option<String>,
+    error: Option<String>,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    confirmed_at: i64,
+}
+
+impl OutcomeRow {
+    pub(in super::super) fn new(outcome: &Outcome, now: i64) -> Self {
+        Self {
+            status: outcome.status.as_str(),
+            result: outcome.result.as_ref().map(|result| result.text().to_owned()),
+            error: outcome.error.as_deref().map(without_nul),
+            started_at: outcome.started_at.map(jiff::Timestamp::as_microsecond),
+            finished_at: outcome.finished_at.map(jiff::Timestamp::as_microsecond),
+            confirmed_at: now,
+        }
+    }
+
+    /// The same for an execution of which a start is stored: that one stands, and no end comes
+    /// before it.
+    pub(in super::super) fn started(mut self, stored: Option<i64>) -> Self {
+        self.started_at = stored.or(self.started_at);
+        self.finished_at =
+            self.finished_at.map(|end| self.started_at.map_or(end, |at| end.max(at)));
+        self
+    }
+}
+
 /// The claim state of an accepted execution.
-#[derive(Clone, Debug, Queryable, Selectable, Insertable)]
+#[derive(Clone, Debug, Queryable, QueryableByName, Selectable, Insertable)]
 #[diesel(table_name = schema::executions, treat_none_as_default_value = false)]
 pub(in super::super) struct HandOverRow {
     owner: Option<String>,
@@ -163,12 +207,13 @@ impl HandOverRow {
         }
     }
 
-    /// The claim made at `now`.
+    /// The claim that was just made for `lease`.
     pub(in super::super) fn claimed(
         self,
         execution: ExecutionRow,
-        now: i64,
+        lease: i64,
     ) -> Result<ClaimedExecution, Box<UnreadableExecution>> {
+        let now = self.claimed_until - lease;
         // The claim itself counts as an attempt. Another version may have tried an execution as
         // soon as it accepted it.
         let earlier = self.tried_at.filter(|at| *at != now);

@@ -11,8 +11,10 @@ use tokio::sync::OwnedMutexGuard;
 
 pub(super) use super::Db;
 use super::{
-    super::{NewEvent, dialect::Dialect, rows::OutboxRow, schema::outbox},
+    super::{Acceptance, Admission, StatusChange, dialect::Dialect},
     Connector,
+    accept::accept,
+    change::change,
 };
 use crate::{
     backends::pool::Checkout,
@@ -26,6 +28,12 @@ impl Dialect for Db {
     type Conn = Conn;
 
     const SERVES_ONE_PROCESS: bool = true;
+
+    const SKIP_LOCKED_EXECUTIONS: &str = "";
+
+    fn now_expression() -> String {
+        micros().to_string()
+    }
 
     async fn reader(&self) -> Result<impl DerefMut<Target = Conn>, Error> {
         // Readers are closed too, or the old file would stay open.
@@ -49,8 +57,12 @@ impl Dialect for Db {
         Ok(micros())
     }
 
-    async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
-        insert_all(conn, events).await
+    async fn accept_all(conn: &mut Conn, batch: &[&Admission]) -> Result<Vec<Acceptance>, Error> {
+        accept(conn, batch, micros()).await
+    }
+
+    async fn change_all(conn: &mut Conn, changes: &[&StatusChange]) -> Result<Vec<String>, Error> {
+        change(conn, changes, micros()).await
     }
 
     /// A commit into a file that was deleted meanwhile is lost, unless the file comes back.
@@ -70,30 +82,6 @@ impl Db {
         let mut conn = self.pool.get().await?;
         self.check_size(&mut conn, shrunk_to).await?;
         Ok(Writer { conn, _turn: turn, _place: None })
-    }
-}
-
-/// Moving to a blocking thread costs more than a statement, so all statements of the transaction
-/// share one move.
-async fn insert_all(conn: &mut Conn, events: &[&NewEvent]) -> Result<bool, Error> {
-    use diesel::{RunQueryDsl, result::Error::RollbackTransaction};
-
-    let now = micros();
-    let rows: Vec<OutboxRow> = events.iter().map(|event| OutboxRow::new(event, now)).collect();
-    let stored = conn.spawn_blocking(move |conn| {
-        conn.immediate_transaction(|conn| {
-            for row in &rows {
-                let insert = diesel::insert_into(outbox::table).values(row);
-                if RunQueryDsl::execute(insert.on_conflict_do_nothing(), conn)? == 0 {
-                    return Err(RollbackTransaction);
-                }
-            }
-            Ok(true)
-        })
-    });
-    match stored.await {
-        Err(RollbackTransaction) => Ok(false),
-        stored => Ok(stored?),
     }
 }
 

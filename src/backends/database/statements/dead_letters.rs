@@ -6,13 +6,14 @@ use diesel_async::RunQueryDsl;
 
 use super::super::{
     super::{
-        DeadLetter, DeadLetters, RejectedExecution,
+        DeadLetter, DeadLetters, NewEvent, RejectedExecution,
         dialect::Dialect,
         rows::{DEAD, DeadRow, ExecutionRow, HandOverRow, PENDING},
         schema::{executions, outbox},
     },
-    dialect::Db,
+    dialect::{Db, transaction},
 };
+use super::accept::announce;
 use crate::{error::Error, model::executions::Status};
 
 #[async_trait]
@@ -68,22 +69,36 @@ impl DeadLetters for Db {
         Ok(rows.into_iter().map(|(row, hand_over)| hand_over.rejected(row)).collect())
     }
 
-    async fn redrive_execution(&self, id: &str) -> Result<bool, Error> {
+    async fn redrive_execution(
+        &self,
+        id: &str,
+        redrives: i32,
+        announcement: &NewEvent,
+    ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
-        let rejected = executions::rejected_at.is_not_null();
-        let changed = diesel::update(executions::table.find(id).filter(rejected))
-            .set((
-                executions::status.eq(Status::Accepted.as_str()),
-                executions::error.eq(None::<String>),
-                executions::finished_at.eq(None::<i64>),
-                executions::rejected_at.eq(None::<i64>),
-                executions::tried_at.eq(None::<i64>),
-                executions::claimed_until.eq(0),
-                executions::refusals.eq(0),
-            ))
-            .execute(&mut conn)
-            .await?;
-        Ok(changed == 1)
+        let now = Db::now(&mut conn).await?;
+        let redriven: Result<bool, Error> = transaction!(conn, async |conn| {
+            let rejected = executions::rejected_at.is_not_null();
+            let rejected = rejected.and(executions::redrives.eq(redrives));
+            let changed = diesel::update(executions::table.find(id).filter(rejected))
+                .set((
+                    executions::status.eq(Status::Accepted.as_str()),
+                    executions::error.eq(None::<String>),
+                    executions::finished_at.eq(None::<i64>),
+                    executions::rejected_at.eq(None::<i64>),
+                    executions::tried_at.eq(None::<i64>),
+                    executions::claimed_until.eq(0),
+                    executions::refusals.eq(0),
+                    executions::redrives.eq(redrives + 1),
+                ))
+                .execute(conn)
+                .await?;
+            if changed == 1 {
+                announce(conn, std::slice::from_ref(announcement), now).await?;
+            }
+            Ok(changed == 1)
+        });
+        redriven
     }
 
     async fn discard_execution(&self, id: &str) -> Result<bool, Error> {

@@ -1,6 +1,6 @@
 //! The records of executions.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use async_trait::async_trait;
 use diesel::prelude::*;
@@ -9,24 +9,18 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         super::{
-            ExecutionStore, NewEvent,
+            ExecutionStore, StatusChange,
             dialect::Dialect,
-            rows::{ExecutionRow, OpenRow, micros},
+            rows::{ExecutionRow, OpenRow, OutcomeRow, micros},
             schema::{executions, runs},
         },
         dialect::{Conn, Db, transaction},
     },
     ACCEPTED, RUNNING,
-    accept::announce,
-    without_nul,
 };
 use crate::{
     error::Error,
-    model::{
-        executions::{Execution, ListFilter, OpenExecution, Outcome, Status},
-        json::Json,
-        time::Timestamp,
-    },
+    model::executions::{Execution, ListFilter, OpenExecution, Outcome},
 };
 
 /// Changes the status of an execution that has one of those in `before`.
@@ -37,20 +31,8 @@ pub(super) async fn change_status(
     outcome: &Outcome,
     now: i64,
 ) -> Result<bool, Error> {
-    let result = outcome.result.as_ref().map(Json::text);
-    let started_at = outcome.started_at.map(Timestamp::as_microsecond);
     let row = executions::table.find(id).filter(executions::status.eq_any(before));
-    let changed = diesel::update(row)
-        .set((
-            executions::status.eq(outcome.status.as_str()),
-            executions::result.eq(result),
-            executions::error.eq(outcome.error.as_deref().map(without_nul)),
-            started_at.map(|at| executions::started_at.eq(at)),
-            executions::finished_at.eq(outcome.finished_at.map(Timestamp::as_microsecond)),
-            executions::confirmed_at.eq(now),
-        ))
-        .execute(conn)
-        .await?;
+    let changed = diesel::update(row).set(OutcomeRow::new(outcome, now)).execute(conn).await?;
     Ok(changed == 1)
 }
 
@@ -92,24 +74,11 @@ impl ExecutionStore for Db {
         Ok(rows.into_iter().map(ExecutionRow::show).collect())
     }
 
-    async fn change(
-        &self,
-        id: &str,
-        outcome: &Outcome,
-        announcements: &[NewEvent],
-    ) -> Result<bool, Error> {
+    async fn change(&self, changes: &[&StatusChange]) -> Result<Vec<bool>, Error> {
         let mut conn = self.writer().await?;
-        let now = Db::now(&mut conn).await?;
-        let before: &[&str] =
-            if outcome.status == Status::Running { &[ACCEPTED] } else { &[ACCEPTED, RUNNING] };
-        let changed: Result<bool, Error> = transaction!(conn, async |conn| {
-            let changed = change_status(conn, id, before, outcome, now).await?;
-            if changed {
-                announce(conn, announcements, now).await?;
-            }
-            Ok(changed)
-        });
-        changed
+        let changed = Db::change_all(&mut conn, changes).await?;
+        let changed: HashSet<String> = changed.into_iter().collect();
+        Ok(changes.iter().map(|change| changed.contains(&change.id)).collect())
     }
 
     async fn confirm(&self, ids: &[String]) -> Result<(), Error> {

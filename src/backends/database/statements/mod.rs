@@ -43,12 +43,6 @@ pub(super) async fn touch_instance(conn: &mut Conn, instance: &str) -> Result<()
     Ok(())
 }
 
-/// Removes NUL, which `PostgreSQL` cannot store in text and which answers of other services may
-/// contain.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "")
-}
-
 /// Counting costs time for every row, and the exact number beyond the bound does not matter.
 async fn count_up_to(conn: &mut Conn, rows: &'static str, most: i64) -> Result<i64, Error> {
     use diesel::sql_types::BigInt;

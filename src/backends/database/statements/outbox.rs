@@ -11,12 +11,12 @@ use super::{
         super::{
             DeliveredEvent, Lane, Outbox, PendingEvents,
             dialect::Dialect,
-            rows::{DEAD, DELIVERED, PENDING, PendingRow, micros},
+            rows::{DEAD, DELIVERED, PENDING, PendingRow, micros, without_nul},
             schema::{lanes, outbox, relays},
         },
         dialect::{Conn, Db, locked, skip_locked, transaction},
     },
-    count_up_to, without_nul,
+    count_up_to,
 };
 use crate::{
     error::Error,

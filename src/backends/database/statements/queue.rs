@@ -1,20 +1,20 @@
 //! Accepted executions that wait to be started.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use diesel::prelude::*;
+use diesel::{prelude::*, sql_types::Text};
 use diesel_async::RunQueryDsl;
 
 use super::{
     super::{
         super::{
-            ClaimedExecutions, Ended, ExecutionQueue, NewEvent,
+            ClaimedExecutions, Ended, ExecutionQueue, NewEvent, Release,
             dialect::Dialect,
             rows::{ExecutionRow, HandOverRow, json, micros, parse},
             schema::executions,
         },
-        dialect::{Conn, Db, locked, skip_locked, transaction},
+        dialect::{Db, locked, transaction},
     },
     ACCEPTED, RUNNING,
     accept::announce,
@@ -29,48 +29,25 @@ use crate::{
     },
 };
 
-async fn claim(
-    conn: &mut Conn,
-    backend: &str,
-    owner: &str,
-    (now, lease): (i64, i64),
-    limit: i64,
-) -> Result<Vec<(ExecutionRow, HandOverRow)>, Error> {
-    let expired = executions::claimed_until.le(now);
+/// Claims the first waiting executions that fit the bounds.
+fn claim(lease: i64, limit: i64, max_bytes: i64) -> String {
+    let (now, lock) = (Db::now_expression(), Db::SKIP_LOCKED_EXECUTIONS);
     // In a single-process database, claims of another process were left by one that died.
-    let left = executions::owner
-        .ne(owner)
-        .and(Db::SERVES_ONE_PROCESS.into_sql::<diesel::sql_types::Bool>());
-    let query = executions::table
-        .filter(executions::status.eq(ACCEPTED).and(executions::backend.eq(backend)))
-        .filter(expired.or(left))
-        .select(executions::id)
-        .order(executions::created_at.asc())
-        .limit(limit);
-    let ids: Vec<String> = skip_locked!(query).load(conn).await?;
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    diesel::update(executions::table.filter(executions::id.eq_any(&ids)))
-        .set((
-            executions::owner.eq(owner),
-            executions::claimed_until.eq(now.saturating_add(lease)),
-            executions::fence.eq(executions::fence + 1),
-        ))
-        .execute(conn)
-        .await?;
-    let untried = executions::id.eq_any(&ids).and(executions::tried_at.is_null());
-    diesel::update(executions::table.filter(untried))
-        .set(executions::tried_at.eq(now))
-        .execute(conn)
-        .await?;
-    let claimed = executions::table
-        .filter(executions::id.eq_any(&ids))
-        .select((ExecutionRow::as_select(), HandOverRow::as_select()))
-        .order(executions::created_at.asc())
-        .load(conn)
-        .await?;
-    Ok(claimed)
+    let left = if Db::SERVES_ONE_PROCESS { "owner <> $2" } else { "FALSE" };
+    format!(
+        "WITH clock AS MATERIALIZED (SELECT {now} AS now), \
+         due AS MATERIALIZED (\
+             SELECT id, created_at, octet_length(input) AS bytes FROM executions, clock \
+             WHERE status = 'accepted' AND backend = $1 AND (claimed_until <= now OR {left}) \
+             ORDER BY created_at LIMIT {limit} {lock}), \
+         fitting AS (\
+             SELECT id FROM (\
+                 SELECT id, bytes, sum(bytes) OVER (ORDER BY created_at, id) AS total FROM due\
+             ) AS summed WHERE total = bytes OR total <= {max_bytes}) \
+         UPDATE executions SET owner = $2, claimed_until = (SELECT now FROM clock) + {lease}, \
+             fence = fence + 1, tried_at = COALESCE(tried_at, (SELECT now FROM clock)) \
+         WHERE id IN (SELECT id FROM fitting) RETURNING *"
+    )
 }
 
 #[async_trait]
@@ -81,15 +58,20 @@ impl ExecutionQueue for Db {
         owner: &str,
         lease: Duration,
         limit: i64,
+        max_bytes: i64,
     ) -> Result<ClaimedExecutions, Error> {
         let mut conn = self.writer().await?;
-        let now = Db::now(&mut conn).await?;
         let lease = micros(lease);
-        let claimed: Result<Vec<(ExecutionRow, HandOverRow)>, Error> =
-            transaction!(conn, async |conn| claim(conn, backend, owner, (now, lease), limit).await);
+        let mut rows: Vec<(ExecutionRow, HandOverRow)> =
+            diesel::sql_query(claim(lease, limit, max_bytes))
+                .bind::<Text, _>(backend)
+                .bind::<Text, _>(owner)
+                .load(&mut conn)
+                .await?;
+        rows.sort_unstable_by_key(|(row, _)| row.created_at());
         let mut executions = ClaimedExecutions::default();
-        for (row, hand_over) in claimed? {
-            match hand_over.claimed(row, now) {
+        for (row, hand_over) in rows {
+            match hand_over.claimed(row, lease) {
                 Ok(claimed) => executions.readable.push(claimed),
                 Err(unreadable) => executions.unreadable.push(*unreadable),
             }
@@ -97,15 +79,25 @@ impl ExecutionQueue for Db {
         Ok(executions)
     }
 
-    async fn release_execution(&self, id: &str, fence: i64, untried: bool) -> Result<(), Error> {
+    async fn release_executions(&self, claims: &[Release]) -> Result<(), Error> {
+        let mut alike: BTreeMap<(i64, bool), Vec<&str>> = BTreeMap::new();
+        for Release { id, fence, untried } in claims {
+            alike.entry((*fence, *untried)).or_default().push(id);
+        }
         let mut conn = self.writer().await?;
-        let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
-        let forget_try = untried.then_some(executions::tried_at.eq(None::<i64>));
-        diesel::update(executions::table.find(id).filter(claimed))
-            .set((executions::claimed_until.eq(0), forget_try))
-            .execute(&mut conn)
-            .await?;
-        Ok(())
+        let released: Result<(), Error> = transaction!(conn, async |conn| {
+            for ((fence, untried), ids) in alike {
+                let claimed = executions::status.eq(ACCEPTED).and(executions::fence.eq(fence));
+                let claimed = executions::id.eq_any(ids).and(claimed);
+                let forget_try = untried.then_some(executions::tried_at.eq(None::<i64>));
+                diesel::update(executions::table.filter(claimed))
+                    .set((executions::claimed_until.eq(0), forget_try))
+                    .execute(conn)
+                    .await?;
+            }
+            Ok(())
+        });
+        released
     }
 
     async fn count_refusal(

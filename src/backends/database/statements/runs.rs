@@ -11,12 +11,12 @@ use super::{
         super::{
             ClaimedRun, Run, RunStore,
             dialect::Dialect,
-            rows::{RunRow, micros},
+            rows::{RunRow, micros, without_nul},
             schema::runs,
         },
         dialect::{Conn, Db, skip_locked, transaction},
     },
-    RUNNING, without_nul,
+    RUNNING,
 };
 use crate::{
     error::Error,

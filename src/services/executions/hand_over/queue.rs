@@ -10,9 +10,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::PARALLEL;
+use super::MOST_STARTS;
 use crate::{
-    backends::database::{Claim, ClaimedExecution},
+    backends::database::{Claim, ClaimedExecution, Release},
     model::executions::Execution,
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        let (claimed, accepted) = mpsc::channel(PARALLEL);
+        let (claimed, accepted) = mpsc::channel(MOST_STARTS);
         Self {
             claimed,
             accepted: Mutex::new(accepted),
@@ -85,5 +85,11 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(claimed: ClaimedExecution, lease: Duration) -> Self {
         Self { claimed, until: Instant::now() + lease / 2 }
+    }
+
+    /// Gives the claim back. `untried`: the backend has certainly not received a start.
+    pub(super) fn release(self, untried: bool) -> Release {
+        let ClaimedExecution { execution, fence, .. } = self.claimed;
+        Release { id: execution.id, fence, untried }
     }
 }
