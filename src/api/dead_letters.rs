@@ -33,12 +33,11 @@ pub(super) enum Tag {
 }
 
 /// The destination that refused the work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Enum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize)]
 #[oai(rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 enum Destination {
     /// Events.
-    #[default]
     EventBroker,
     /// Executions.
     ExecutionService,
@@ -67,7 +66,7 @@ struct DeadLetter {
     accepted_at: DateTime,
 }
 
-/// Dead letters of one destination.
+/// Dead letters.
 #[derive(Debug, Object, Serialize)]
 struct DeadLetterList {
     /// This page.
@@ -106,11 +105,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
 impl Api {
     /// List dead letters
     ///
-    /// Events come newest first, executions in the order of their ids.
+    /// First events, newest first, then executions in the order of their ids.
     #[oai(path = "/v1/dead-letters", method = "get", operation_id = "listDeadLetters")]
     async fn list(
         &self,
-        /// What refused them, `event_broker` if not given.
+        /// What refused them; both if not given.
         destination: Query<Option<Destination>>,
         /// The maximum number of items.
         #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
@@ -118,21 +117,13 @@ impl Api {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Answer<DeadLetterList>, poem::Error> {
-        let (limit, cursor) = (limit.0.unwrap_or(50), cursor.0.as_deref());
-        let most = i64::from(limit) + 1;
-        let letters = &self.0.dead_letters;
-        let page = match destination.0.unwrap_or_default() {
-            Destination::EventBroker => {
-                let before = cursor.map(read_cursor).transpose()?;
-                let found = letters.events(before, most).await.map_err(ApiError::from)?;
-                page(found, limit, |last| last.seq.to_string(), event_letter)
-            }
-            Destination::ExecutionService => {
-                let found = letters.executions(cursor, most).await.map_err(ApiError::from)?;
-                page(found, limit, |last| last.execution.id.clone(), execution_letter)
-            }
-        };
-        Ok(Answer(page))
+        let limit = limit.0.unwrap_or(50);
+        let after = cursor.0.as_deref().map(read_cursor).transpose()?;
+        let found = self.page(destination.0, after, i64::from(limit) + 1).await;
+        let mut items = found.map_err(ApiError::from)?;
+        let has_more = cut_page(&mut items, limit);
+        let next_cursor = items.last().filter(|_| has_more).map(|last| last.id.clone());
+        Ok(Answer(DeadLetterList { items, next_cursor }))
     }
 
     /// Redrive a dead letter
@@ -169,15 +160,34 @@ impl Api {
     }
 }
 
-fn page<T>(
-    mut found: Vec<T>,
-    limit: u32,
-    cursor: impl Fn(&T) -> String,
-    letter: impl Fn(T) -> DeadLetter,
-) -> DeadLetterList {
-    let has_more = cut_page(&mut found, limit);
-    let next_cursor = found.last().filter(|_| has_more).map(cursor);
-    DeadLetterList { items: found.into_iter().map(letter).collect(), next_cursor }
+impl Api {
+    /// Up to `most` letters after another one: events, then executions.
+    async fn page(
+        &self,
+        destination: Option<Destination>,
+        after: Option<LetterId>,
+        most: i64,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let letters = &self.0.dead_letters;
+        let wanted = |of| destination.is_none_or(|destination| destination == of);
+        let mut found = Vec::new();
+        let (before, after) = match after {
+            None => (Some(None), None),
+            Some(LetterId::Event(seq)) => (Some(Some(seq)), None),
+            // Executions come after all events.
+            Some(LetterId::Execution(id)) => (None, Some(id)),
+        };
+        if let Some(before) = before.filter(|_| wanted(Destination::EventBroker)) {
+            let events = letters.events(before, most).await?;
+            found.extend(events.into_iter().map(event_letter));
+        }
+        let room = most - i64::try_from(found.len()).unwrap_or(most);
+        if room > 0 && wanted(Destination::ExecutionService) {
+            let executions = letters.executions(after.as_deref(), room).await?;
+            found.extend(executions.into_iter().map(execution_letter));
+        }
+        Ok(found)
+    }
 }
 
 fn event_letter(letter: database::DeadLetter) -> DeadLetter {
@@ -205,8 +215,8 @@ fn execution_letter(letter: RejectedExecution) -> DeadLetter {
     }
 }
 
-fn read_cursor(text: &str) -> Result<i64, poem::Error> {
-    text.parse().map_err(|_| bad_request("`cursor` must be the next_cursor of an earlier answer"))
+fn read_cursor(text: &str) -> Result<LetterId, poem::Error> {
+    read_id(text).map_err(|_| bad_request("`cursor` must be the next_cursor of an earlier answer"))
 }
 
 /// A malformed id counts as unknown, and is answered as not found.

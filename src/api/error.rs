@@ -63,8 +63,8 @@ impl ApiError {
 
     /// The time that the client should wait, where waiting helps.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let helps = self.status() == StatusCode::SERVICE_UNAVAILABLE;
-        helps.then(|| self.error.retry_after().unwrap_or(RETRY_AFTER))
+        let unavailable = self.status() == StatusCode::SERVICE_UNAVAILABLE;
+        self.error.retry_after().or(unavailable.then_some(RETRY_AFTER))
     }
 
     pub(super) fn error(&self) -> &Error {

@@ -286,6 +286,23 @@ impl Outcome {
     }
 }
 
+/// An ended execution as a list shows it, without its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedEnd {
+    /// The execution's id.
+    pub id: String,
+    /// The run that ended it, where the backend has several for an execution.
+    pub run: String,
+    /// How it ended.
+    pub status: Status,
+    /// The start of that run.
+    pub started_at: Option<Timestamp>,
+    /// True unless that run continued another.
+    pub is_first_run: bool,
+    /// When it ended.
+    pub ended_at: Timestamp,
+}
+
 /// The way in which a client asks for the end of an execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

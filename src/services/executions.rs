@@ -52,6 +52,9 @@ const DATABASE_POLL: Duration = Duration::from_millis(500);
 /// The time that a signal or query waits for its execution to start.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(2);
 
+/// The time after which a signal or query that came too early may be repeated.
+const START_SOON: Duration = Duration::from_secs(1);
+
 /// A client's request to start an execution.
 #[derive(Clone, Debug)]
 pub struct NewExecution {
@@ -282,8 +285,8 @@ impl Executions {
         let mut changes = self.0.records.watch();
         while self.0.records.steerable(id).await?.status == Status::Accepted {
             if self.0.hand_over.is_failing() || Instant::now() >= deadline {
-                let message = "the execution has not been handed over yet";
-                return Err(Error::new(ErrorKind::Unavailable, message));
+                let message = format!("the execution {id:?} has not been started yet");
+                return Err(Error::new(ErrorKind::Conflict, message).with_retry_after(START_SOON));
             }
             tokio::select! {
                 () = changes.of(id) => {}
@@ -296,7 +299,8 @@ impl Executions {
     /// Sends a signal.
     ///
     /// # Errors
-    /// As [`Executions::cancel`]; `Unsupported` when the backend has no signals.
+    /// As [`Executions::cancel`]; `Conflict` while the execution has not been started;
+    /// `Unsupported` when the backend has no signals.
     pub async fn signal(&self, id: &str, name: &str, input: &Json) -> Result<(), Error> {
         self.handed_over(id).await?;
         self.0.service.signal(id, name, input).await.map_err(|error| ended_meanwhile(error, id))
@@ -305,8 +309,8 @@ impl Executions {
     /// Sends a query. Ended executions answer too, where the backend supports it.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, `Unavailable` while the
-    /// execution has not been started, or an error of the backend.
+    /// `NotFound`, `InvalidInput` for an unknown query, `Unsupported`, `Conflict` while the execution
+    /// has not been started, or an error of the backend.
     pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<Json, Error> {
         let execution = self.0.records.get(id).await?;
         self.0.records.served_here(&execution)?;

@@ -14,7 +14,9 @@ use crate::{
     model::{
         backlog::Backlog,
         events::Position,
-        executions::{Ending, Execution, ListFilter, OpenExecution, Outcome, StartRequest},
+        executions::{
+            Ending, Execution, ListFilter, ListedEnd, OpenExecution, Outcome, StartRequest,
+        },
         time::Timestamp,
     },
 };
@@ -32,7 +34,7 @@ guarded! {
         idempotent execution(id: &str) -> Option<Execution>;
         idempotent executions(filter: &ListFilter) -> Vec<Execution>;
         idempotent change(changes: &[&StatusChange]) -> Vec<bool>;
-        idempotent confirm(ids: &[String]) -> ();
+        idempotent confirm(ids: &[String]) -> usize;
         idempotent unconfirmed(backend: &str, limit: i64) -> Vec<OpenExecution>;
         idempotent open_among(ids: &[String]) -> Vec<OpenExecution>;
         idempotent remove_ended(older_than: Duration, limit: i64) -> usize;
@@ -62,7 +64,11 @@ guarded! {
     RunStore {
         idempotent insert_run(request: &StartRequest) -> bool;
         idempotent run(id: &str) -> Option<Run>;
-        idempotent ended_runs(since: Timestamp, limit: i64) -> Vec<Run>;
+        idempotent runs(ids: &[String]) -> Vec<Run>;
+        idempotent ended_runs(
+            since: Timestamp, after: Option<(Timestamp, &str)>, limit: i64
+        ) -> Vec<ListedEnd>;
+        idempotent running_runs(after: Option<&str>, limit: i64) -> Vec<String>;
         idempotent claim_runs(owner: &str, lease: Duration, limit: i64) -> Vec<ClaimedRun>;
         idempotent renew_runs(
             owner: &str, ids: &[String], lease: Duration

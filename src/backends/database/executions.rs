@@ -44,11 +44,12 @@ pub trait ExecutionStore {
     /// When the database cannot be asked.
     async fn change(&self, changes: &[&StatusChange]) -> Result<Vec<bool>, Error>;
 
-    /// Records that the backend has confirmed the status of these executions.
+    /// Records that the backend has confirmed those of these executions that are running. Returns
+    /// their number.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn confirm(&self, ids: &[String]) -> Result<(), Error>;
+    async fn confirm(&self, ids: &[String]) -> Result<usize, Error>;
 
     /// Running executions of `backend`, the longest unconfirmed ones first.
     ///

@@ -13,7 +13,7 @@ pub(super) use self::{
     event::{DEAD, DELIVERED, DeadRow, OutboxRow, PENDING, PendingRow},
     execution::{ExecutionRow, HandOverRow, OpenRow, OutcomeRow, WishRow},
     key::KeyRow,
-    run::RunRow,
+    run::{EndedRow, RunRow},
 };
 use crate::{
     error::{Error, ErrorKind},

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::{
     error::Error,
     model::{
-        executions::{Outcome, StartRequest, Workflow},
+        executions::{ListedEnd, Outcome, StartRequest, Workflow},
         json::Json,
         time::Timestamp,
     },
@@ -63,11 +63,29 @@ pub trait RunStore {
     /// When the database cannot be asked.
     async fn run(&self, id: &str) -> Result<Option<Run>, Error>;
 
-    /// Runs that ended at or after `since`, oldest first.
+    /// Runs of these ids.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    async fn ended_runs(&self, since: Timestamp, limit: i64) -> Result<Vec<Run>, Error>;
+    async fn runs(&self, ids: &[String]) -> Result<Vec<Run>, Error>;
+
+    /// Runs that ended at or after `since`, oldest first and then by id, behind the one that ended
+    /// at a time with an id.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn ended_runs(
+        &self,
+        since: Timestamp,
+        after: Option<(Timestamp, &str)>,
+        limit: i64,
+    ) -> Result<Vec<ListedEnd>, Error>;
+
+    /// The ids of running runs behind `after`, in order.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn running_runs(&self, after: Option<&str>, limit: i64) -> Result<Vec<String>, Error>;
 
     /// Claims unclaimed runs, oldest first.
     ///

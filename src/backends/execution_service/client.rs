@@ -1,9 +1,13 @@
 //! The execution service as its callers see it: the methods of its trait, each through the guard.
 
-use super::{Description, ExecutionService, Started};
+use super::{Description, ExecutionService, Page, PageToken, Started};
 use crate::{
     connection::guarded,
-    model::{executions::StartRequest, json::Json, time::Timestamp},
+    model::{
+        executions::{ListedEnd, StartRequest},
+        json::Json,
+        time::Timestamp,
+    },
 };
 
 guarded! {
@@ -13,7 +17,11 @@ guarded! {
         // The stored request id makes repetitions harmless.
         idempotent start(request: &StartRequest) -> Started;
         idempotent describe(id: &str) -> Description;
-        idempotent list(since: Timestamp, limit: usize) -> Vec<Description>;
+        idempotent ended_since(
+            since: Timestamp, page: Option<&PageToken>
+        ) -> Page<ListedEnd>;
+        idempotent running(page: Option<&PageToken>) -> Page<String>;
+        idempotent outcomes(ended: &[ListedEnd]) -> Vec<Description>;
         once signal(id: &str, name: &str, input: &Json) -> ();
         // A worker answers, so its silence says nothing of the service.
         passed_on query(id: &str, name: &str, input: &Json) -> Json;

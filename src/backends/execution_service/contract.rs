@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Description, ExecutionService};
+use super::{Description, ExecutionService, Page, PageToken};
 use crate::{
-    error::ErrorKind,
+    error::{Error, ErrorKind},
     model::{
-        executions::{StartRequest, Status, StepRetry, Workflow},
+        executions::{ListedEnd, StartRequest, Status, StepRetry, Workflow},
         ids,
         json::Json,
         time::{self, Timestamp},
@@ -58,6 +58,7 @@ pub(super) async fn suite(service: Arc<dyn ExecutionService>) {
     ];
     ended.extend(several_run_at_a_time(service).await);
     the_list_shows_what_ended(service, begin, &ended).await;
+    the_list_shows_what_is_running(service).await;
     service.close().await;
 }
 
@@ -202,28 +203,63 @@ async fn the_list_shows_what_ended(
 ) {
     let until = Instant::now() + DEADLINE;
     loop {
-        let list = list(service, begin, 10_000).await;
-        let finished: Vec<_> = list.iter().map(|one| one.outcome.finished_at).collect();
-        assert!(finished.is_sorted(), "oldest first");
-        assert!(finished.iter().all(|at| at.is_some_and(|at| at >= begin)));
-        if ended.iter().all(|one| list.contains(one)) {
-            break;
+        let list = list_ended(service, begin).await;
+        assert!(list.iter().all(|end| end.ended_at >= begin));
+        let listed = |one: &Description| list.iter().find(|end| end.id == one.id);
+        let listed: Option<Vec<ListedEnd>> = ended.iter().map(|one| listed(one).cloned()).collect();
+        if let Some(listed) = listed {
+            let outcomes = service.outcomes(&listed).await.expect("they are readable");
+            assert_eq!(outcomes.len(), ended.len());
+            assert!(ended.iter().all(|one| outcomes.contains(one)), "{outcomes:#?} {ended:#?}");
+            return;
         }
         assert!(Instant::now() < until, "the list {list:#?} lacks some of {ended:#?}");
         // The backend's view may lag behind.
         sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(list(service, begin, 2).await, list(service, begin, 10_000).await[..2]);
 }
 
-async fn list(service: &dyn ExecutionService, since: Timestamp, limit: usize) -> Vec<Description> {
+async fn the_list_shows_what_is_running(service: &dyn ExecutionService) {
+    let requests: Vec<_> = (0..10).map(|_| request("slow", json!(1))).collect();
+    for request in &requests {
+        start(service, request).await;
+    }
+    let until = Instant::now() + DEADLINE;
     loop {
-        match service.list(since, limit).await {
-            // A backend may allow few looks at its list.
+        let list = list_all(async |page| service.running(page).await).await;
+        if requests.iter().all(|request| list.contains(&request.id)) {
+            break;
+        }
+        assert!(Instant::now() < until, "the list {list:?} lacks some of {requests:?}");
+        sleep(Duration::from_secs(1)).await;
+    }
+    for request in &requests {
+        service.terminate(&request.id, "seen").await.expect("terminating works");
+    }
+}
+
+/// What ended at or after `since`.
+pub(super) async fn list_ended(service: &dyn ExecutionService, since: Timestamp) -> Vec<ListedEnd> {
+    list_all(async |page| service.ended_since(since, page).await).await
+}
+
+/// All pages of a list.
+async fn list_all<T>(page: impl AsyncFn(Option<&PageToken>) -> Result<Page<T>, Error>) -> Vec<T> {
+    let (mut all, mut next) = (Vec::new(), None);
+    loop {
+        match page(next.as_ref()).await {
+            // A backend may allow few looks at its lists.
             Err(error) if error.kind() == ErrorKind::Throttled => {
                 sleep(Duration::from_secs(1)).await;
             }
-            list => return list.expect("listing works"),
+            page => {
+                let page = page.expect("listing works");
+                all.extend(page.items);
+                next = page.next;
+                if next.is_none() {
+                    return all;
+                }
+            }
         }
     }
 }

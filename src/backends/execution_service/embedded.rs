@@ -25,18 +25,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::runner::Runner;
-use super::{Description, ExecutionService, FAMILY, Started, step::Steps};
+use super::{Description, ExecutionService, FAMILY, Page, PageToken, Started, step::Steps};
 use crate::{
     backends::database::{Database, Run},
     config::{BackendConfig, BackendDescriptor, IN_THIS_PROCESS, Section, Table, values::duration},
     connection::{Backend, BuildContext, Client, Factory as BackendFactory, Managed},
     error::{Error, ErrorKind},
     model::{
-        executions::{StartRequest, Workflow},
+        executions::{ListedEnd, StartRequest, Workflow},
         json::Json,
         time::Timestamp,
     },
 };
+
+/// Runs that one page of a list shows.
+const PAGE: i64 = if cfg!(test) { 8 } else { 1000 };
 
 /// How often a waiting caller polls, because another process may have ended the run.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -217,7 +220,26 @@ fn unknown(id: &str) -> Error {
 }
 
 fn description(run: Run) -> Description {
-    Description { id: run.id, outcome: run.outcome }
+    // The clock is the one of the database.
+    Description { id: run.id, outcome: run.outcome, ran_for: None }
+}
+
+fn is_full(items: usize) -> bool {
+    i64::try_from(items).is_ok_and(|items| items >= PAGE)
+}
+
+/// The place after a run in the list of those that ended.
+fn place(ended_at: Timestamp, id: &str) -> PageToken {
+    PageToken(format!("{} {id}", ended_at.as_microsecond()).into_bytes())
+}
+
+fn read_place(token: &PageToken) -> Result<(Timestamp, String), Error> {
+    let text = String::from_utf8_lossy(&token.0);
+    let place = text.split_once(' ').and_then(|(at, id)| {
+        let at = Timestamp::from_microsecond(at.parse().ok()?).ok()?;
+        Some((at, id.to_owned()))
+    });
+    place.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it is no place in the list"))
 }
 
 #[async_trait]
@@ -267,9 +289,29 @@ impl ExecutionService for EmbeddedService {
         self.look(id).await.map(description)
     }
 
-    async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let runs = self.database.ended_runs(since, limit).await?;
+    async fn ended_since(
+        &self,
+        since: Timestamp,
+        page: Option<&PageToken>,
+    ) -> Result<Page<ListedEnd>, Error> {
+        let after = page.map(read_place).transpose()?;
+        let after = after.as_ref().map(|(at, id)| (*at, id.as_str()));
+        let items = self.database.ended_runs(since, after, PAGE).await?;
+        let last = items.last().map(|end| place(end.ended_at, &end.id));
+        Ok(Page { next: last.filter(|_| is_full(items.len())), items })
+    }
+
+    async fn running(&self, page: Option<&PageToken>) -> Result<Page<String>, Error> {
+        let after = page.map(|token| String::from_utf8_lossy(&token.0).into_owned());
+        let items = self.database.running_runs(after.as_deref(), PAGE).await?;
+        let last = items.last().map(|id| PageToken(id.as_bytes().to_vec()));
+        Ok(Page { next: last.filter(|_| is_full(items.len())), items })
+    }
+
+    async fn outcomes(&self, ended: &[ListedEnd]) -> Result<Vec<Description>, Error> {
+        let ids: Vec<String> = ended.iter().map(|end| end.id.clone()).collect();
+        let ids = &ids;
+        let runs = self.database.runs(ids).await?;
         Ok(runs.into_iter().map(description).collect())
     }
 

@@ -42,17 +42,18 @@ use tokio::time::timeout;
 use self::{
     answers::{body, ending, from_payloads, start_request_id, timestamp, to_arguments, translate},
     connect::{ApiKey, Config, Key, Limits, RPC_TIMEOUT, connect},
+    list::is_first,
 };
 #[cfg(feature = "worker")]
 use self::{connect::describe_namespace, start::Argument};
-use super::{Description, ExecutionService, FAMILY, Started, TEMPORAL_VARIABLES};
+use super::{Description, ExecutionService, FAMILY, Page, PageToken, Started, TEMPORAL_VARIABLES};
 use crate::{
     backends::login::Login,
     config::{BackendDescriptor, Section, Table},
     connection::{Backend, BuildContext, Factory as BackendFactory},
     error::{Error, ErrorKind},
     model::{
-        executions::{Outcome, StartRequest, Status},
+        executions::{ListedEnd, Outcome, StartRequest, Status},
         ids,
         json::Json,
         time::Timestamp,
@@ -228,15 +229,27 @@ impl Temporal {
         }
     }
 
-    async fn outcome(&self, info: WorkflowExecutionInfo) -> Result<Outcome, Error> {
+    /// Where an execution stands, by its newest run.
+    async fn description(&self, id: &str) -> Result<Description, Error> {
+        let info = self.info(id).await?;
         let status = status(info.status())?;
         let started_at = info.start_time.as_ref().map(|at| timestamp(at.seconds, at.nanos));
-        let outcome = Outcome { status, result: None, error: None, started_at, finished_at: None };
-        if status == Status::Running {
-            return Ok(outcome);
+        let mut outcome =
+            Outcome { status, result: None, error: None, started_at, finished_at: None };
+        let mut ran_for = None;
+        let run = info.execution.clone().unwrap_or_else(|| self.newest_run(id));
+        if status != Status::Running {
+            outcome.finished_at =
+                info.close_time.as_ref().map(|at| timestamp(at.seconds, at.nanos));
+            ran_for = started_at.zip(outcome.finished_at).filter(|_| is_first(&info, &run));
+            (outcome.result, outcome.error) = ending(self.closing_event(run).await?);
         }
-        let finished_at = info.close_time.as_ref().map(|at| timestamp(at.seconds, at.nanos));
-        let message = self.history(info.execution);
+        let ran_for = ran_for.map(|(started, ended)| ended.duration_since(started));
+        Ok(Description { id: id.to_owned(), outcome, ran_for })
+    }
+
+    async fn closing_event(&self, run: WorkflowExecution) -> Result<Option<Attributes>, Error> {
+        let message = self.history(Some(run));
         let answer = self
             .ask(message, async |mut rpc, request| {
                 rpc.get_workflow_execution_history(request).await
@@ -244,8 +257,7 @@ impl Temporal {
             .await;
         let history = body(answer)?.history;
         let closed_by = history.and_then(|mut history| history.events.pop());
-        let (result, error) = ending(closed_by.and_then(|event| event.attributes));
-        Ok(Outcome { result, error, finished_at, ..outcome })
+        Ok(closed_by.and_then(|event| event.attributes))
     }
 }
 
@@ -298,12 +310,23 @@ impl ExecutionService for Temporal {
     }
 
     async fn describe(&self, id: &str) -> Result<Description, Error> {
-        let outcome = self.outcome(self.info(id).await?).await?;
-        Ok(Description { id: id.to_owned(), outcome })
+        self.description(id).await
     }
 
-    async fn list(&self, since: Timestamp, limit: usize) -> Result<Vec<Description>, Error> {
-        self.ended_since(since, limit).await
+    async fn ended_since(
+        &self,
+        since: Timestamp,
+        page: Option<&PageToken>,
+    ) -> Result<Page<ListedEnd>, Error> {
+        self.list_ended(since, page).await
+    }
+
+    async fn running(&self, page: Option<&PageToken>) -> Result<Page<String>, Error> {
+        self.list_running(page).await
+    }
+
+    async fn outcomes(&self, ended: &[ListedEnd]) -> Result<Vec<Description>, Error> {
+        self.outcomes_of(ended).await
     }
 
     async fn until_ended(&self, id: &str, wait: Duration) -> Result<(), Error> {

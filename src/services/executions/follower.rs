@@ -1,65 +1,77 @@
 //! Follows executions on their backend.
 //!
-//! Owns the state between rounds: how far the backend's list of ended executions was read. One
-//! process follows for all that share the database. It has no callers: it is a task.
+//! One process follows for all that share the database. In each round it stores the ends that the
+//! backend lists, confirms what the backend lists as running, and asks for each execution that no
+//! list shows. It has no callers: it is a task.
+
+mod confirm;
+mod missing;
+mod pace;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
+use futures_util::future::join_all;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::{confirm::Confirming, pace::ListPace};
 use super::{Parts, endings::Endings, records::Records};
 use crate::{
     backends::{
         database::Role,
-        execution_service::{Description, ExecutionService},
+        execution_service::{Description, ExecutionService, PageToken},
     },
     config,
     connection::Client,
-    error::{Error, ErrorKind},
+    error::Error,
     model::{
-        executions::{OpenExecution, Outcome, Status},
+        executions::{ListedEnd, OpenExecution},
         time::{self, Timestamp},
     },
 };
 
 /// The role of the process that follows.
 const FOLLOWER: &str = "follower";
-/// Executions that are looked up in one round.
+/// Unconfirmed executions that are looked at in one round.
 const BATCH: i64 = 200;
-/// Ended executions in one answer of the backend, at most and at least: each may cost it a lookup.
-const PAGE: usize = 100;
-const SHORTEST_PAGE: usize = 10;
-/// Executions that are looked up in parallel.
-const PARALLEL: usize = 16;
+/// Ended executions whose outcomes are read in one call.
+const OUTCOMES: usize = 100;
+/// Calls for outcomes that are made side by side.
+const CALLS: usize = 4;
 /// The time by which the backend's list of ended executions may lag behind.
 const OVERLAP: Duration = Duration::from_secs(3);
-/// The time until a backend that does not know an execution is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How far the clocks of the database and of the backend may differ.
+const CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct Follower {
     owner: Arc<str>,
     records: Arc<Records>,
     endings: Arc<Endings>,
+    /// The rounds repeat what fails.
     service: Client<dyn ExecutionService>,
     follow_interval: Duration,
     confirm_within: Duration,
     lease: Duration,
+    lists_per_second: u32,
 }
 
-/// The progress of the follower.
+/// The progress of the process that follows.
+#[derive(Debug)]
 struct Progress {
-    followed_until: Timestamp,
-    /// The number of ended executions that are requested at once.
-    page: usize,
+    pace: ListPace,
+    /// The newest end that a complete list has shown, by the backend's clock.
+    followed_until: Option<Timestamp>,
+    list: Option<EndList>,
+    confirming: Confirming,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
-        Self { followed_until: time::now(), page: PAGE }
-    }
+/// A list of ended executions that is being read.
+#[derive(Debug)]
+struct EndList {
+    since: Timestamp,
+    next: Option<PageToken>,
+    newest: Option<Timestamp>,
 }
 
 impl Follower {
@@ -73,11 +85,12 @@ impl Follower {
             owner: Arc::clone(&parts.owner),
             records: Arc::clone(records),
             endings: Arc::clone(endings),
-            service: parts.service.clone(),
+            service: parts.service.unretried(),
             follow_interval: config.follow_interval,
             confirm_within: config.confirm_within,
             // It must outlast the pause between two rounds.
             lease: config.lease.max(config.follow_interval * 3),
+            lists_per_second: config.lists_per_second,
         }
     }
 
@@ -97,125 +110,126 @@ impl Follower {
             if !self.service.is_out() {
                 match role.hold().await {
                     Ok(true) => {
-                        progress.get_or_insert_default();
+                        progress.get_or_insert_with(|| self.begin());
                     }
                     Ok(false) => progress = None,
                     Err(error) => tracing::debug!(%error, "the follower's place is not known"),
                 }
             }
-            if let Some(progress) = &mut progress {
-                self.follow(progress).await;
+            let more = match &mut progress {
+                Some(progress) => self.follow(progress).await,
+                None => false,
+            };
+            if !more {
+                sleep(self.follow_interval).await;
             }
-            sleep(self.follow_interval).await;
         }
     }
 
-    /// Follows for one round. Outages are logged by the probes of the connection that is down.
-    async fn follow(&self, progress: &mut Progress) {
-        // Executions that end during an outage are looked up after it.
-        if let Err(error) = self.follow_once(progress).await {
-            tracing::debug!(%error, "running executions cannot be followed");
+    fn begin(&self) -> Progress {
+        Progress {
+            pace: ListPace::new(self.lists_per_second),
+            followed_until: None,
+            list: None,
+            confirming: Confirming::new(self.confirm_within),
         }
+    }
+
+    /// Follows for one round: at most one page of each list, so that the role is renewed in time.
+    /// Returns true when there is more to read at once. Outages are logged by the probes of the
+    /// connection that is down.
+    async fn follow(&self, progress: &mut Progress) -> bool {
+        let followed = self.follow_once(progress).await;
         if let Err(error) = self.endings.send_wished().await {
             tracing::debug!(%error, "executions cannot be ended yet");
         }
+        followed.unwrap_or_else(|error| {
+            tracing::debug!(%error, "running executions cannot be followed");
+            // Executions that end meanwhile are listed from where the last complete list ended.
+            progress.list = None;
+            false
+        })
     }
 
-    /// Stores recent endings, then looks up executions that have not been confirmed for long.
-    async fn follow_once(&self, progress: &mut Progress) -> Result<(), Error> {
+    async fn follow_once(&self, progress: &mut Progress) -> Result<bool, Error> {
         let backend = &self.records.backend;
         let running = self.records.database.unconfirmed(backend, BATCH).await?;
-        let begun = time::now();
-        if running.is_empty() {
-            progress.followed_until = begun;
-            return Ok(());
-        }
-        let taken_over = self.take_over_ended(progress).await;
-        // Executions that the list does not show in time are looked up one by one.
-        self.confirm_old(running).await?;
-        taken_over?;
-        progress.followed_until = begun;
-        Ok(())
+        let Some(oldest) = running.first() else {
+            // What starts from now on cannot have ended before.
+            *progress = Progress { pace: self.begin().pace, ..self.begin() };
+            return Ok(false);
+        };
+        let more = self.take_over_page(progress, oldest).await?;
+        Ok(self.confirm(progress, running).await? || more)
     }
 
-    /// A page that exceeds the time of an attempt would do so again: shorter ones continue after
-    /// the last good one.
-    async fn take_over_ended(&self, progress: &mut Progress) -> Result<(), Error> {
-        let mut since = progress.followed_until - OVERLAP;
-        loop {
-            let page = progress.page;
-            let listed = self.service.list(since, page).await;
-            let grown = if listed.is_ok() { page * 2 } else { page / 4 };
-            progress.page = grown.clamp(SHORTEST_PAGE, PAGE);
-            let ended = listed?;
-            let last = ended.last().and_then(|description| description.outcome.finished_at);
-            let full = ended.len() == page;
-            self.take_over(ended).await?;
-            match last {
-                Some(last) if full && last > since => since = last,
-                _ => return Ok(()),
-            }
-            progress.followed_until = since + OVERLAP;
+    /// Stores the outcomes that a page of the backend's list shows. Returns true if there is a
+    /// further page.
+    async fn take_over_page(
+        &self,
+        progress: &mut Progress,
+        oldest: &OpenExecution,
+    ) -> Result<bool, Error> {
+        let since = match progress.followed_until {
+            Some(until) => until - OVERLAP,
+            None => confirmed_at(oldest) - CLOCK_SKEW,
+        };
+        let mut list = progress.list.take().unwrap_or(EndList { since, next: None, newest: None });
+        let (since, next) = (list.since, list.next.as_ref());
+        let page = progress.pace.request(self.service.ended_since(since, next)).await?;
+        list.newest = list.newest.max(page.items.iter().map(|end| end.ended_at).max());
+        self.take_over(page.items).await?;
+        list.next = page.next;
+        let more = list.next.is_some();
+        if more {
+            progress.list = Some(list);
+        } else {
+            progress.followed_until = list.newest.max(progress.followed_until);
         }
+        Ok(more)
     }
 
     /// Stores the backend's outcomes of executions that are still open here.
-    async fn take_over(&self, ended: Vec<Description>) -> Result<(), Error> {
-        let mut outcomes: HashMap<String, Outcome> =
-            ended.into_iter().map(|description| (description.id, description.outcome)).collect();
-        let ids: Vec<String> = outcomes.keys().cloned().collect();
+    async fn take_over(&self, ended: Vec<ListedEnd>) -> Result<(), Error> {
+        let ids: Vec<String> = ended.iter().map(|end| end.id.clone()).collect();
         let ids = &ids;
         let open = self.records.database.open_among(ids).await?;
-        for execution in open {
-            if let Some(outcome) = outcomes.remove(&execution.id) {
-                self.records.apply(&execution, &outcome).await?;
+        let open: HashMap<&str, &OpenExecution> =
+            open.iter().map(|execution| (execution.id.as_str(), execution)).collect();
+        let ended: Vec<ListedEnd> =
+            ended.into_iter().filter(|end| open.contains_key(end.id.as_str())).collect();
+        for calls in ended.chunks(OUTCOMES * CALLS) {
+            let calls = calls.chunks(OUTCOMES).map(|ended| self.service.outcomes(ended));
+            for described in join_all(calls).await {
+                self.store(described?, &open).await?;
             }
         }
         Ok(())
     }
 
-    async fn confirm_old(&self, open: Vec<OpenExecution>) -> Result<(), Error> {
-        let half = self.confirm_within / 2;
-        let old = open.into_iter().filter(|execution| {
-            let confirmed = execution.confirmed_at.unwrap_or(execution.created_at);
-            time::now().duration_since(confirmed).unsigned_abs() > half
+    /// Stores outcomes in shared commits.
+    async fn store(
+        &self,
+        described: Vec<Description>,
+        open: &HashMap<&str, &OpenExecution>,
+    ) -> Result<(), Error> {
+        let changes = described.into_iter().filter_map(|description| {
+            let execution = *open.get(description.id.as_str())?;
+            let outcome = description.on_our_clock(execution.started_at);
+            Some(async move { self.records.apply(execution, &outcome).await })
         });
-        let confirmed: Vec<String> = stream::iter(old)
-            .map(|execution| self.confirm_one(execution))
-            .buffer_unordered(PARALLEL)
-            .filter_map(|confirmed| async move { confirmed.ok().flatten() })
-            .collect()
-            .await;
-        if confirmed.is_empty() {
-            return Ok(());
+        for changed in join_all(changes).await {
+            changed?;
         }
-        let confirmed = &confirmed;
-        self.records.database.confirm(confirmed).await
+        Ok(())
     }
+}
 
-    /// Looks up an execution. Returns its id if it is still running.
-    async fn confirm_one(&self, execution: OpenExecution) -> Result<Option<String>, Error> {
-        let id = execution.id.clone();
-        let id = &id;
-        let describe = async || self.service.describe(id).await;
-        let mut described = describe().await;
-        if described.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            tracing::debug!(execution.id = id, "the backend does not know an execution");
-            // A loss is final, so a server that may just be taking over is asked again.
-            sleep(ASK_AGAIN).await;
-            described = describe().await;
-        }
-        let outcome = match described {
-            Ok(description) => description.outcome,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Outcome::ended(Status::Failed, "lost_by_backend", time::now())
-            }
-            Err(error) => return Err(error),
-        };
-        if outcome.status == Status::Running {
-            return Ok(Some(execution.id));
-        }
-        self.records.apply(&execution, &outcome).await?;
-        Ok(None)
-    }
+/// The time until which an execution is known to have run, by the database's clock.
+fn confirmed_at(execution: &OpenExecution) -> Timestamp {
+    execution.confirmed_at.unwrap_or(execution.created_at)
+}
+
+fn age(execution: &OpenExecution) -> Duration {
+    time::now().duration_since(confirmed_at(execution)).unsigned_abs()
 }

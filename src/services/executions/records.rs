@@ -235,9 +235,9 @@ impl Records {
     pub(super) async fn refresh(&self, mut execution: Execution) -> Result<Execution, Error> {
         let id = execution.id.clone();
         let id = &id;
-        let description = self.service.describe(id).await?;
-        if self.apply(&(&execution).into(), &description.outcome).await? {
-            execution = execution.after(&description.outcome);
+        let outcome = self.service.describe(id).await?.on_our_clock(execution.started_at);
+        if self.apply(&(&execution).into(), &outcome).await? {
+            execution = execution.after(&outcome);
         }
         Ok(execution)
     }

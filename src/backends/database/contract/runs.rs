@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{super::Database, MINUTE, TRACEPARENT};
 use crate::model::{
-    executions::{Outcome, StartRequest, Status, Workflow},
+    executions::{ListedEnd, Outcome, StartRequest, Status, Workflow},
     ids, time,
 };
 
@@ -15,6 +15,7 @@ pub(super) async fn suite(database: &dyn Database) {
     a_lost_claim_cannot_mark_a_run(database).await;
     an_unclaimed_run_is_cancelled_at_once(database).await;
     a_terminated_run_stays_terminated(database).await;
+    lists_of_runs_go_on_behind_a_place(database).await;
     concurrent_claims_take_different_runs(database).await;
 }
 
@@ -86,8 +87,38 @@ async fn a_lost_claim_cannot_mark_a_run(database: &dyn Database) {
     finish(database, &request.id, taken_over[0].fence, true).await;
     finish(database, &request.id, taken_over[0].fence, false).await;
     let since = before - Duration::from_secs(1);
-    let ended = database.ended_runs(since, 100).await.expect("ended runs are readable");
-    assert!(ended.iter().any(|run| run.id == request.id && run.outcome.status == Status::Failed));
+    let ended = database.ended_runs(since, None, 100).await.expect("ended runs are listed");
+    assert!(ended.iter().any(|run| run.id == request.id && run.status == Status::Failed));
+}
+
+async fn lists_of_runs_go_on_behind_a_place(database: &dyn Database) {
+    let mut running: Vec<String> = Vec::new();
+    for _ in 0..3 {
+        running.push(new_run(database).await.id);
+    }
+    running.sort_unstable();
+    let found = database.running_runs(None, 100).await.expect("they are listed");
+    assert_eq!(found, running);
+    let found = database.running_runs(Some(&running[0]), 1).await.expect("they are listed");
+    assert_eq!(found, running[1..2]);
+    let before = time::now() - Duration::from_secs(1);
+    for id in &running {
+        assert!(database.cancel_run(id).await.expect("it is cancelled"));
+    }
+    let all = database.ended_runs(before, None, 100).await.expect("they are listed");
+    let mut paged = Vec::new();
+    loop {
+        let after = paged.last().map(|end: &ListedEnd| (end.ended_at, end.id.as_str()));
+        let page = database.ended_runs(before, after, 1).await.expect("they are listed");
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    let runs = database.runs(&running).await.expect("they are readable");
+    assert_eq!(runs.len(), 3);
+    assert!(database.runs(&["unknown".to_owned()]).await.expect("no error").is_empty());
 }
 
 async fn an_unclaimed_run_is_cancelled_at_once(database: &dyn Database) {

@@ -141,11 +141,11 @@ async fn an_unreadable_run_has_failed_and_others_go_on(database: &dyn Database) 
         finished_at: Some(time::now()),
     };
     assert!(database.finish_run(id, fence, &completed).await.expect("it ends"));
-    let ended = database.ended_runs(since, 10).await.expect("they are readable");
+    let ended = database.ended_runs(since, None, 10).await.expect("they are readable");
     for id in [&bad.id, &good.id] {
         let run = database.run(id).await.expect("no error").expect("it exists");
         assert_eq!(run.outcome.status, Status::Failed);
         assert!(run.outcome.error.as_ref().is_some_and(|error| error.contains("cannot be read")));
-        assert!(ended.contains(&run));
+        assert!(ended.iter().any(|end| end.id == *id));
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Error,
     model::{
-        executions::{Outcome, StartRequest, Status},
+        executions::{ListedEnd, Outcome, StartRequest, Status},
         time::from_micros,
     },
 };
@@ -93,5 +93,31 @@ impl RunRow {
             cancel_requested: self.cancel_requested,
             traceparent: self.traceparent,
         })
+    }
+}
+
+/// A run that ended, without its result.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = schema::runs)]
+pub(in super::super) struct EndedRow {
+    id: String,
+    request_id: String,
+    status: String,
+    created_at: i64,
+    finished_at: Option<i64>,
+}
+
+impl EndedRow {
+    /// A run whose status cannot be read counts as failed, as its outcome does.
+    pub(in super::super) fn read(self) -> ListedEnd {
+        let started_at = from_micros(self.created_at);
+        ListedEnd {
+            id: self.id,
+            run: self.request_id,
+            status: status(&self.status).unwrap_or(Status::Failed),
+            started_at: Some(started_at),
+            is_first_run: true,
+            ended_at: self.finished_at.map_or(started_at, from_micros),
+        }
     }
 }

@@ -81,14 +81,14 @@ impl ExecutionStore for Db {
         Ok(changes.iter().map(|change| changed.contains(&change.id)).collect())
     }
 
-    async fn confirm(&self, ids: &[String]) -> Result<(), Error> {
+    async fn confirm(&self, ids: &[String]) -> Result<usize, Error> {
         let mut conn = self.writer().await?;
         let confirmed_at = Db::now(&mut conn).await?;
-        diesel::update(executions::table.filter(executions::id.eq_any(ids)))
+        let running = executions::id.eq_any(ids).and(executions::status.eq(RUNNING));
+        Ok(diesel::update(executions::table.filter(running))
             .set(executions::confirmed_at.eq(confirmed_at))
             .execute(&mut conn)
-            .await?;
-        Ok(())
+            .await?)
     }
 
     async fn unconfirmed(&self, backend: &str, limit: i64) -> Result<Vec<OpenExecution>, Error> {

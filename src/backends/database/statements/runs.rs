@@ -11,7 +11,7 @@ use super::{
         super::{
             ClaimedRun, Run, RunStore,
             dialect::Dialect,
-            rows::{RunRow, micros, without_nul},
+            rows::{EndedRow, RunRow, micros, without_nul},
             schema::runs,
         },
         dialect::{Conn, Db, skip_locked, transaction},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     error::Error,
     model::{
-        executions::{Outcome, StartRequest, Status},
+        executions::{ListedEnd, Outcome, StartRequest, Status},
         json::Json,
         time::Timestamp,
     },
@@ -66,16 +66,47 @@ impl RunStore for Db {
         Ok(row.map(RunRow::read))
     }
 
-    async fn ended_runs(&self, since: Timestamp, limit: i64) -> Result<Vec<Run>, Error> {
+    async fn runs(&self, ids: &[String]) -> Result<Vec<Run>, Error> {
         let mut conn = self.reader().await?;
         let rows: Vec<RunRow> = runs::table
-            .filter(runs::finished_at.ge(since.as_microsecond()))
+            .filter(runs::id.eq_any(ids))
             .select(RunRow::as_select())
+            .load(&mut conn)
+            .await?;
+        Ok(rows.into_iter().map(RunRow::read).collect())
+    }
+
+    async fn ended_runs(
+        &self,
+        since: Timestamp,
+        after: Option<(Timestamp, &str)>,
+        limit: i64,
+    ) -> Result<Vec<ListedEnd>, Error> {
+        let mut conn = self.reader().await?;
+        // Behind an empty id come all that ended at the same time.
+        let (at, id) = after.unwrap_or((since, ""));
+        let at = at.as_microsecond();
+        let behind = runs::finished_at.gt(at).or(runs::finished_at.eq(at).and(runs::id.gt(id)));
+        let rows: Vec<EndedRow> = runs::table
+            // The index starts at the first condition.
+            .filter(runs::finished_at.ge(at).and(behind))
+            .select(EndedRow::as_select())
             .order((runs::finished_at.asc(), runs::id.asc()))
             .limit(limit)
             .load(&mut conn)
             .await?;
-        Ok(rows.into_iter().map(RunRow::read).collect())
+        Ok(rows.into_iter().map(EndedRow::read).collect())
+    }
+
+    async fn running_runs(&self, after: Option<&str>, limit: i64) -> Result<Vec<String>, Error> {
+        let mut conn = self.reader().await?;
+        Ok(runs::table
+            .filter(runs::status.eq(RUNNING).and(runs::id.gt(after.unwrap_or_default())))
+            .select(runs::id)
+            .order(runs::id.asc())
+            .limit(limit)
+            .load(&mut conn)
+            .await?)
     }
 
     async fn claim_runs(
