@@ -6,7 +6,8 @@ pub(crate) const STARTED: &str = "started a second";
 pub(crate) const ACCEPTED: &str = "accepted a second";
 pub(crate) const P50: &str = "p50, ms";
 pub(crate) const P99: &str = "p99, ms";
-pub(crate) const REFUSED: &str = "answers other than success";
+pub(crate) const REFUSED: &str = "answers 503";
+pub(crate) const FAILED: &str = "other failures";
 
 /// Figures by name, in the order in which they are shown.
 #[derive(Clone, Debug, Default)]

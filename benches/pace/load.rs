@@ -20,7 +20,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, runtime, sync::oneshot, time::sleep};
 
-use crate::figures::{ACCEPTED, Figures, P50, P99, REFUSED, number, quantile};
+use crate::figures::{ACCEPTED, FAILED, Figures, P50, P99, REFUSED, number, quantile};
 
 /// The pause of a client that was refused.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,11 +33,31 @@ pub(crate) enum Until {
     Succeeded(usize),
 }
 
+/// The result of a client's job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Success,
+    /// The service has too much to do: 503.
+    Refused,
+    Failure,
+}
+
+impl Answer {
+    pub(crate) fn of(status: u16, success: u16) -> Self {
+        match status {
+            _ if status == success => Self::Success,
+            503 => Self::Refused,
+            _ => Self::Failure,
+        }
+    }
+}
+
 /// The requests of all clients.
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) succeeded: usize,
-    pub(crate) refused: usize,
+    refused: usize,
+    failed: usize,
     pub(crate) seconds: f64,
     /// Of those that succeeded, sorted.
     took_ms: Vec<f64>,
@@ -54,10 +74,14 @@ impl Sent {
 }
 
 impl Figures {
+    pub(crate) fn with_failures(self, sent: &Sent) -> Self {
+        self.with(REFUSED, number(sent.refused)).with(FAILED, number(sent.failed))
+    }
+
     pub(crate) fn with_latency(self, sent: &Sent) -> Self {
         self.with(P50, quantile(&sent.took_ms, 0.5))
             .with(P99, quantile(&sent.took_ms, 0.99))
-            .with(REFUSED, number(sent.refused))
+            .with_failures(sent)
     }
 }
 
@@ -84,10 +108,11 @@ impl Connection {
     }
 }
 
-/// Runs `job` on the connection of every client, again and again. It returns whether it succeeded.
+/// Runs `job` on the connection of every client, again and again. A client that does not
+/// succeed pauses.
 pub(crate) async fn run<J>(host: &str, clients: usize, until: Until, job: J) -> Sent
 where
-    J: AsyncFn(&mut Connection, usize) -> bool + Send + 'static,
+    J: AsyncFn(&mut Connection, usize) -> Answer + Send + 'static,
 {
     let (host, (done, sent)) = (host.to_owned(), oneshot::channel());
     thread::spawn(move || {
@@ -100,10 +125,10 @@ where
 
 async fn all<J>(host: &str, clients: usize, until: Until, job: &J) -> Sent
 where
-    J: AsyncFn(&mut Connection, usize) -> bool,
+    J: AsyncFn(&mut Connection, usize) -> Answer,
 {
     let begin = Instant::now();
-    let (claimed, refused) = (&Cell::new(0), &Cell::new(0));
+    let (claimed, refused, failed) = (&Cell::new(0), &Cell::new(0), &Cell::new(0));
     let may_continue = &|| match until {
         Until::Elapsed(lasts) => begin.elapsed() < lasts,
         Until::Succeeded(count) => claimed.replace(claimed.get() + 1) < count,
@@ -114,13 +139,17 @@ where
             let mut took_ms = Vec::new();
             while may_continue() {
                 let sent = Instant::now();
-                if job(&mut connection, client).await {
-                    took_ms.push(sent.elapsed().as_secs_f64() * 1e3);
-                } else {
-                    claimed.set(claimed.get().saturating_sub(1));
-                    refused.set(refused.get() + 1);
-                    sleep(PAUSE).await;
-                }
+                let failures = match job(&mut connection, client).await {
+                    Answer::Success => {
+                        took_ms.push(sent.elapsed().as_secs_f64() * 1e3);
+                        continue;
+                    }
+                    Answer::Refused => refused,
+                    Answer::Failure => failed,
+                };
+                failures.set(failures.get() + 1);
+                claimed.set(claimed.get().saturating_sub(1));
+                sleep(PAUSE).await;
             }
             took_ms
         };
@@ -132,7 +161,7 @@ where
     let mut took_ms = join_all((0..clients).map(one)).await.concat();
     took_ms.sort_by(f64::total_cmp);
     let (succeeded, seconds) = (took_ms.len(), begin.elapsed().as_secs_f64());
-    Sent { succeeded, refused: refused.get(), seconds, took_ms }
+    Sent { succeeded, refused: refused.get(), failed: failed.get(), seconds, took_ms }
 }
 
 async fn connect(host: &str) -> (Connection, impl Future<Output = ()>) {

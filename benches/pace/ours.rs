@@ -13,7 +13,8 @@ use tokio_postgres::NoTls;
 use crate::{
     DatabaseKind,
     delay::DelayingProxy,
-    load::{self, Sent, Until},
+    figures::median,
+    load::{self, Answer, Sent, Until},
     support::{Database, Postgres, Service, Setup, eventually},
     usage::{self, Watched},
     variable,
@@ -25,8 +26,11 @@ pub(crate) const EXECUTIONS: &str = "/v1/executions";
 pub(crate) const EVENTS: &str = "/v1/events";
 /// The time without any progress after which a measurement fails.
 const STUCK: Duration = Duration::from_mins(1);
-/// The pause between two looks at a counter.
-const LOOK: Duration = Duration::from_millis(50);
+/// The pauses between two looks at a counter.
+const SHORTEST_LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
+
+const QUERIES: usize = 101;
 
 /// The service, and its `PostgreSQL` server if it has one.
 pub(crate) struct Ours {
@@ -136,7 +140,9 @@ impl Ours {
         };
         let bodies: Vec<Bytes> = (0..clients).map(|client| body(client).into()).collect();
         load::run(self.host(), clients, until, async move |connection, client| {
-            connection.send(Method::POST, path, bodies[client].clone()).await.0 == 202
+            let (status, _answer) =
+                connection.send(Method::POST, path, bodies[client].clone()).await;
+            Answer::of(status, 202)
         })
         .await
     }
@@ -148,12 +154,38 @@ impl Ours {
 
     /// The executions that were started so far.
     pub(crate) async fn started(&self) -> f64 {
-        self.counted(r#"agentarea_outbox_delivered_total{destination="execution_service"}"#).await
+        self.delivered("execution_service").await
+    }
+
+    /// How much a connection has taken so far of what was accepted for it.
+    pub(crate) async fn delivered(&self, connection: &str) -> f64 {
+        let labels = format!("{{destination=\"{connection}\"}}");
+        self.counted(&format!("agentarea_outbox_delivered_total{labels}")).await
     }
 
     /// The executions that are stored as completed so far.
     pub(crate) async fn completed(&self) -> f64 {
         self.counted(r#"agentarea_executions_total{workflow="echo",status="completed"}"#).await
+    }
+
+    /// The median time of the shortest query, in milliseconds.
+    pub(crate) async fn database_round_trip_ms(&self) -> Option<f64> {
+        let url = self.postgres.as_ref()?.url();
+        let (client, connection) =
+            tokio_postgres::connect(&url, NoTls).await.expect("PostgreSQL answers");
+        let queries = async {
+            let mut took_ms = Vec::new();
+            for _ in 0..QUERIES {
+                let sent = Instant::now();
+                client.batch_execute("").await.expect("an answer");
+                took_ms.push(sent.elapsed().as_secs_f64() * 1e3);
+            }
+            took_ms
+        };
+        tokio::select! {
+            took_ms = queries => Some(median(took_ms)),
+            _ended = connection => None,
+        }
     }
 
     async fn counted(&self, series: &str) -> f64 {
@@ -174,10 +206,11 @@ impl Ours {
 /// When it does not rise for long.
 pub(crate) async fn reaches(goal: f64, counter: impl AsyncFn() -> f64) -> f64 {
     let begin = Instant::now();
-    let (mut last, mut risen_at, mut first) = (counter().await, begin, None);
-    let before = last;
+    let before = counter().await;
+    let (mut last, mut risen_at, mut first) = (before, begin, None);
     while last < goal {
-        sleep(LOOK).await;
+        let rate = (last - before) / begin.elapsed().as_secs_f64();
+        sleep(until_next_look(goal - last, rate)).await;
         let now = counter().await;
         if now > last {
             (last, risen_at) = (now, Instant::now());
@@ -186,4 +219,10 @@ pub(crate) async fn reaches(goal: f64, counter: impl AsyncFn() -> f64) -> f64 {
         assert!(risen_at.elapsed() < STUCK, "stuck at {last} of {goal}, from {before}");
     }
     first.unwrap_or_default().as_secs_f64()
+}
+
+/// A look costs the service time, so there are few while much is left.
+fn until_next_look(left: f64, rate: f64) -> Duration {
+    let half = Duration::try_from_secs_f64(left / rate / 2.0).unwrap_or(SHORTEST_LOOK);
+    half.clamp(SHORTEST_LOOK, LONGEST_LOOK)
 }

@@ -13,9 +13,9 @@ use tempfile::TempDir;
 
 use crate::{
     Row,
-    figures::{Figures, P50, P99, REFUSED, STARTED, number},
+    figures::{FAILED, Figures, P50, P99, STARTED, number},
     frontend::Frontend,
-    load::{self, Sent, Until},
+    load::{self, Answer, Sent, Until},
     ours::INPUT,
     support::{Process, Redis, free_port, listens},
     usage::Watched,
@@ -136,7 +136,7 @@ impl StartLoop {
             .with("starts", number(self.requests))
             .with(P50, self.p50_ms)
             .with(P99, self.p99_ms)
-            .with(REFUSED, number(self.errors));
+            .with(FAILED, number(self.errors));
         self.cost(figures)
     }
 }
@@ -157,7 +157,8 @@ impl HttpPeer {
     pub(crate) async fn start(&self, clients: usize, until: Until) -> Sent {
         load::run(&self.host, clients, until, async |connection, _client| {
             let body = Bytes::from_static(INPUT.as_bytes());
-            connection.send(Method::POST, "/executions", body).await.0 == 201
+            let (status, _answer) = connection.send(Method::POST, "/executions", body).await;
+            Answer::of(status, 201)
         })
         .await
     }

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use crate::{
     Bench, Comparison, DatabaseKind,
     comparison::in_pairs,
-    figures::{Figures, REFUSED, STARTED, number},
+    figures::{Figures, STARTED, number},
     frontend::Frontend,
     load::Until,
     ours::{EXECUTIONS, Ours, Start, reaches},
@@ -39,24 +39,20 @@ impl To {
             Self::Stub => "stub",
         }
     }
-
-    /// The starts a second by which the first run of the loop is timed.
-    fn first_guess(self) -> f64 {
-        match self {
-            Self::Temporal => 1500.0,
-            Self::Stub => 10_000.0,
-        }
-    }
 }
 
 pub(super) async fn compare(bench: &Bench, database: DatabaseKind, to: To) -> Comparison {
-    // The loop ends after a time, not after a number of starts. The rate of the previous round
-    // gives about the same number.
-    let rate = Cell::new(to.first_guess());
+    // The loop ends after a time, not after a number of starts. Its own rate in the round before,
+    // or first ours, gives about the same number.
+    let rate = Cell::new(None);
     let rounds = in_pairs(
         to.name(),
         bench.arguments.rounds,
-        async || ours(bench, database, to).await,
+        async || {
+            let ours = ours(bench, database, to).await;
+            rate.set(rate.get().or(ours.get(STARTED)));
+            ours
+        },
         async || the_loop(bench, to, &rate).await,
     );
     Comparison {
@@ -84,16 +80,17 @@ async fn ours(bench: &Bench, database: DatabaseKind, to: To) -> Figures {
         .with(STARTED, number(count) / used.seconds)
         .with("starts", number(count))
         .with("seconds until the first", first)
-        .with(REFUSED, number(sent.refused))
+        .with_failures(&sent)
         .with_costs(&used, number(count))
 }
 
-async fn the_loop(bench: &Bench, to: To, rate: &Cell<f64>) -> Figures {
+async fn the_loop(bench: &Bench, to: To, rate: &Cell<Option<f64>>) -> Figures {
     let frontend = to.start(bench).await;
-    let lasts = Duration::from_secs_f64(number(bench.arguments.count(COUNT)) / rate.get());
+    let rate_before = rate.get().expect("our side goes first in the first round");
+    let lasts = Duration::from_secs_f64(number(bench.arguments.count(COUNT)) / rate_before);
     let meter = Meter::start(&[frontend.watched()]);
     let start_loop = bench.peers.start_loop(&frontend, CLIENTS, lasts).await;
     let used = meter.stop();
-    rate.set(start_loop.per_second);
+    rate.set(Some(start_loop.per_second));
     start_loop.figures().with_costs(&used, number(start_loop.requests))
 }

@@ -12,9 +12,9 @@ use serde_json::Value;
 use crate::{
     Bench, Comparison, DatabaseKind,
     comparison::in_pairs,
-    figures::{Figures, P50, P99, REFUSED, number},
+    figures::{FAILED, Figures, P50, P99, number},
     frontend::Frontend,
-    load::{self, Connection, Until},
+    load::{self, Answer, Connection, Until},
     ours::{EXECUTIONS, INPUT, Ours, Start, setup},
     rows::CLIENTS,
     support::Process,
@@ -77,18 +77,21 @@ async fn ours(bench: &Bench, database: DatabaseKind) -> Figures {
 }
 
 /// Posts an execution and waits until it is completed.
-async fn complete_one(connection: &mut Connection, _client: usize) -> bool {
+async fn complete_one(connection: &mut Connection, _client: usize) -> Answer {
     let body = Bytes::from(format!(r#"{{"workflow":"echo","input":{INPUT}}}"#));
     let (status, answer) = connection.send(Method::POST, EXECUTIONS, body).await;
     if status != 202 {
-        return false;
+        return Answer::of(status, 202);
     }
     let accepted: Value = serde_json::from_slice(&answer).expect("JSON");
     let id = accepted["id"].as_str().expect("an execution has an id");
     let path = format!("{EXECUTIONS}/{id}?wait={WAIT}");
     let (status, answer) = connection.send(Method::GET, &path, Bytes::new()).await;
     let ended: Value = serde_json::from_slice(&answer).expect("JSON");
-    status == 200 && ended["status"] == "completed"
+    match Answer::of(status, 200) {
+        Answer::Success if ended["status"] != "completed" => Answer::Failure,
+        answer => answer,
+    }
 }
 
 /// The answer of the Go client.
@@ -127,7 +130,7 @@ async fn with_the_sdk(bench: &Bench, program: &Path) -> Figures {
         .with(COMPLETED, count / client.seconds)
         .with(P50, client.p50_ms)
         .with(P99, client.p99_ms)
-        .with(REFUSED, number(client.errors))
+        .with(FAILED, number(client.errors))
         .with("CPU of the client, µs each", client.cpu_seconds * 1e6 / count.max(1.0))
         .with_costs(&used, count)
 }

@@ -47,10 +47,12 @@ async fn accept(
     let stub = bench.peers.stub(None).await;
     let start = Start { round_trip, ..Start::new(database, &stub.address) };
     let ours = Ours::start(start).await;
+    let round_trip_ms = ours.database_round_trip_ms().await.unwrap_or_default();
     let clients = bench.arguments.clients(CLIENTS);
     let meter = Meter::start(&ours.watched());
     let lasts = bench.arguments.lasts(SECONDS);
     let sent = ours.accept(path, clients, Until::Elapsed(lasts)).await;
     let used = meter.stop();
-    sent.figures().with_costs(&used, number(sent.succeeded))
+    let figures = sent.figures().with("round trip to the database, ms", round_trip_ms);
+    figures.with_costs(&used, number(sent.succeeded))
 }

@@ -34,9 +34,11 @@ async fn accept(bench: &Bench, database: DatabaseKind, path: &'static str, held:
     let temporal = Frontend::temporal().await;
     let ours = Ours::start(Start::new(database, &temporal.address)).await;
     ours.hold(held, true).await;
+    let before = ours.delivered(held).await;
     let (lasts, clients) = (bench.arguments.lasts(SECONDS), bench.arguments.clients(CLIENTS));
     let meter = Meter::start(&ours.watched());
     let sent = ours.accept(path, clients, Until::Elapsed(lasts)).await;
     let used = meter.stop();
+    assert!(ours.delivered(held).await <= before, "what was accepted is held");
     sent.figures().with_costs(&used, number(sent.succeeded))
 }
