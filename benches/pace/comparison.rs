@@ -22,7 +22,7 @@ pub(crate) struct Comparison {
     pub(crate) ours: &'static str,
     /// Our side is shown as a share of this one.
     pub(crate) peer: Option<&'static str>,
-    /// The figures that are compared.
+    /// The figures that matter most: compared with the other side's, if there is one.
     pub(crate) shares: &'static [&'static str],
     pub(crate) rounds: Vec<Round>,
 }

@@ -67,7 +67,13 @@ pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[index.min(last)]
 }
 
+/// The middle value, or the mean of the two in the middle.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    quantile(&values, 0.5)
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        even if even % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _odd => values[middle],
+    }
 }

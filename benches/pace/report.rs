@@ -59,16 +59,14 @@ fn table(comparison: &Comparison) -> String {
 }
 
 fn row(comparison: &Comparison) -> String {
-    let share = |name: &&'static str| {
-        comparison.share(name).map(|share| format!("{name}: {}", spread(&share)))
+    let figure = |name: &&'static str| match comparison.peer {
+        Some(_) => {
+            format!("{name}: {}", comparison.share(name).as_ref().map_or(String::new(), spread))
+        }
+        None => format!("{name}: {}, no share", shown(comparison.of_ours(name))),
     };
-    let mut shares: Vec<String> = comparison.shares.iter().filter_map(share).collect();
-    if comparison.peer.is_none() {
-        let names = comparison.names();
-        let of_ours = |name: &String| format!("{name}: {}", shown(comparison.of_ours(name)));
-        shares = names.iter().map(of_ours).collect();
-    }
-    format!("| {} | {} | {} |", comparison.name, comparison.database.name(), shares.join("; "))
+    let figures: Vec<String> = comparison.shares.iter().map(figure).collect();
+    format!("| {} | {} | {} |", comparison.name, comparison.database.name(), figures.join("; "))
 }
 
 fn spread(Spread { median, least, most }: &Spread) -> String {

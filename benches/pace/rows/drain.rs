@@ -18,6 +18,9 @@ use crate::{
 const COUNT: usize = 20_000;
 /// The pause for what acceptance leaves to do, such as checkpoints.
 const SETTLE: Duration = Duration::from_secs(2);
+/// The run of the loop before the first round.
+const PILOT: Duration = Duration::from_secs(3);
+
 /// Where the executions start.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum To {
@@ -39,20 +42,21 @@ impl To {
             Self::Stub => "stub",
         }
     }
+
+    async fn rate_of_the_loop(self, bench: &Bench) -> f64 {
+        let frontend = self.start(bench).await;
+        bench.peers.start_loop(&frontend, CLIENTS, PILOT).await.per_second
+    }
 }
 
 pub(super) async fn compare(bench: &Bench, database: DatabaseKind, to: To) -> Comparison {
-    // The loop ends after a time, not after a number of starts. Its own rate in the round before,
-    // or first ours, gives about the same number.
-    let rate = Cell::new(None);
+    // The loop ends after a time, not after a number of starts. Its rate in the run before gives
+    // about that number.
+    let rate = Cell::new(to.rate_of_the_loop(bench).await);
     let rounds = in_pairs(
         to.name(),
         bench.arguments.rounds,
-        async || {
-            let ours = ours(bench, database, to).await;
-            rate.set(rate.get().or(ours.get(STARTED)));
-            ours
-        },
+        async || ours(bench, database, to).await,
         async || the_loop(bench, to, &rate).await,
     );
     Comparison {
@@ -84,13 +88,12 @@ async fn ours(bench: &Bench, database: DatabaseKind, to: To) -> Figures {
         .with_costs(&used, number(count))
 }
 
-async fn the_loop(bench: &Bench, to: To, rate: &Cell<Option<f64>>) -> Figures {
+async fn the_loop(bench: &Bench, to: To, rate: &Cell<f64>) -> Figures {
     let frontend = to.start(bench).await;
-    let rate_before = rate.get().expect("our side goes first in the first round");
-    let lasts = Duration::from_secs_f64(number(bench.arguments.count(COUNT)) / rate_before);
+    let lasts = Duration::from_secs_f64(number(bench.arguments.count(COUNT)) / rate.get());
     let meter = Meter::start(&[frontend.watched()]);
     let start_loop = bench.peers.start_loop(&frontend, CLIENTS, lasts).await;
     let used = meter.stop();
-    rate.set(Some(start_loop.per_second));
+    rate.set(start_loop.per_second);
     start_loop.figures().with_costs(&used, number(start_loop.requests))
 }

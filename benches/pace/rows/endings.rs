@@ -20,8 +20,8 @@ const ENDED: usize = 20_000;
 const RUNNING: usize = 5000;
 /// Longer than the time until an execution that nobody has looked at is stale.
 const WATCHED_SECONDS: u64 = 90;
-/// The time after its start at which the stub ends an execution.
-const END_AFTER: Duration = Duration::from_secs(2);
+/// The starts a second that the service achieves at least, so that none ends before all are started.
+const SLOWEST: f64 = 400.0;
 /// The pause between two lists of all running executions, and between two looks at one.
 const LIST: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
@@ -30,41 +30,45 @@ const TERMINATED: usize = 10;
 /// `executions.follow_interval`, as shipped.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 
+const STORED: &str = "endings stored a second";
+const STALE: &str = "stale at most";
+const SEEN: &str = "follow intervals until an ending is seen";
+
 pub(super) async fn measure(bench: &Bench, database: DatabaseKind, report: &mut Report) {
-    let row = |name: &str, rounds| Comparison {
+    let row = |name: &str, shares, rounds| Comparison {
         name: name.to_owned(),
         database,
         ours: "ours",
         peer: None,
-        shares: &[],
+        shares,
         rounds,
     };
     let rounds = bench.arguments.rounds;
     let name = "endings, many at once";
     let measured = alone(name, rounds, async || ended_at_once(bench, database).await).await;
-    report.add(&row(name, measured));
+    report.add(&row(name, &[STORED], measured));
     let name = "endings, many running";
     let measured = alone(name, rounds, async || running(bench, database).await).await;
-    report.add(&row(name, measured));
+    report.add(&row(name, &[STALE, SEEN], measured));
 }
 
 /// The service cannot reach the stub until all executions have ended there.
 async fn ended_at_once(bench: &Bench, database: DatabaseKind) -> Figures {
-    let end_after = format!("{}ms", END_AFTER.as_millis());
-    let stub = bench.peers.stub(Some(&end_after)).await;
-    let ours = Ours::start(Start::new(database, &stub.address)).await;
     let count = bench.arguments.count(ENDED);
+    let end_after = Duration::from_secs(2) + Duration::from_secs_f64(number(count) / SLOWEST);
+    let stub = bench.peers.stub(Some(&format!("{}ms", end_after.as_millis()))).await;
+    let ours = Ours::start(Start::new(database, &stub.address)).await;
     started(bench, &ours, count).await;
-    let before = ours.completed().await;
     ours.hold("execution_service", true).await;
-    sleep(END_AFTER * 2).await;
+    let before = ours.completed().await;
+    sleep(end_after).await;
     let meter = Meter::start(&[ours.watched(), vec![stub.watched()]].concat());
     ours.hold("execution_service", false).await;
     reaches(number(count), async || ours.completed().await).await;
     let used = meter.stop();
     let stored = number(count) - before;
     Figures::default()
-        .with("endings stored a second", stored / used.seconds)
+        .with(STORED, stored / used.seconds)
         .with("endings", stored)
         .with_costs(&used, stored)
 }
@@ -94,12 +98,12 @@ async fn running(bench: &Bench, database: DatabaseKind) -> Figures {
     let median = median(delays);
     Figures::default()
         .with("running", number(count))
-        .with("stale at most", stale.iter().copied().fold(0.0, f64::max))
+        .with(STALE, stale.iter().copied().fold(0.0, f64::max))
         .with("stale at the end", stale.last().copied().unwrap_or_default())
         .with("lists", number(stale.len()))
         .with("seconds until an ending is seen", median)
         .with("seconds until an ending is seen, at most", worst)
-        .with("follow intervals until an ending is seen", median / FOLLOW_INTERVAL.as_secs_f64())
+        .with(SEEN, median / FOLLOW_INTERVAL.as_secs_f64())
         .with("CPU of the service, % of a core", watched.share_of_a_core("the service") * 100.0)
         .with("CPU of Temporal, % of a core", watched.share_of_a_core("Temporal") * 100.0)
         .with_machine(&watched)
