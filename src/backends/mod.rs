@@ -12,7 +12,7 @@ mod login;
 mod pool;
 
 #[cfg(all(test, any(feature = "redis", feature = "temporal", feature = "postgres")))]
-mod test_server;
+pub(crate) mod test_server;
 
 /// The descriptor of a backend whose cargo feature (named like it) this build lacks.
 #[cfg(not(all(
