@@ -134,21 +134,26 @@ struct Outbox {
 /// Accepted work that waits for one destination, as recently counted.
 #[derive(Debug, Object)]
 struct Waiting {
-    /// How much is waiting. Counted up to one more than `outbox.max_rows`.
+    /// How much was waiting when it was counted, which one replica does for all. Counting stops at
+    /// a few times `outbox.max_rows`.
     rows: i64,
     /// How long the oldest has been waiting.
     #[oai(skip_serializing_if_is_none)]
     oldest_seconds: Option<f64>,
     /// The number of dead letters.
     dead_letters: i64,
+    /// How long ago all of this was counted.
+    #[oai(skip_serializing_if_is_none)]
+    counted_seconds_ago: Option<f64>,
 }
 
-impl From<Backlog> for Waiting {
-    fn from(backlog: Backlog) -> Self {
+impl Waiting {
+    fn new(backlog: Backlog, age: Option<Duration>) -> Self {
         Self {
             rows: backlog.rows,
             oldest_seconds: backlog.oldest.map(|oldest| oldest.as_secs_f64()),
             dead_letters: backlog.dead,
+            counted_seconds_ago: age.map(|age| age.as_secs_f64()),
         }
     }
 }
@@ -323,6 +328,7 @@ impl Api {
     #[oai(path = "/metrics", method = "get", operation_id = "getMetrics")]
     async fn metrics(&self) -> MetricsResponse {
         self.state.manager.collect();
+        self.state.relay.collect();
         MetricsResponse::Text(PlainText(self.state.metrics.text()))
     }
 }
@@ -380,8 +386,8 @@ fn report(
             }),
         },
         outbox: details.then(|| Outbox {
-            event_broker: state.relay.backlog().into(),
-            execution_service: state.executions.backlog().into(),
+            event_broker: Waiting::new(state.relay.backlog(), state.relay.count_age()),
+            execution_service: Waiting::new(state.executions.backlog(), state.relay.count_age()),
         }),
         timestamp: DateTime(time::now()),
     }

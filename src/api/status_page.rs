@@ -108,8 +108,12 @@ fn detailed(state: &State, reports: &[ConnectionReport]) -> String {
         ("executions, for the execution service", state.executions.backlog()),
     ];
     let rows: String = waiting.map(|(what, backlog)| waiting_row(what, backlog)).concat();
+    let counted = state
+        .relay
+        .count_age()
+        .map_or("not yet".to_owned(), |age| format!("{:.0} s ago", age.as_secs_f64()));
     let outbox = format!(
-        "<table><caption>What was accepted and is not handed over yet.</caption><thead><tr>\
+        "<table><caption>What was accepted and is not handed over yet, counted {counted}.</caption><thead><tr>\
          <th scope=col>Accepted</th><th scope=col>Waiting</th><th scope=col>Oldest</th>\
          <th scope=col>Dead letters</th></tr></thead><tbody>{rows}</tbody></table>"
     );

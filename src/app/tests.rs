@@ -96,16 +96,15 @@ async fn each_task_that_dies_is_started_again_and_work_goes_on() {
             "embedded_renewal",
             "embedded_runner",
             "event_broker_probes",
-            "event_count",
             "event_listener",
             "event_relay",
             "event_stream",
             "event_wakeups",
-            "execution_count",
             "execution_follower",
             "execution_hand_over",
             "execution_service_probes",
             "housekeeping",
+            "outbox_count",
             "reload",
         ]
     );

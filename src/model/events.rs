@@ -18,9 +18,6 @@ pub const DEFAULT_SOURCE: &str = "agentarea-api";
 /// The maximum length of `id`, `source`, `type` and `subject`.
 pub const MAX_ATTRIBUTE: usize = 1024;
 
-/// The number of lanes. Events of one subject share a lane, in which they keep their order.
-pub const LANES: i32 = 16;
-
 /// A `CloudEvents` 1.0 event: its document in the JSON format, which is stored, sent and streamed
 /// unchanged, and the attributes that determine its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,14 +119,17 @@ impl Event {
         })
     }
 
-    /// The lane in which it is delivered: that of its subject, or an arbitrary one if it has none.
-    /// Processes of different versions must agree on it, so it does not come from the standard
-    /// library's hash.
+    /// The slot in which it is delivered: that of its subject, or an arbitrary one if it has none.
     #[must_use]
-    pub fn lane(&self) -> i32 {
-        let of = self.subject.as_deref().unwrap_or(&self.id);
-        let digest = Sha256::new().chain_update(&self.source).chain_update([0]).chain_update(of);
-        i32::from(digest.finalize()[0]) % LANES
+    pub fn slot(&self) -> i32 {
+        slot(&self.source, self.subject.as_deref().unwrap_or(&self.id))
+    }
+
+    /// True for an event of this service about a change of status of an execution. Events of clients
+    /// with such a source and id are refused.
+    #[must_use]
+    pub fn is_lifecycle(&self) -> bool {
+        self.source == DEFAULT_SOURCE && self.id.contains(':')
     }
 
     /// Checks the attributes that determine its delivery against the rules of the specification.
@@ -142,6 +142,15 @@ impl Event {
         check_text("type", &self.kind)?;
         self.subject.as_ref().map_or(Ok(()), |subject| check_text("subject", subject))
     }
+}
+
+/// The slot of the events of a source about a subject. Events of one slot keep their order.
+/// Processes of different versions must agree on it, so it does not come from the standard library's
+/// hash.
+#[must_use]
+pub fn slot(source: &str, subject: &str) -> i32 {
+    let digest = Sha256::new().chain_update(source).chain_update([0]).chain_update(subject);
+    i32::from(digest.finalize()[0])
 }
 
 /// An event of our own in the JSON format.
@@ -417,6 +426,8 @@ mod tests {
         let data = Json::from(json!({"n": 1}));
         let event = Event::new("a.b", Some("s".to_owned()), Some(&data));
         assert_eq!(event, from_client(event.document()).unwrap());
+        let about = |id: &str| Event::with_id(id.to_owned(), "a.b", None, None);
+        assert!(about("1:running").is_lifecycle() && !about("1").is_lifecycle());
         let document: Value = serde_json::from_str(event.document()).unwrap();
         assert_eq!(document["data"], json!({"n": 1}));
         assert_eq!(document["datacontenttype"], "application/json");

@@ -7,4 +7,5 @@ pub mod events;
 pub mod executions;
 pub mod ids;
 pub mod json;
+pub mod lanes;
 pub mod time;

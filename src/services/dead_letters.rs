@@ -64,7 +64,7 @@ impl DeadLetters {
                 let seq = *seq;
                 let found = self.database.redrive(seq).await?;
                 found_or_error(found)?;
-                self.relay.accepted(1);
+                self.relay.redriven();
             }
             LetterId::Execution(id) => {
                 found_or_error(self.executions.redrive(id).await?)?;

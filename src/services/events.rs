@@ -6,7 +6,10 @@ pub mod stream;
 use std::collections::HashMap;
 
 use self::relay::Relay;
-use super::accept::{Acceptor, RequestKey};
+use super::{
+    accept::{Acceptor, RequestKey},
+    depth::Depth,
+};
 use crate::{
     backends::{
         database::{Acceptance, Admission, NewEvent, Work},
@@ -14,7 +17,10 @@ use crate::{
     },
     connection::Client,
     error::{Error, ErrorKind},
-    model::{events::Event, json::Fingerprint},
+    model::{
+        events::{self, Event},
+        json::Fingerprint,
+    },
     telemetry::traces::TraceContext,
 };
 
@@ -68,24 +74,38 @@ impl Events {
             ChosenBy::Service => events.into_iter().map(new_event).collect(),
         };
         let names: Vec<(String, String)> = match ids {
-            ChosenBy::Client => events.iter().map(|new| name(new)).collect(),
+            ChosenBy::Client => events.iter().map(name).collect(),
             ChosenBy::Service => Vec::new(),
         };
-        let count = events.len();
+        let (count, slots) = (events.len(), events.iter().map(|new| new.event.slot()).collect());
         let work = Work::Events(events);
         match self.acceptor.accept(Admission { work, key }).await? {
             Acceptance::EventTaken(place) => Err(taken(&names[place])),
             Acceptance::Answered(answer) => Ok(Some(answer)),
             _ => {
-                self.stored(count);
+                self.relay.accepted(count, &slots);
                 Ok(None)
             }
         }
     }
 
-    /// Records that this many events were stored and wait for delivery.
-    pub(super) fn stored(&self, events: usize) {
-        self.relay.accepted(events);
+    /// Records that this many events about an execution were stored and wait for delivery.
+    pub(super) fn announced(&self, execution: &str, events: usize) {
+        let slot = events::slot(events::DEFAULT_SOURCE, execution);
+        self.relay.announced(events, slot);
+    }
+
+    /// Refuses further executions while too many events about executions wait.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub(super) fn admit_execution(&self) -> Result<(), Error> {
+        self.relay.admit_execution()
+    }
+
+    /// The executions that wait.
+    pub(super) fn executions(&self) -> Depth {
+        self.relay.executions()
     }
 
     /// Publishes the events in order, all or none, and returns once the broker has them. Events

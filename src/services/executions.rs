@@ -136,7 +136,6 @@ impl Executions {
     /// shutdown waits for.
     pub fn start_tasks(&self, tasks: &Tasks, stop: &CancellationToken) -> JoinHandle<()> {
         let Shared { hand_over, follower, .. } = &*self.0;
-        tasks.keep_until("execution_count", stop, hand_over, HandOver::keep_count);
         tasks.keep("execution_follower", stop, follower, Follower::run);
         tasks.keep("execution_hand_over", stop, hand_over, HandOver::run)
     }
@@ -158,6 +157,7 @@ impl Executions {
     ) -> Result<Started, Error> {
         let Shared { acceptor, records, hand_over, .. } = &*self.0;
         let execution = records.new_record(request)?;
+        records.admit()?;
         hand_over.depth.admit()?;
         let (place, claim) = hand_over.place().unzip();
         let head = OpenExecution::from(&execution);

@@ -134,6 +134,11 @@ impl Metrics {
         self.outbox.show(destination, backlog);
     }
 
+    /// Sets how long ago the waiting work was counted.
+    pub fn show_outbox_count_age(&self, age: Duration) {
+        self.outbox.show_count_age(age);
+    }
+
     /// Counts accepted work that `destination` has acknowledged.
     pub fn outbox_delivered(&self, destination: Destination, rows: usize) {
         self.outbox.delivered(destination, rows);

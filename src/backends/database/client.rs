@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Accept, Acceptance, Admission, ClaimedExecutions, ClaimedRun, Database, DeadLetter,
+    Accept, Acceptance, Admission, ClaimedExecutions, ClaimedRun, Counts, Database, DeadLetter,
     DeadLetters, DeliveredEvent, Ended, ExecutionQueue, ExecutionStore, Lane, NewEvent, Outbox,
     Parcel, PendingEvents, RejectedExecution, Release, Roles, Run, RunStore, StatusChange,
     Transfer, Wakeups,
@@ -12,11 +12,12 @@ use crate::{
     connection::guarded,
     error::Error,
     model::{
-        backlog::Backlog,
+        backlog::{Backlog, Count},
         events::Position,
         executions::{
             Ending, Execution, ListFilter, ListedEnd, OpenExecution, Outcome, StartRequest,
         },
+        lanes::{Lanes, Slots},
         time::Timestamp,
     },
 };
@@ -82,6 +83,7 @@ guarded! {
     }
 
     Outbox {
+        idempotent want_lanes(lanes: Lanes) -> Lanes;
         idempotent claim_lanes(owner: &str, lease: Duration) -> Vec<Lane>;
         idempotent release_lanes(owner: &str) -> ();
         idempotent pending_events(held: &[Lane], limit: i64, max_bytes: i64) -> PendingEvents;
@@ -95,8 +97,12 @@ guarded! {
         ) -> Vec<(i64, Position)>;
         idempotent send_again(owner: &str, held: &[Lane], events: &[(i64, Position)]) -> usize;
         once note_refusal(owner: &str, lane: Lane, seq: i64, error: &str, most: i32) -> bool;
-        idempotent backlog(most: i64) -> Backlog;
         idempotent remove_delivered(older_than: Duration, limit: i64) -> usize;
+    }
+
+    Counts {
+        idempotent count_waiting(most: i64) -> Count;
+        idempotent counted() -> Option<Count>;
     }
 
     DeadLetters {
@@ -116,7 +122,7 @@ guarded! {
     }
 
     Wakeups {
-        idempotent wake_others() -> ();
+        idempotent wake_others(slots: &Slots) -> ();
     }
 
     Transfer {

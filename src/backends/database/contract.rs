@@ -1,14 +1,17 @@
 //! The contract of every database. Each backend runs this suite on a database of its own.
 
 mod admissions;
+mod counts;
 mod executions;
 mod hand_over;
+mod lanes;
 mod outbox;
 pub(super) mod runs;
 mod unreadable;
 
 use std::time::Duration;
 
+pub(super) use lanes::beside_the_version_before;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +23,7 @@ use crate::{
     config::{Pool, Section},
     connection::{BuildContext, Factory},
     model::{
+        backlog::Count,
         events::Event,
         executions::{Ending, Execution, Outcome, Status, Workflow},
         ids,
@@ -50,6 +54,8 @@ pub(super) async fn suite(factory: &dyn Factory<dyn Database>, section: &Section
     executions::suite(database).await;
     runs::suite(database).await;
     outbox::suite(database).await;
+    lanes::suite(database).await;
+    counts::suite(database).await;
     unreadable::suite(database).await;
     assert!(database.pool().is_some_and(|pool| pool.in_use == 0), "every checkout came back");
     database.close().await;
@@ -173,6 +179,10 @@ fn fingerprint(of: &str) -> Fingerprint {
 
 async fn store(database: &dyn Database, events: &[NewEvent]) -> Acceptance {
     admit(database, &Admission { work: Work::Events(events.to_vec()), key: None }).await
+}
+
+async fn count(database: &dyn Database, most: i64) -> Count {
+    database.count_waiting(most).await.expect("it is counted")
 }
 
 async fn claim(database: &dyn Database, owner: &str, lease: Duration) -> Vec<Lane> {

@@ -9,6 +9,7 @@
 
 mod accept;
 mod client;
+mod counts;
 mod dead_letters;
 mod dialect;
 mod errors;
@@ -43,6 +44,7 @@ use std::{
 
 pub use self::{
     accept::{Accept, Acceptance, Admission, Claim, KeyUse, NewEvent, NewRecord, Work},
+    counts::Counts,
     dead_letters::{DeadLetter, DeadLetters, RejectedExecution},
     executions::{ExecutionStore, StatusChange},
     outbox::{DeliveredEvent, Lane, Outbox, PendingEvent, PendingEvents, UnreadableEvent},
@@ -79,6 +81,7 @@ pub trait Database:
     + ExecutionQueue
     + RunStore
     + Outbox
+    + Counts
     + DeadLetters
     + Roles
     + Transfer

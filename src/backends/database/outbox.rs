@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use crate::{
     error::Error,
     model::{
-        backlog::Backlog,
         events::{Event, Position},
+        lanes::{Lanes, Slots},
     },
 };
 
@@ -17,8 +17,18 @@ use crate::{
 pub struct Lane {
     /// The number of the lane.
     pub number: i32,
+    /// The number of lanes into which the outbox was divided when it was claimed.
+    pub of: Lanes,
     /// The fencing number: changes with an older number are refused.
     pub fence: i64,
+}
+
+impl Lane {
+    /// The slots of these lanes.
+    #[must_use]
+    pub fn slots(lanes: &[Self]) -> Slots {
+        lanes.iter().flat_map(|lane| lane.of.slots_of(lane.number)).collect()
+    }
 }
 
 /// An accepted event that the broker has not acknowledged yet.
@@ -67,8 +77,19 @@ pub struct DeliveredEvent {
 /// renewed expires.
 #[async_trait]
 pub trait Outbox {
+    /// Stores the number of lanes that all processes are to use from now on, and returns the number
+    /// that was stored before.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    async fn want_lanes(&self, lanes: Lanes) -> Result<Lanes, Error>;
+
     /// Renews the claims of `owner`, and adjusts them towards its fair share of the lanes. Returns
     /// the lanes that it holds now.
+    ///
+    /// While another number of lanes is wanted than there is, releases them instead. The first
+    /// process that finds all of them free makes the new ones. There are sixteen, whatever is
+    /// wanted, while the previous program, which knows no other number, shares them.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -157,12 +178,6 @@ pub trait Outbox {
         error: &str,
         most: i32,
     ) -> Result<bool, Error>;
-
-    /// The undelivered events; counting stops at one more than `most`.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn backlog(&self, most: i64) -> Result<Backlog, Error>;
 
     /// Removes events that were delivered at least this long ago, at most `limit`. Returns their
     /// number.

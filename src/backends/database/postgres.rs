@@ -217,6 +217,17 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn postgres_is_safe_beside_the_version_before() {
+        let server = test_server::PostgresDatabase::create().await;
+        let section = Section(serde_json::json!({"url": server.url}));
+        let database = Factory.build(&section, &contract::context()).await.unwrap();
+        let execute = async |statements: String| server.within(&statements).await;
+        contract::beside_the_version_before(&*database, execute).await;
+        drop(database);
+        server.drop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn postgres_understands_the_version_before() {
         let server = test_server::PostgresDatabase::create().await;
         let section = Section(serde_json::json!({"url": server.url}));

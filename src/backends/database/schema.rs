@@ -90,6 +90,8 @@ diesel::table! {
         refusals -> Integer,
         error -> Nullable<Text>,
         position -> Nullable<Text>,
+        slot -> Nullable<Integer>,
+        lifecycle -> Bool,
     }
 }
 
@@ -99,6 +101,7 @@ diesel::table! {
         owner -> Nullable<Text>,
         claimed_until -> BigInt,
         fence -> BigInt,
+        of_lanes -> Integer,
     }
 }
 
@@ -106,6 +109,29 @@ diesel::table! {
     relays (owner) {
         owner -> Text,
         seen_at -> BigInt,
+        knows_slots -> Bool,
+    }
+}
+
+diesel::table! {
+    outbox_settings (id) {
+        id -> Integer,
+        lanes -> Integer,
+    }
+}
+
+diesel::table! {
+    outbox_counts (id) {
+        id -> Integer,
+        begun_at -> BigInt,
+        ended_at -> BigInt,
+        events -> BigInt,
+        lifecycle_events -> BigInt,
+        oldest_event_at -> Nullable<BigInt>,
+        dead_events -> BigInt,
+        executions -> BigInt,
+        oldest_execution_at -> Nullable<BigInt>,
+        dead_executions -> BigInt,
     }
 }
 

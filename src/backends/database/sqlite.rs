@@ -37,6 +37,7 @@ use crate::{
     config::{self as configuration, BackendDescriptor, Section, Table},
     connection::{Backend, BuildContext, Factory as BackendFactory, PoolStatus},
     error::{Error, ErrorKind},
+    model::lanes::Slots,
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -321,11 +322,11 @@ impl Db {
 
 #[async_trait]
 impl super::Wakeups for Db {
-    async fn wake_others(&self) -> Result<(), Error> {
+    async fn wake_others(&self, _: &Slots) -> Result<(), Error> {
         Ok(())
     }
 
-    async fn woken(&self) -> Result<(), Error> {
+    async fn woken(&self) -> Result<Slots, Error> {
         std::future::pending().await
     }
 }

@@ -6,17 +6,28 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigSection;
-use crate::config::{problem::SectionProblems, values::duration};
+use crate::{
+    config::{problem::SectionProblems, values::duration},
+    model::lanes::Lanes,
+};
 
 /// Accepted events, until the broker has them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outbox {
-    /// The most events that may wait for the broker, and the most executions that may wait for the
-    /// execution service. When either limit is reached, further requests get 503 with
-    /// `Retry-After`.
+    /// The most events of clients that may wait for the broker, and the most executions that may wait
+    /// for the execution service. When either limit is reached, further requests of its kind get 503
+    /// with `Retry-After`. Events about executions have a reserve of their own, as large: new
+    /// executions get 503 while it is full.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_rows: i64,
+    /// The number of lanes into which the outbox is divided: 16, 32, 64, 128 or 256. Each replica
+    /// delivers the events of its own lanes, so more replicas than lanes leave some idle. All
+    /// replicas on one database use the number of the replica that started last; they change to it
+    /// without reordering events. While a replica of an earlier release, which knows only 16,
+    /// shares the database, there are 16.
+    #[schemars(range(min = 16, max = 256))]
+    pub lanes: i32,
     /// The most events in one batch to the broker.
     #[schemars(range(min = 1, max = 10_000))]
     pub batch: i64,
@@ -55,6 +66,7 @@ impl Default for Outbox {
     fn default() -> Self {
         Self {
             max_rows: 1_000_000,
+            lanes: Lanes::SIXTEEN.number(),
             batch: 500,
             poll_interval: Duration::from_millis(250),
             lease: Duration::from_secs(10),
@@ -68,6 +80,9 @@ impl Default for Outbox {
 
 impl ConfigSection for Outbox {
     fn validate(&self, problems: &mut SectionProblems<'_, '_>) {
+        if Lanes::new(self.lanes).is_none() {
+            problems.add("lanes", "must be 16, 32, 64, 128 or 256");
+        }
         if self.lease < self.poll_interval * 4 {
             problems.add_conflict(
                 "lease",
@@ -82,6 +97,17 @@ impl ConfigSection for Outbox {
 mod tests {
     use super::*;
     use crate::config::sections::problems_of;
+
+    #[test]
+    fn the_number_of_lanes_is_a_power_of_two() {
+        for lanes in [16, 32, 64, 128, 256] {
+            assert_eq!(problems_of("outbox", &Outbox { lanes, ..Outbox::default() }), [""; 0]);
+        }
+        for lanes in [17, 48, 255] {
+            let told = problems_of("outbox", &Outbox { lanes, ..Outbox::default() });
+            assert_eq!(told, ["outbox.lanes: must be 16, 32, 64, 128 or 256"]);
+        }
+    }
 
     #[test]
     fn a_lease_outlasts_four_looks() {

@@ -8,6 +8,7 @@
 
 mod loss;
 mod refusals;
+mod wakeups;
 
 use std::{
     sync::{
@@ -18,13 +19,13 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::depth::Depth;
+use self::wakeups::Wakeups;
+use super::super::depth::{Depth, Depths};
 use crate::{
     backends::{
         database::{Database, Lane, PendingEvent, PendingEvents},
@@ -36,7 +37,8 @@ use crate::{
     model::{
         backlog::Backlog,
         backoff::Backoff,
-        events::{Event, LANES, Position},
+        events::{Event, Position},
+        lanes::{Lanes, Slots},
     },
     tasks::Tasks,
     telemetry::metrics::{Destination, Metrics},
@@ -47,6 +49,9 @@ use crate::{
 const BATCH_BYTES: i64 = 1 << 20;
 /// Pauses after failed batches. Short, because an open breaker makes an attempt cheap.
 const RETRY: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
+/// How soon a process without lanes asks for some again: the last one of them may just have been
+/// released for a change of their number.
+const CLAIM_AGAIN: Duration = Duration::from_millis(500);
 /// The pause before this process listens to others again.
 const HEAR_AGAIN: Duration = Duration::from_secs(1);
 
@@ -61,12 +66,10 @@ struct Shared {
     broker: Client<dyn EventBroker>,
     config: config::Outbox,
     metrics: Arc<Metrics>,
-    wake: Notify,
-    /// Notified when events were accepted here that another process may have to deliver.
-    tell: Notify,
-    /// True while this process holds every lane.
-    alone: AtomicBool,
-    depth: Depth,
+    wakeups: Wakeups,
+    depths: Arc<Depths>,
+    /// True once the number of lanes that this process wants is stored.
+    wanted: AtomicBool,
 }
 
 /// The lanes that this process holds, and the time for which it may rely on them.
@@ -92,52 +95,85 @@ impl Relay {
         config: config::Outbox,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let depth = Depth::new(Destination::EventBroker, &config);
+        let depths =
+            Depths::new(Arc::clone(&owner), database.clone(), &config, Arc::clone(&metrics));
         Self(Arc::new(Shared {
             owner,
             database,
             broker,
             config,
             metrics,
-            wake: Notify::new(),
-            tell: Notify::new(),
-            alone: AtomicBool::new(false),
-            depth,
+            wakeups: Wakeups::default(),
+            wanted: AtomicBool::new(false),
+            depths: Arc::new(depths),
         }))
     }
 
-    /// Refuses further events while too many wait.
+    /// Refuses further events of clients while too many wait.
     ///
     /// # Errors
     /// `Overloaded`.
     pub fn admit(&self) -> Result<(), Error> {
-        self.0.depth.admit()
+        self.0.depths.clients.admit()
     }
 
-    /// Records that this many events were accepted.
-    pub fn accepted(&self, events: usize) {
-        self.0.depth.accepted(events);
-        self.0.wake.notify_one();
-        if !self.0.alone.load(Ordering::Relaxed) {
-            self.0.tell.notify_one();
-        }
+    /// Refuses further executions while too many events about executions wait.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub(in super::super) fn admit_execution(&self) -> Result<(), Error> {
+        self.0.depths.lifecycle.admit()
+    }
+
+    /// The executions that wait.
+    pub(in super::super) fn executions(&self) -> Depth {
+        self.0.depths.executions.clone()
+    }
+
+    /// Records that this many events of clients, in these slots, were accepted.
+    pub fn accepted(&self, events: usize, slots: &Slots) {
+        self.0.depths.clients.accepted(events);
+        self.0.wakeups.accepted(slots);
+    }
+
+    /// Records that this many events about an execution, all in this slot, were accepted.
+    pub(in super::super) fn announced(&self, events: usize, slot: i32) {
+        self.0.depths.lifecycle.accepted(events);
+        self.0.wakeups.accepted(&Slots::from_iter([slot]));
+    }
+
+    /// Records that a dead letter waits for delivery again.
+    pub(in super::super) fn redriven(&self) {
+        self.0.wait_again(1);
+        self.0.wakeups.accepted(&Slots::ALL);
     }
 
     /// The waiting events, as last counted.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
-        self.0.depth.backlog()
+        self.0.depths.events()
+    }
+
+    /// How long ago the waiting events and executions were counted; `None` before the first count.
+    #[must_use]
+    pub fn count_age(&self) -> Option<Duration> {
+        self.0.depths.age()
+    }
+
+    /// Sets the metrics of the waiting work to the present.
+    pub fn collect(&self) {
+        self.0.depths.show();
     }
 
     /// True when an event has waited so long that the service is degraded.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        self.0.depth.is_late()
+        self.0.depths.clients.is_late()
     }
 
     /// Starts delivery, until `stop`. Returns the task that shutdown waits for.
     pub fn start(&self, tasks: &Tasks, stop: &CancellationToken) -> JoinHandle<()> {
-        tasks.keep_until("event_count", stop, &self.0, Shared::keep_count);
+        tasks.keep_until("outbox_count", stop, &self.0.depths, Depths::keep_current);
         tasks.keep_until("event_wakeups", stop, &self.0, Shared::tell_others);
         tasks.keep_until("event_listener", stop, &self.0, Shared::hear_others);
         tasks.keep("event_relay", stop, &self.0, Shared::deliver)
@@ -148,17 +184,16 @@ impl Shared {
     /// Delivers until `stop`, then releases the lanes to other processes.
     async fn deliver(self: Arc<Self>, stop: CancellationToken) {
         self.relay(&stop).await;
+        self.wakeups.hold(None);
         if let Err(error) = self.database.release_lanes(&self.owner).await {
             tracing::debug!(%error, "the lanes of the outbox cannot be given back, claims expire");
         }
     }
 
-    async fn keep_count(self: Arc<Self>) {
-        loop {
-            let counting = self.depth.begin_count();
-            let backlog = self.database.backlog(counting.most).await;
-            sleep(self.depth.counted(&counting, backlog.ok(), &self.metrics)).await;
-        }
+    /// Counts events of unknown kind, until the next count, as events of either.
+    fn wait_again(&self, events: usize) {
+        self.depths.clients.accepted(events);
+        self.depths.lifecycle.accepted(events);
     }
 
     /// Ends between two batches, so that delivered events are marked.
@@ -189,7 +224,7 @@ impl Shared {
                 if failures > 0 {
                     sleep(pause).await;
                 } else {
-                    let _woken = timeout(pause, self.wake.notified()).await.is_ok();
+                    let _woken = timeout(pause, self.wakeups.woken()).await.is_ok();
                 }
             };
             tokio::select! {
@@ -255,7 +290,9 @@ impl Shared {
     /// the broker lets them expire.
     async fn claim(&self, claims: &mut Claims) -> Result<(), Error> {
         let younger_than = |limit| claims.made.is_some_and(|made| made.elapsed() < limit);
-        if younger_than(self.config.lease / 3) {
+        let renewal = self.config.lease / 3;
+        let next = if claims.lanes.is_empty() { renewal.min(CLAIM_AGAIN) } else { renewal };
+        if younger_than(next) {
             return Ok(());
         }
         if self.broker.is_out() {
@@ -265,33 +302,48 @@ impl Shared {
                 return Ok(());
             }
             *claims = Claims::default();
+            self.wakeups.hold(None);
             let message = "the event broker is out, and the lanes are left to others";
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
         // Taken before the database starts the lease, so that the lease ends here first.
         let made = Instant::now();
         let (owner, lease) = (&*self.owner, self.config.lease);
+        self.want_lanes().await?;
         let lanes = self.database.claim_lanes(owner, lease).await?;
         if lanes != claims.lanes {
-            let places = self.newest_places(&lanes).await?;
+            let places = self.database.newest_places(&lanes).await?;
             *claims = Claims { lanes, places, failed: claims.failed, ..Claims::default() };
         }
         claims.made = Some(made);
-        let every = usize::try_from(LANES).unwrap_or(usize::MAX);
-        self.alone.store(claims.lanes.len() == every, Ordering::Relaxed);
+        self.wakeups.hold(Some(Lane::slots(&claims.lanes)));
         Ok(())
     }
 
-    /// The places of the events delivered last in these lanes.
-    async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error> {
-        self.database.newest_places(held).await
+    /// Stores the configured number of lanes, once: the process that started last determines it.
+    async fn want_lanes(&self) -> Result<(), Error> {
+        if self.wanted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let lanes = Lanes::new(self.config.lanes).unwrap_or(Lanes::SIXTEEN);
+        let before = self.database.want_lanes(lanes).await?;
+        if before != lanes {
+            tracing::info!(
+                before = before.number(),
+                lanes = lanes.number(),
+                "all instances are to divide the outbox into outbox.lanes of this one"
+            );
+        }
+        self.wanted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Events accepted while others are notified are announced by the next round, all at once.
     async fn tell_others(self: Arc<Self>) {
         loop {
-            self.tell.notified().await;
-            let told = self.database.wake_others().await;
+            let news = self.wakeups.news().await;
+            let news = &news;
+            let told = self.database.wake_others(news).await;
             if let Err(error) = told {
                 tracing::debug!(%error, "others are not told of accepted events, they look by themselves");
             }
@@ -305,11 +357,11 @@ impl Shared {
                 tokio::select! {
                     woken = lease.woken() => woken,
                     // The next round listens to the backend's successor.
-                    () = lease.retired() => Ok(()),
+                    () = lease.retired() => Ok(Slots::ALL),
                 }
             };
             match heard.await {
-                Ok(()) => self.wake.notify_one(),
+                Ok(slots) => self.wakeups.heard(&slots),
                 Err(error) => {
                     tracing::debug!(%error, "other instances cannot be heard");
                     sleep(HEAR_AGAIN).await;
@@ -334,7 +386,14 @@ impl Shared {
         let seqs = batch.iter().map(|pending| pending.seq);
         let events: Vec<(i64, Position)> = seqs.zip(places.iter().copied()).collect();
         let events = &events;
+        let begun = Instant::now();
         let marked = self.database.mark_delivered(owner, held, events).await?;
+        if marked == batch.len() {
+            let about_executions =
+                batch.iter().filter(|pending| pending.event.is_lifecycle()).count();
+            self.depths.lifecycle.delivered(begun, about_executions);
+            self.depths.clients.delivered(begun, marked - about_executions);
+        }
         self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
     }

@@ -14,7 +14,7 @@ mod under_way;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::queue::Place;
@@ -99,7 +99,7 @@ impl HandOver {
             // The loop repeats a start itself.
             service: parts.service.unretried(),
             queue: Queue::new(),
-            depth: Depth::new(Destination::ExecutionService, &config.outbox),
+            depth: parts.events.executions(),
             lease: config.executions.lease,
             sweep_interval: config.executions.sweep_interval,
             max_refusals: config.outbox.max_refusals,
@@ -140,15 +140,6 @@ impl HandOver {
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut accepted = self.queue.accepted.lock().await;
         HandOvers::new(&self, &stop).run(&mut accepted).await;
-    }
-
-    /// Counts the waiting executions, for the limit and the metrics.
-    pub(super) async fn keep_count(self: Arc<Self>) {
-        loop {
-            let counting = self.depth.begin_count();
-            let backlog = self.records.database.waiting_executions(counting.most).await;
-            sleep(self.depth.counted(&counting, backlog.ok(), &self.metrics)).await;
-        }
     }
 
     async fn claim(&self, most: usize) -> ClaimedExecutions {
@@ -212,6 +203,7 @@ impl HandOver {
         outcome: &Outcome,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
+        let begun = Instant::now();
         for failures in 1.. {
             let error = match self.records.apply(execution, outcome).await {
                 Ok(_changed) => break,
@@ -227,6 +219,7 @@ impl HandOver {
                 () = sleep(RETRY.pause_after(failures)) => {}
             }
         }
+        self.depth.delivered(begun, 1);
         self.metrics.outbox_delivered(Destination::ExecutionService, 1);
         Ok(())
     }

@@ -184,10 +184,15 @@ impl Records {
         Ok(found)
     }
 
+    /// Refuses new executions while too many events about executions wait.
+    pub(super) fn admit(&self) -> Result<(), Error> {
+        self.events.admit_execution()
+    }
+
     /// Notifies of a change to `status` that was stored with this many events.
     pub(super) fn changed(&self, execution: &OpenExecution, status: Status, events: usize) {
         self.metrics.execution(&execution.workflow, status.as_str());
-        self.events.stored(events);
+        self.events.announced(&execution.id, events);
         self.tell(&execution.id);
     }
 

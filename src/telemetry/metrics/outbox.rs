@@ -1,5 +1,7 @@
 //! Metrics of accepted work.
 
+use std::time::Duration;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -52,6 +54,7 @@ pub(super) struct OutboxMetrics {
     oldest: Family<ByDestination, Seconds>,
     delivered: Family<ByDestination, Counter>,
     dead_letters: Family<ByDestination, Gauge>,
+    count_age: Seconds,
 }
 
 impl OutboxMetrics {
@@ -74,6 +77,12 @@ impl OutboxMetrics {
             "Accepted work that was refused for good",
             outbox.dead_letters.clone(),
         );
+        registry.register_with_unit(
+            "outbox_count_age",
+            "How long ago the waiting work was counted, by one instance for all",
+            Unit::Seconds,
+            outbox.count_age.clone(),
+        );
         for &destination in Destination::VARIANTS {
             outbox.show(destination, &Backlog::default());
             outbox.delivered(destination, 0);
@@ -87,6 +96,10 @@ impl OutboxMetrics {
         let oldest = backlog.oldest.unwrap_or_default().as_secs_f64();
         self.oldest.get_or_create(&label).set(oldest);
         self.dead_letters.get_or_create(&label).set(backlog.dead);
+    }
+
+    pub(super) fn show_count_age(&self, age: Duration) {
+        self.count_age.set(age.as_secs_f64());
     }
 
     pub(super) fn delivered(&self, destination: Destination, rows: usize) {

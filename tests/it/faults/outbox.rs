@@ -30,6 +30,16 @@ async fn a_repeated_event_is_stored_once_and_another_with_its_id_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_delivered_does_not_count_as_waiting() {
+    let service = Setup::new().set("outbox.max_rows", "200").start().await;
+    service.healthy().await;
+    for n in 0..600 {
+        let (status, problem) = send_cloud_event(&service, &cloud_event("a", n)).await;
+        assert_eq!(status, 202, "event {n}: {problem}");
+    }
+}
+
+#[tokio::test]
 async fn of_requests_that_come_side_by_side_a_bad_one_fails_alone() {
     let service = Setup::new().start().await;
     service.healthy().await;

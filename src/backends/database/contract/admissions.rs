@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{Acceptance, Admission, Database, KeyUse, NewEvent, Work},
-    MINUTE, accept, admission, execution, fingerprint, key, new_event, store,
+    MINUTE, accept, admission, count, execution, fingerprint, key, new_event, store,
 };
 use crate::model::{executions::Execution, ids};
 
@@ -75,9 +75,9 @@ async fn one_bad_admission_leaves_its_neighbours_alone(database: &dyn Database) 
         Acceptance::Stored,
         Acceptance::Stored,
     ];
-    let before = database.backlog(1000).await.expect("it is counted").rows;
+    let before = count(database, 1000).await.events.rows;
     assert_eq!(database.accept(&batch).await.expect("the database answers"), expected);
-    let after = database.backlog(1000).await.expect("it is counted").rows;
+    let after = count(database, 1000).await.events.rows;
     assert_eq!(after, before + 3, "an announcement, and two events of one request");
     let again = [
         Acceptance::IdTaken,
@@ -105,10 +105,10 @@ async fn events_of_many_requests_are_stored_together(database: &dyn Database) {
     let fresh = Admission { work: Work::Events(vec![new_event("s0")]), key: None };
     let accepted = database.accept(&[&fresh, &changed]).await.expect("the database answers");
     assert_eq!(accepted, [Acceptance::Stored, Acceptance::EventTaken(0)]);
-    let waiting = database.backlog(1000).await.expect("it is counted").rows;
+    let waiting = count(database, 1000).await.events.rows;
     let again = database.accept(&[&fresh]).await.expect("the database answers");
     assert_eq!(again, [Acceptance::Stored]);
-    let still = database.backlog(1000).await.expect("it is counted").rows;
+    let still = count(database, 1000).await.events.rows;
     assert_eq!(waiting, still, "it was there already");
 }
 

@@ -50,7 +50,7 @@ async fn each_change_of_many_stands_alone_and_announces_itself_once(database: &d
     }
     assert!(change(database, &all[1].id, &Outcome::running(time::now())).await);
     assert!(change(database, &all[2].id, &Outcome::ended(Status::Failed, "x", time::now())).await);
-    let waiting = async || database.backlog(10_000).await.expect("it is counted").rows;
+    let waiting = async || super::count(database, 10_000).await.events.rows;
     let before = waiting().await;
     let mut changes: Vec<StatusChange> = all
         .iter()
@@ -62,8 +62,8 @@ async fn each_change_of_many_stands_alone_and_announces_itself_once(database: &d
         .collect();
     changes[1].outcome = Outcome::ended(Status::Cancelled, "no\0w", time::now());
     let changes: Vec<&StatusChange> = changes.iter().collect();
-    let changed = database.change(&changes).await.expect("the database answers");
-    assert_eq!(changed, [true, true, false, true]);
+    let made = database.change(&changes).await.expect("the database answers");
+    assert_eq!(made, [true, true, false, true]);
     assert_eq!(waiting().await, before + 3, "a change that is not made is not announced");
     let again = database.change(&changes).await.expect("the database answers");
     assert_eq!(again, [false; 4]);

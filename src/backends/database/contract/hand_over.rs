@@ -113,7 +113,7 @@ async fn a_refused_execution_is_a_dead_letter_until_it_is_redriven(database: &dy
         let event = new_event(id);
         database.redrive_execution(id, redrives, &event).await.expect("no error")
     };
-    let waiting = async || database.backlog(10_000).await.expect("it is counted").rows;
+    let waiting = async || super::count(database, 10_000).await.events.rows;
     let before = waiting().await;
     assert!(!redrive(1).await, "it was redriven by nobody");
     assert!(redrive(0).await);

@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use super::{
     super::{Acceptance, Database, Lane, NewEvent, PendingEvent},
-    MINUTE, claim, fingerprint, new_event, store,
+    MINUTE, claim, count, fingerprint, new_event, store,
 };
-use crate::model::{
-    events::{LANES, Position},
-    ids,
-    json::Json,
-};
+use crate::model::{events::Position, ids, json::Json, lanes::Lanes};
 
 pub(super) async fn suite(database: &dyn Database) {
     events_are_stored_once_and_all_or_none(database).await;
@@ -24,7 +20,7 @@ async fn waiting(database: &dyn Database, held: &[Lane]) -> Vec<String> {
     pending(database, held).await.into_iter().map(|pending| pending.event.id).collect()
 }
 
-async fn pending(database: &dyn Database, held: &[Lane]) -> Vec<PendingEvent> {
+pub(super) async fn pending(database: &dyn Database, held: &[Lane]) -> Vec<PendingEvent> {
     let pending = database.pending_events(held, 1000, i64::MAX).await;
     pending.expect("the database answers").readable
 }
@@ -56,14 +52,14 @@ async fn events_are_stored_once_and_all_or_none(database: &dyn Database) {
     let held = claim(database, "one", MINUTE).await;
     assert_eq!(waiting(database, &held).await, [first.event.id, second.event.id]);
     assert!(!waiting(database, &held).await.contains(&fresh.event.id), "all or none");
-    let backlog = database.backlog(1).await.expect("it is counted");
+    let backlog = count(database, 1).await.events;
     assert_eq!((backlog.rows, backlog.dead), (2, 0));
     assert!(backlog.oldest.is_some_and(|oldest| oldest < MINUTE));
     database.release_lanes("one").await.expect("they are given back");
 }
 
 async fn forgotten_processes_have_no_share_of_the_lanes(database: &dyn Database) {
-    let all = usize::try_from(LANES).expect("a small number");
+    let all = usize::try_from(Lanes::SIXTEEN.number()).expect("a small number");
     let forget = async |silent_for| {
         database.forget_processes(silent_for).await.expect("the database answers");
     };
@@ -77,7 +73,7 @@ async fn forgotten_processes_have_no_share_of_the_lanes(database: &dyn Database)
 }
 
 async fn lanes_are_shared_and_a_lost_one_marks_nothing(database: &dyn Database) {
-    let all = usize::try_from(LANES).expect("a small number");
+    let all = usize::try_from(Lanes::SIXTEEN.number()).expect("a small number");
     let lost = claim(database, "one", Duration::ZERO).await;
     assert_eq!(lost.len(), all, "who is alone holds every lane");
     let share = if database.serves_one_process() { all } else { all / 2 };
@@ -144,7 +140,7 @@ async fn a_refused_event_is_a_dead_letter_in_the_end(database: &dyn Database) {
     assert!(!refuse("one").await);
     assert!(refuse("one").await, "the second refusal was the last");
     assert!(waiting(database, &held).await.is_empty(), "the lane goes on");
-    let backlog = database.backlog(10).await.expect("it is counted");
+    let backlog = count(database, 10).await.events;
     assert_eq!((backlog.rows, backlog.oldest, backlog.dead), (0, None, 1));
 
     let letters =

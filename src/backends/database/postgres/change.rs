@@ -4,7 +4,7 @@ use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Integer, Nullable, Text},
+    sql_types::{BigInt, Bool, Integer, Nullable, Text},
 };
 use diesel_async::RunQueryDsl;
 
@@ -13,7 +13,10 @@ use super::{
     columns::rows,
     dialect::Conn,
 };
-use crate::{error::Error, model::time::Timestamp};
+use crate::{
+    error::Error,
+    model::{json::Json, lanes::Lanes, time::Timestamp},
+};
 
 /// Makes those of the changes that lead forward, with their announcements. Returns the ids of the
 /// changed executions.
@@ -42,6 +45,8 @@ rows! {
         execution: &'a str as Text,
         place: i32 as Integer,
         lane: i32 as Integer,
+        slot: i32 as Integer,
+        lifecycle: bool as Bool,
         source: &'a str as Text,
         event_id: &'a str as Text,
         content_hash: &'a str as Text,
@@ -78,7 +83,7 @@ impl<'a> NewOutcome<'a> {
         Self {
             id: &change.id,
             status: outcome.status.as_str(),
-            result: outcome.result.as_ref().map(|result| result.text()),
+            result: outcome.result.as_ref().map(Json::text),
             error: outcome.error.as_deref().map(without_nul),
             started_at: outcome.started_at.map(Timestamp::as_microsecond),
             finished_at: outcome.finished_at.map(Timestamp::as_microsecond),
@@ -88,10 +93,14 @@ impl<'a> NewOutcome<'a> {
 
 impl<'a> Announcement<'a> {
     fn new(execution: &'a str, place: i32, new: &'a NewEvent) -> Self {
+        let slot = new.event.slot();
         Self {
             execution,
             place,
-            lane: new.event.lane(),
+            // For the program before this one, which knows no slots.
+            lane: Lanes::SIXTEEN.lane_of(slot),
+            slot,
+            lifecycle: new.event.is_lifecycle(),
             source: &new.event.source,
             event_id: &new.event.id,
             content_hash: new.fingerprint.as_str(),
@@ -125,8 +134,10 @@ impl QueryFragment<Pg> for ChangeAll<'_> {
                 OR (executions.status = 'running' AND new.status <> 'running')) \
              RETURNING executions.id), \
              announced AS (INSERT INTO outbox \
-                (lane, source, event_id, content_hash, event, state, created_at, refusals) \
-                SELECT lane, source, event_id, content_hash, event, 'pending', now, 0 \
+                (lane, slot, lifecycle, source, event_id, content_hash, event, state, \
+                created_at, refusals) \
+                SELECT lane, slot, lifecycle, source, event_id, content_hash, event, \
+                    'pending', now, 0 \
                 FROM clock, ",
         );
         self.announcements.walk(&mut out)?;

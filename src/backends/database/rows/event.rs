@@ -6,7 +6,7 @@ use super::{
     super::{DeadLetter, NewEvent, PendingEvent, UnreadableEvent, schema},
     unreadable, value,
 };
-use crate::model::{events::Event, time::from_micros};
+use crate::model::{events::Event, lanes::Lanes, time::from_micros};
 
 pub(in super::super) const PENDING: &str = "pending";
 pub(in super::super) const DELIVERED: &str = "delivered";
@@ -27,12 +27,16 @@ pub(in super::super) struct OutboxRow {
     refusals: i32,
     error: Option<String>,
     position: Option<String>,
+    slot: Option<i32>,
+    lifecycle: bool,
 }
 
 impl OutboxRow {
     pub(in super::super) fn new(new: &NewEvent, created_at: i64) -> Self {
+        let slot = new.event.slot();
         Self {
-            lane: new.event.lane(),
+            // For the program before this one, which knows no slots.
+            lane: Lanes::SIXTEEN.lane_of(slot),
             source: new.event.source.clone(),
             event_id: new.event.id.clone(),
             content_hash: new.fingerprint.as_str().to_owned(),
@@ -43,6 +47,8 @@ impl OutboxRow {
             refusals: 0,
             error: None,
             position: None,
+            slot: Some(slot),
+            lifecycle: new.event.is_lifecycle(),
         }
     }
 }

@@ -27,18 +27,18 @@ pub(super) async fn change(
             (StatusChange { announcements: Vec::new(), ..change.clone() }, rows.collect())
         })
         .collect();
-    let changed = conn.spawn_blocking(move |conn| {
+    let made = conn.spawn_blocking(move |conn| {
         conn.immediate_transaction(|conn| {
-            let mut changed = Vec::new();
+            let mut made = Vec::new();
             for (change, announcements) in changes {
                 if make(conn, &change, &announcements, now)? {
-                    changed.push(change.id);
+                    made.push(change.id);
                 }
             }
-            Ok(changed)
+            Ok(made)
         })
     });
-    Ok(changed.await?)
+    Ok(made.await?)
 }
 
 fn make(

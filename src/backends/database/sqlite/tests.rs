@@ -22,6 +22,14 @@ async fn sqlite_understands_the_version_before() {
     contract::understands_the_version_before(&*database).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_is_safe_beside_the_version_before() {
+    let file = Place::new();
+    let database = file.build().await.unwrap();
+    let execute = async |statements: String| file.tidy(&statements).await;
+    contract::beside_the_version_before(&*database, execute).await;
+}
+
 /// A process with its database in a folder of its own.
 struct Place {
     factory: Factory,

@@ -77,7 +77,7 @@ impl DeadLetters for Db {
     ) -> Result<bool, Error> {
         let mut conn = self.writer().await?;
         let now = Db::now(&mut conn).await?;
-        let redriven: Result<bool, Error> = transaction!(conn, async |conn| {
+        let done: Result<bool, Error> = transaction!(conn, async |conn| {
             let rejected = executions::rejected_at.is_not_null();
             let rejected = rejected.and(executions::redrives.eq(redrives));
             let changed = diesel::update(executions::table.find(id).filter(rejected))
@@ -98,7 +98,7 @@ impl DeadLetters for Db {
             }
             Ok(changed == 1)
         });
-        redriven
+        done
     }
 
     async fn discard_execution(&self, id: &str) -> Result<bool, Error> {

@@ -76,9 +76,9 @@ impl ExecutionStore for Db {
 
     async fn change(&self, changes: &[&StatusChange]) -> Result<Vec<bool>, Error> {
         let mut conn = self.writer().await?;
-        let changed = Db::change_all(&mut conn, changes).await?;
-        let changed: HashSet<String> = changed.into_iter().collect();
-        Ok(changes.iter().map(|change| changed.contains(&change.id)).collect())
+        let made = Db::change_all(&mut conn, changes).await?;
+        let made: HashSet<String> = made.into_iter().collect();
+        Ok(changes.iter().map(|change| made.contains(&change.id)).collect())
     }
 
     async fn confirm(&self, ids: &[String]) -> Result<usize, Error> {

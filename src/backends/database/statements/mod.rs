@@ -2,8 +2,10 @@
 //! its [`Dialect`].
 
 mod accept;
+mod counts;
 mod dead_letters;
 mod executions;
+mod lanes;
 mod outbox;
 mod queue;
 mod roles;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use diesel::{dsl::count_star, prelude::*};
+use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::{
@@ -12,34 +12,24 @@ use super::{
             DeliveredEvent, Lane, Outbox, PendingEvents,
             dialect::Dialect,
             rows::{DEAD, DELIVERED, PENDING, PendingRow, micros, without_nul},
-            schema::{lanes, outbox, relays},
+            schema::{outbox, relays},
         },
-        dialect::{Conn, Db, locked, skip_locked, transaction},
+        dialect::{Conn, Db, transaction},
     },
-    count_up_to,
+    lanes::{self, column_and_values, in_lanes, lane_of_row, readable_in, still_held},
 };
 use crate::{
     error::Error,
-    model::{
-        backlog::Backlog,
-        events::{LANES, Position},
-    },
+    model::{events::Position, lanes::Lanes},
 };
-
-fn numbers(lanes: &[Lane]) -> Vec<i32> {
-    lanes.iter().map(|lane| lane.number).collect()
-}
-
-fn list(numbers: &[i32]) -> String {
-    numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
-}
 
 /// The first waiting events in these lanes that fit the bounds. The database knows lengths without
 /// reading the values, so only returned events are read.
-fn first_that_fit(lanes: &[i32], limit: i64, max_bytes: i64) -> String {
-    let waiting = format!("FROM outbox WHERE state = '{PENDING}' AND lane IN ({})", list(lanes));
+fn first_that_fit(held: &[Lane], limit: i64, max_bytes: i64) -> String {
+    let waiting = format!("FROM outbox WHERE state = '{PENDING}' AND {}", readable_in(held));
+    let lane = lane_of_row(held);
     format!(
-        "SELECT seq, lane, event {waiting} AND seq <= (\
+        "SELECT seq, {lane} AS lane, event {waiting} AND seq <= (\
              SELECT max(seq) FROM (\
                  SELECT seq, bytes, sum(bytes) OVER (ORDER BY seq) AS total FROM (\
                      SELECT seq, octet_length(event) AS bytes {waiting} ORDER BY seq LIMIT {limit}\
@@ -49,20 +39,23 @@ fn first_that_fit(lanes: &[i32], limit: i64, max_bytes: i64) -> String {
     )
 }
 
-fn claimed(rows: Vec<(i32, i64)>) -> Vec<Lane> {
-    rows.into_iter().map(|(number, fence)| Lane { number, fence }).collect()
-}
-
-/// The lanes that `owner` still holds with these fencing numbers, locked until the transaction
-/// ends.
-async fn still_held(conn: &mut Conn, owner: &str, held: &[Lane]) -> Result<Vec<i32>, Error> {
-    let query = lanes::table
-        .filter(lanes::owner.eq(owner).and(lanes::lane.eq_any(numbers(held))))
-        .select((lanes::lane, lanes::fence))
-        .order(lanes::lane.asc());
-    let mut found = claimed(locked!(query).load(conn).await?);
-    found.retain(|lane| held.contains(lane));
-    Ok(numbers(&found))
+/// The newest place of each of these lanes. One statement looks once into the index for each slot.
+fn newest_of_each(held: &[Lane]) -> String {
+    let (column, values) = column_and_values(held);
+    let values: Vec<String> = values.iter().map(|value| format!("({value})")).collect();
+    let number = held.first().map_or(Lanes::SIXTEEN, |lane| lane.of).number();
+    format!(
+        "SELECT seq, position FROM outbox WHERE position IS NOT NULL AND seq IN (\
+             SELECT max(newest) FROM (\
+                 SELECT given.column1 % {number} AS lane, (\
+                     SELECT seq FROM outbox AS one \
+                     WHERE one.state = '{DELIVERED}' AND one.{column} = given.column1 \
+                     ORDER BY seq DESC LIMIT 1\
+                 ) AS newest FROM (VALUES {}) AS given\
+             ) AS found GROUP BY lane\
+         )",
+        values.join(", ")
+    )
 }
 
 /// Changes those of `events` that satisfy `only` and lie in lanes that `owner` still holds; gives
@@ -83,90 +76,49 @@ async fn update_held(
         events.iter().map(|(seq, position)| format!("({seq}, '{position}')")).collect();
     let statement = format!(
         "UPDATE outbox SET {set} FROM (VALUES {}) AS given \
-         WHERE outbox.seq = given.column1 AND lane IN ({}) AND {only}",
+         WHERE outbox.seq = given.column1 AND {} AND {only}",
         rows.join(", "),
-        list(&still)
+        in_lanes(&still)
     );
     Ok(diesel::sql_query(statement).execute(conn).await?)
 }
 
-/// The fair share of lanes for each recently seen process.
-async fn fair_share(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Result<i64, Error> {
-    diesel::insert_into(relays::table)
-        .values((relays::owner.eq(owner), relays::seen_at.eq(now)))
-        .on_conflict(relays::owner)
-        .do_update()
-        .set(relays::seen_at.eq(now))
-        .execute(conn)
-        .await?;
-    if Db::SERVES_ONE_PROCESS {
-        return Ok(i64::from(LANES));
-    }
-    let alive = relays::seen_at.gt(now.saturating_sub(lease));
-    let alive: i64 = relays::table.filter(alive).select(count_star()).first(conn).await?;
-    // A lease of zero length has already ended, even for its owner.
-    let alive = alive.max(1);
-    Ok((i64::from(LANES) + alive - 1) / alive)
+/// A delivered event.
+#[derive(QueryableByName)]
+#[diesel(table_name = outbox)]
+struct PlaceRow {
+    seq: i64,
+    position: Option<String>,
 }
 
-async fn claim(conn: &mut Conn, owner: &str, now: i64, lease: i64) -> Result<Vec<Lane>, Error> {
-    let until = now.saturating_add(lease);
-    let share = fair_share(conn, owner, now, lease).await?;
-    let share = usize::try_from(share).unwrap_or(usize::MAX);
-    let mine = lanes::owner.eq(owner).and(lanes::claimed_until.gt(now));
-    let renewed = diesel::update(lanes::table.filter(mine))
-        .set(lanes::claimed_until.eq(until))
-        .returning((lanes::lane, lanes::fence))
-        .get_results(conn)
-        .await?;
-    let mut held = claimed(renewed);
-    held.sort_unstable_by_key(|lane| lane.number);
-    if held.len() > share {
-        let surplus = numbers(&held.split_off(share));
-        let surplus = lanes::lane.eq_any(surplus).and(lanes::owner.eq(owner));
-        diesel::update(lanes::table.filter(surplus))
-            .set(lanes::claimed_until.eq(0))
-            .execute(conn)
-            .await?;
-    } else if held.len() < share {
-        // In a single-process database, claims of another process were left by one that died.
-        let free_before = if Db::SERVES_ONE_PROCESS { i64::MAX } else { now };
-        let query = lanes::table
-            .filter(lanes::claimed_until.le(free_before).and(lanes::lane.ne_all(numbers(&held))))
-            .select(lanes::lane)
-            .order(lanes::lane.asc())
-            .limit(i64::try_from(share - held.len()).unwrap_or(i64::MAX));
-        let free: Vec<i32> = skip_locked!(query).load(conn).await?;
-        let taken = diesel::update(lanes::table.filter(lanes::lane.eq_any(free)))
-            .set((
-                lanes::owner.eq(owner),
-                lanes::claimed_until.eq(until),
-                lanes::fence.eq(lanes::fence + 1),
-            ))
-            .returning((lanes::lane, lanes::fence))
-            .get_results(conn)
-            .await?;
-        held.extend(claimed(taken));
+impl PlaceRow {
+    fn read(self) -> Option<(i64, Position)> {
+        Some((self.seq, self.position?.parse().ok()?))
     }
-    Ok(held)
 }
 
 #[async_trait]
 impl Outbox for Db {
+    async fn want_lanes(&self, lanes: Lanes) -> Result<Lanes, Error> {
+        let mut conn = self.writer().await?;
+        let before: Result<Lanes, Error> =
+            transaction!(conn, async |conn| lanes::want(conn, lanes).await);
+        before
+    }
+
     async fn claim_lanes(&self, owner: &str, lease: Duration) -> Result<Vec<Lane>, Error> {
         let mut conn = self.writer().await?;
-        let (now, lease) = (Db::now(&mut conn).await?, micros(lease));
+        let now = Db::now(&mut conn).await?;
+        let turn = lanes::Turn { owner, now, lease: micros(lease) };
+        turn.fill_slots(&mut conn).await?;
         let claimed: Result<Vec<Lane>, Error> =
-            transaction!(conn, async |conn| claim(conn, owner, now, lease).await);
+            transaction!(conn, async |conn| turn.claim(conn).await);
         claimed
     }
 
     async fn release_lanes(&self, owner: &str) -> Result<(), Error> {
         let mut conn = self.writer().await?;
-        diesel::update(lanes::table.filter(lanes::owner.eq(owner)))
-            .set(lanes::claimed_until.eq(0))
-            .execute(&mut conn)
-            .await?;
+        lanes::release(&mut conn, owner).await?;
         diesel::delete(relays::table.find(owner)).execute(&mut conn).await?;
         Ok(())
     }
@@ -181,7 +133,7 @@ impl Outbox for Db {
             return Ok(PendingEvents::default());
         }
         let mut conn = self.reader().await?;
-        let statement = first_that_fit(&numbers(held), limit, max_bytes);
+        let statement = first_that_fit(held, limit, max_bytes);
         let rows: Vec<PendingRow> = diesel::sql_query(statement).load(&mut conn).await?;
         let mut pending = PendingEvents::default();
         for row in rows {
@@ -232,19 +184,12 @@ impl Outbox for Db {
     }
 
     async fn newest_places(&self, held: &[Lane]) -> Result<Vec<Position>, Error> {
-        let mut conn = self.reader().await?;
-        let mut places = Vec::new();
-        for lane in held {
-            let newest: Option<Option<String>> = outbox::table
-                .filter(outbox::state.eq(DELIVERED).and(outbox::lane.eq(lane.number)))
-                .select(outbox::position)
-                .order(outbox::seq.desc())
-                .first(&mut conn)
-                .await
-                .optional()?;
-            places.extend(newest.flatten().and_then(|text| text.parse::<Position>().ok()));
+        if held.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(places)
+        let mut conn = self.reader().await?;
+        let rows: Vec<PlaceRow> = diesel::sql_query(newest_of_each(held)).load(&mut conn).await?;
+        Ok(rows.into_iter().filter_map(PlaceRow::read).map(|(_, place)| place).collect())
     }
 
     async fn delivered_places(
@@ -253,17 +198,17 @@ impl Outbox for Db {
         after: i64,
         limit: i64,
     ) -> Result<Vec<(i64, Position)>, Error> {
+        if held.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut conn = self.reader().await?;
-        let of_ours = outbox::lane.eq_any(numbers(held)).and(outbox::position.is_not_null());
-        let rows: Vec<(i64, Option<String>)> = outbox::table
-            .filter(outbox::state.eq(DELIVERED).and(outbox::seq.gt(after)).and(of_ours))
-            .select((outbox::seq, outbox::position))
-            .order(outbox::seq.asc())
-            .limit(limit)
-            .load(&mut conn)
-            .await?;
-        let read = |(seq, place): (i64, Option<String>)| Some((seq, place?.parse().ok()?));
-        Ok(rows.into_iter().filter_map(read).collect())
+        let statement = format!(
+            "SELECT seq, position FROM outbox WHERE state = '{DELIVERED}' AND seq > {after} \
+             AND position IS NOT NULL AND {} ORDER BY seq LIMIT {limit}",
+            in_lanes(held)
+        );
+        let rows: Vec<PlaceRow> = diesel::sql_query(statement).load(&mut conn).await?;
+        Ok(rows.into_iter().filter_map(PlaceRow::read).collect())
     }
 
     async fn send_again(
@@ -314,23 +259,6 @@ impl Outbox for Db {
             Ok(dead)
         });
         noted
-    }
-
-    async fn backlog(&self, most: i64) -> Result<Backlog, Error> {
-        let mut conn = self.reader().await?;
-        let now = Db::now(&mut conn).await?;
-        let oldest: Option<i64> = outbox::table
-            .filter(outbox::state.eq(PENDING))
-            .select(outbox::created_at)
-            .order(outbox::seq.asc())
-            .first(&mut conn)
-            .await
-            .optional()?;
-        Ok(Backlog {
-            rows: count_up_to(&mut conn, "outbox WHERE state = 'pending'", most).await?,
-            oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),
-            dead: count_up_to(&mut conn, "outbox WHERE state = 'dead'", most).await?,
-        })
     }
 
     async fn remove_delivered(&self, older_than: Duration, limit: i64) -> Result<usize, Error> {

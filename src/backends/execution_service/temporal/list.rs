@@ -38,8 +38,7 @@ impl Temporal {
     ) -> Result<Page<ListedEnd>, Error> {
         let query = format!("CloseTime >= '{since}' AND ExecutionStatus != 'ContinuedAsNew'");
         let listed = self.list(query, page).await?;
-        let ends = |run: &WorkflowExecutionInfo| self.listed_end(run).transpose();
-        self.page(listed, ends)
+        our_page(listed, |run| self.listed_end(run).transpose())
     }
 
     /// Executions that are running.
@@ -48,18 +47,18 @@ impl Temporal {
         page: Option<&PageToken>,
     ) -> Result<Page<String>, Error> {
         let listed = self.list("ExecutionStatus = 'Running'".to_owned(), page).await?;
-        self.page(listed, |run| self.id_of(run.execution.as_ref()?).map(Ok))
+        our_page(listed, |run| self.id_of(run.execution.as_ref()?).map(Ok))
     }
 
     async fn list(
         &self,
-        mut query: String,
+        query: String,
         page: Option<&PageToken>,
     ) -> Result<ListWorkflowExecutionsResponse, Error> {
-        let prefix = self.config.workflow_id_prefix.as_str();
-        if !prefix.is_empty() {
-            query += &format!(" AND WorkflowId STARTS_WITH '{prefix}'");
-        }
+        let query = match self.config.workflow_id_prefix.as_str() {
+            "" => query,
+            prefix => format!("{query} AND WorkflowId STARTS_WITH '{prefix}'"),
+        };
         let message = ListWorkflowExecutionsRequest {
             namespace: self.config.namespace.clone(),
             page_size: PAGE,
@@ -70,24 +69,6 @@ impl Temporal {
             self.ask(message, async |mut rpc, request| rpc.list_workflow_executions(request).await)
                 .await,
         )
-    }
-
-    /// Our runs of a list, which may show those of others.
-    fn page<T>(
-        &self,
-        listed: ListWorkflowExecutionsResponse,
-        item: impl Fn(&WorkflowExecutionInfo) -> Option<Result<T, Error>>,
-    ) -> Result<Page<T>, Error> {
-        let is_ours = |run: &&WorkflowExecutionInfo| {
-            let memo = run.memo.as_ref();
-            memo.is_some_and(|memo| memo.fields.contains_key(REQUEST_ID_MEMO))
-        };
-        let items = listed.executions.iter().filter(is_ours).filter_map(item);
-        let token = listed.next_page_token;
-        Ok(Page {
-            items: items.collect::<Result<Vec<T>, Error>>()?,
-            next: (!token.is_empty()).then_some(PageToken(token)),
-        })
     }
 
     fn id_of(&self, run: &WorkflowExecution) -> Option<String> {
@@ -150,6 +131,22 @@ impl Temporal {
         let ran_for = ran_for.map(|at| end.ended_at.duration_since(at));
         Ok(Some(Description { id: end.id.clone(), outcome, ran_for }))
     }
+}
+
+/// Our runs of a list, which may show those of others.
+fn our_page<T>(
+    listed: ListWorkflowExecutionsResponse,
+    item: impl Fn(&WorkflowExecutionInfo) -> Option<Result<T, Error>>,
+) -> Result<Page<T>, Error> {
+    let is_ours = |run: &&WorkflowExecutionInfo| {
+        let memo = run.memo.as_ref();
+        memo.is_some_and(|memo| memo.fields.contains_key(REQUEST_ID_MEMO))
+    };
+    let items = listed.executions.iter().filter(is_ours).filter_map(item);
+    Ok(Page {
+        items: items.collect::<Result<Vec<T>, Error>>()?,
+        next: Some(PageToken(listed.next_page_token)).filter(|token| !token.0.is_empty()),
+    })
 }
 
 /// False for the last of a chain of runs: its start says nothing about that of the execution.

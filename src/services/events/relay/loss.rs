@@ -32,7 +32,7 @@ impl Shared {
         if lost {
             self.send_lost_again(claims).await?;
             // The remaining events may be lost as well, before anything new is delivered.
-            claims.places = self.newest_places(&claims.lanes).await?;
+            claims.places = self.database.newest_places(&claims.lanes).await?;
         }
         claims.looked = Some(Instant::now());
         if let Some(newer) = newer {
@@ -74,7 +74,7 @@ impl Shared {
                 "the broker has lost events that it had acknowledged, they are handed over again"
             );
         }
-        self.depth.accepted(sent_again);
+        self.wait_again(sent_again);
         done
     }
 

@@ -25,7 +25,16 @@ const VARYING: [&str; 11] = [
     "timestamp",
 ];
 /// Keys that are irrelevant to an outage.
-const ASIDE: [&str; 7] = ["event", "input", "name", "pool", "recoveries", "retry_budget", "reuse"];
+const ASIDE: [&str; 8] = [
+    "counted_seconds_ago",
+    "event",
+    "input",
+    "name",
+    "pool",
+    "recoveries",
+    "retry_budget",
+    "reuse",
+];
 
 pub(super) async fn section(scene: &Scene, alert: &Value) -> String {
     let (service, name) = (&scene.service, scene.alert);

@@ -144,6 +144,103 @@ async fn too_many_waiting_events_are_refused_and_let_in_again() {
     .await;
 }
 
+/// Sends until nothing is accepted for longer than the interval between counts; returns how many
+/// were.
+async fn accepted(mut send: impl AsyncFnMut() -> u16) -> usize {
+    let (mut accepted, mut last) = (0, std::time::Instant::now());
+    while last.elapsed() < std::time::Duration::from_secs(4) {
+        match send().await {
+            202 => (accepted, last) = (accepted + 1, std::time::Instant::now()),
+            503 => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            other => panic!("{other} is neither 202 nor 503"),
+        }
+    }
+    accepted
+}
+
+#[tokio::test]
+async fn events_of_clients_and_those_about_executions_have_limits_of_their_own() {
+    let mut redis = Redis::start().await;
+    let start = async |redis: &Redis| {
+        let setup = Setup::new().variable("REDIS_URL", &redis.url());
+        let service = setup.set("outbox.max_rows", "200").start().await;
+        service.healthy().await;
+        service
+    };
+    let execution = json!({"workflow": "echo", "input": 1});
+    let service = start(&redis).await;
+    redis.down();
+    let mut n = 0;
+    let event = async || {
+        n += 1;
+        send_cloud_event(&service, &cloud_event("a", n)).await.0
+    };
+    assert_eq!(accepted(event).await, 200, "exactly as many as may wait");
+    let (status, problem) = service.send("/v1/executions", &execution).await;
+    assert_eq!(status, 202, "a queue full of events refuses no execution: {problem}");
+    drop(service);
+
+    redis.up().await;
+    let service = start(&redis).await;
+    redis.down();
+    let execute = async || service.send("/v1/executions", &execution).await.0.as_u16();
+    // Each has three events, of which the last two come later.
+    let started = accepted(execute).await;
+    assert!((67..=200).contains(&started), "{started}");
+    let refused = service.post("/v1/executions").json(&execution).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(send_cloud_event(&service, &cloud_event("b", 0)).await.0, 202);
+    redis.up().await;
+    eventually("executions are accepted again", async || {
+        (service.send("/v1/executions", &execution).await.0 == 202).then_some(())
+    })
+    .await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn replicas_show_the_same_depth_which_one_counts_for_all() {
+    let mut redis = Redis::start().await;
+    let database = crate::support::Database::create().await;
+    let replica =
+        || Setup::new().variable("REDIS_URL", &redis.url()).variable("DATABASE_URL", &database.url);
+    let (one, two) = tokio::join!(replica().start(), replica().start());
+    one.healthy().await;
+    two.healthy().await;
+    let waiting = async |service: &crate::support::Service| {
+        service.json("/health").await["outbox"]["event_broker"].clone()
+    };
+    redis.down();
+    for n in 0..30 {
+        assert_eq!(send_cloud_event(&one, &cloud_event("a", n)).await.0, 202);
+    }
+    for service in [&one, &two] {
+        eventually("it shows all that waits", async || {
+            (waiting(service).await["rows"] == 30).then_some(())
+        })
+        .await;
+        let shown = waiting(service).await;
+        assert!(shown["counted_seconds_ago"].as_f64().unwrap() < 5.0, "{shown}");
+        let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+        let age = metrics.lines().find_map(|line| {
+            line.strip_prefix("agentarea_outbox_count_age_seconds ")?.parse::<f64>().ok()
+        });
+        assert!(age.is_some_and(|age| age < 5.0), "{age:?}");
+    }
+    let counters = "SELECT count(*) FROM roles WHERE name = 'counter'";
+    assert_eq!(database.value(counters).await, 1);
+    // Another takes over from the one that counts, whichever it is.
+    drop(one);
+    for n in 30..40 {
+        assert_eq!(send_cloud_event(&two, &cloud_event("a", n)).await.0, 202);
+    }
+    eventually("the other counts", async || (waiting(&two).await["rows"] == 40).then_some(()))
+        .await;
+    drop(two);
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn events_that_redis_refuses_become_dead_letters_and_block_nothing() {
     let redis = Redis::start_with(&["--proto-max-bulk-len", "1mb"]).await;

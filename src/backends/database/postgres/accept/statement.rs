@@ -4,7 +4,7 @@ use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Integer, Nullable, Text},
+    sql_types::{BigInt, Bool, Integer, Nullable, Text},
 };
 
 use super::{
@@ -17,7 +17,10 @@ use super::{
     },
     number,
 };
-use crate::{error::Error, model::executions::Execution};
+use crate::{
+    error::Error,
+    model::{executions::Execution, lanes::Lanes},
+};
 
 /// An admission that is not stored: its index, the outcome, the stored answer, the refused event.
 pub(super) type Exception = (i32, String, Option<String>, Option<i32>);
@@ -35,7 +38,7 @@ pub(super) mod outcomes {
 
 rows! {
     #[doc = "The keys of the requests."]
-    Keys of Key {
+    Keys of NewKey {
         admission: i32 as Integer,
         scope: &'a str as Text,
         idempotency_key: &'a str as Text,
@@ -70,6 +73,8 @@ rows! {
         admission: i32 as Integer,
         place: i32 as Integer,
         lane: i32 as Integer,
+        slot: i32 as Integer,
+        lifecycle: bool as Bool,
         source: &'a str as Text,
         event_id: &'a str as Text,
         content_hash: &'a str as Text,
@@ -92,7 +97,7 @@ impl<'a> AcceptAll<'a> {
         for (admission, Admission { work, key }) in admissions {
             let admission = number(*admission);
             if let Some(key) = key {
-                all.keys.push(Key::new(admission, key));
+                all.keys.push(NewKey::new(admission, key));
             }
             match work {
                 Work::Events(events) => {
@@ -112,7 +117,7 @@ impl<'a> AcceptAll<'a> {
     }
 }
 
-impl<'a> Key<'a> {
+impl<'a> NewKey<'a> {
     fn new(admission: i32, new: &'a KeyUse) -> Self {
         Self {
             admission,
@@ -147,10 +152,14 @@ impl<'a> NewExecution<'a> {
 
 impl<'a> OutboxEvent<'a> {
     fn new(admission: i32, place: usize, new: &'a NewEvent) -> Self {
+        let slot = new.event.slot();
         Self {
             admission,
             place: number(place),
-            lane: new.event.lane(),
+            // For the program before this one, which knows no slots.
+            lane: Lanes::SIXTEEN.lane_of(slot),
+            slot,
+            lifecycle: new.event.is_lifecycle(),
             source: &new.event.source,
             event_id: &new.event.id,
             content_hash: new.fingerprint.as_str(),
@@ -252,8 +261,10 @@ const STORED_WORK: &str = "\
         WHERE admission NOT IN (SELECT admission FROM barred) \
         AND admission NOT IN (SELECT admission FROM holder)), \
     stored_event AS (INSERT INTO outbox \
-        (lane, source, event_id, content_hash, event, state, created_at, refusals) \
-        SELECT lane, source, event_id, content_hash, event, 'pending', now, 0 FROM new_event \
+        (lane, slot, lifecycle, source, event_id, content_hash, event, state, created_at, \
+        refusals) \
+        SELECT lane, slot, lifecycle, source, event_id, content_hash, event, 'pending', now, 0 \
+        FROM new_event \
         WHERE admission NOT IN (SELECT admission FROM barred) \
         AND (admission, place) NOT IN (SELECT admission, place FROM known) \
         ORDER BY admission, place) \

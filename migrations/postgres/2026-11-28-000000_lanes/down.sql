@@ -1,0 +1,11 @@
+DROP TABLE outbox_counts;
+DROP INDEX outbox_lifecycle;
+ALTER TABLE outbox DROP COLUMN lifecycle;
+DROP TABLE outbox_settings;
+ALTER TABLE relays DROP COLUMN knows_slots;
+DELETE FROM lanes WHERE lane >= 16;
+UPDATE lanes SET claimed_until = 0, fence = fence + 1;
+ALTER TABLE lanes DROP COLUMN of_lanes;
+DROP INDEX outbox_without_slot;
+DROP INDEX outbox_slot;
+ALTER TABLE outbox DROP COLUMN slot;
