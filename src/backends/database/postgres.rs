@@ -6,6 +6,7 @@ mod columns;
 mod config;
 mod connect;
 mod dialect;
+mod new_events;
 mod wakeups;
 
 use std::{sync::Arc, time::Duration};

@@ -4,18 +4,19 @@ use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Bool, Integer, Nullable, Text},
+    sql_types::{BigInt, Integer, Nullable, Text},
 };
 use diesel_async::RunQueryDsl;
 
 use super::{
-    super::{NewEvent, StatusChange, rows::without_nul},
+    super::{StatusChange, rows::without_nul},
     columns::rows,
-    dialect::Conn,
+    dialect::{Conn, NOW},
+    new_events::{INSERT, NewEvents},
 };
 use crate::{
     error::Error,
-    model::{json::Json, lanes::Lanes, time::Timestamp},
+    model::{json::Json, time::Timestamp},
 };
 
 /// Makes those of the changes that lead forward, with their announcements. Returns the ids of the
@@ -30,6 +31,7 @@ pub(super) async fn change(
 rows! {
     #[doc = "The changes."]
     Outcomes of NewOutcome {
+        item: i32 as Integer,
         id: &'a str as Text,
         status: &'a str as Text,
         result: Option<&'a str> as Nullable<Text>,
@@ -39,48 +41,30 @@ rows! {
     }
 }
 
-rows! {
-    #[doc = "The events that announce the changes."]
-    Announcements of Announcement {
-        execution: &'a str as Text,
-        place: i32 as Integer,
-        lane: i32 as Integer,
-        slot: i32 as Integer,
-        lifecycle: bool as Bool,
-        source: &'a str as Text,
-        event_id: &'a str as Text,
-        content_hash: &'a str as Text,
-        event: &'a str as Text,
-    }
-}
-
 #[derive(Default)]
 struct ChangeAll<'a> {
     ids: Vec<&'a str>,
     outcomes: Outcomes<'a>,
-    announcements: Announcements<'a>,
+    announcements: NewEvents<'a>,
 }
 
 impl<'a> ChangeAll<'a> {
     fn new(changes: &[&'a StatusChange]) -> Self {
         let mut all = Self::default();
-        let mut place = 0;
-        for change in changes {
+        for (item, change) in (0..).zip(changes) {
             all.ids.push(&change.id);
-            all.outcomes.push(NewOutcome::new(change));
-            for announcement in &change.announcements {
-                all.announcements.push(Announcement::new(&change.id, place, announcement));
-                place += 1;
-            }
+            all.outcomes.push(NewOutcome::new(item, change));
+            all.announcements.add(item, &change.announcements);
         }
         all
     }
 }
 
 impl<'a> NewOutcome<'a> {
-    fn new(change: &'a StatusChange) -> Self {
+    fn new(item: i32, change: &'a StatusChange) -> Self {
         let outcome = &change.outcome;
         Self {
+            item,
             id: &change.id,
             status: outcome.status.as_str(),
             result: outcome.result.as_ref().map(Json::text),
@@ -91,30 +75,13 @@ impl<'a> NewOutcome<'a> {
     }
 }
 
-impl<'a> Announcement<'a> {
-    fn new(execution: &'a str, place: i32, new: &'a NewEvent) -> Self {
-        let slot = new.event.slot();
-        Self {
-            execution,
-            place,
-            // For the program before this one, which knows no slots.
-            lane: Lanes::SIXTEEN.lane_of(slot),
-            slot,
-            lifecycle: new.event.is_lifecycle(),
-            source: &new.event.source,
-            event_id: &new.event.id,
-            content_hash: new.fingerprint.as_str(),
-            event: new.event.document(),
-        }
-    }
-}
-
 impl QueryFragment<Pg> for ChangeAll<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         // Locked in one order, so that two processes do not wait for each other.
+        out.push_sql("WITH clock AS MATERIALIZED (SELECT ");
+        out.push_sql(NOW);
         out.push_sql(
-            "WITH clock AS MATERIALIZED (SELECT \
-             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now), \
+            " AS now), \
              held AS MATERIALIZED (SELECT id FROM executions WHERE id = ANY(",
         );
         out.push_bind_param::<diesel::sql_types::Array<Text>, _>(&self.ids)?;
@@ -132,17 +99,14 @@ impl QueryFragment<Pg> for ChangeAll<'_> {
             " WHERE executions.id = held.id AND new.id = held.id \
              AND (executions.status = 'accepted' \
                 OR (executions.status = 'running' AND new.status <> 'running')) \
-             RETURNING executions.id), \
-             announced AS (INSERT INTO outbox \
-                (lane, slot, lifecycle, source, event_id, content_hash, event, state, \
-                created_at, refusals) \
-                SELECT lane, slot, lifecycle, source, event_id, content_hash, event, \
-                    'pending', now, 0 \
-                FROM clock, ",
+             RETURNING executions.id, new.item), \
+             announced AS (",
         );
+        out.push_sql(INSERT);
+        out.push_sql("clock, ");
         self.announcements.walk(&mut out)?;
         out.push_sql(
-            " WHERE execution IN (SELECT id FROM changed) ORDER BY place \
+            " WHERE item IN (SELECT item FROM changed) ORDER BY item, place \
              ON CONFLICT DO NOTHING) \
              SELECT id FROM changed",
         );

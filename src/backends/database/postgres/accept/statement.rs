@@ -1,26 +1,27 @@
 //! The statement that accepts many requests.
 
+use std::slice;
+
 use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Bool, Integer, Nullable, Text},
+    sql_types::{BigInt, Integer, Nullable, Text},
 };
 
 use super::{
     super::{
         super::{
-            Admission, Claim, KeyUse, NewEvent, NewRecord, Work,
+            Admission, Claim, KeyUse, NewRecord, Work,
             rows::{json, micros, millis},
         },
         columns::rows,
+        dialect::NOW,
+        new_events::{INSERT, NewEvents},
     },
     number,
 };
-use crate::{
-    error::Error,
-    model::{executions::Execution, lanes::Lanes},
-};
+use crate::{error::Error, model::executions::Execution};
 
 /// An admission that is not stored: its index, the outcome, the stored answer, the refused event.
 pub(super) type Exception = (i32, String, Option<String>, Option<i32>);
@@ -67,28 +68,12 @@ rows! {
     }
 }
 
-rows! {
-    #[doc = "The events of the requests."]
-    Events of OutboxEvent {
-        admission: i32 as Integer,
-        place: i32 as Integer,
-        lane: i32 as Integer,
-        slot: i32 as Integer,
-        lifecycle: bool as Bool,
-        source: &'a str as Text,
-        event_id: &'a str as Text,
-        content_hash: &'a str as Text,
-        earlier_hash: Option<&'a str> as Nullable<Text>,
-        event: &'a str as Text,
-    }
-}
-
 /// Accepts admissions. Its rows are the [`Exception`]s.
 #[derive(Default)]
 pub(super) struct AcceptAll<'a> {
     keys: Keys<'a>,
     executions: Executions<'a>,
-    events: Events<'a>,
+    events: NewEvents<'a>,
 }
 
 impl<'a> AcceptAll<'a> {
@@ -100,16 +85,12 @@ impl<'a> AcceptAll<'a> {
                 all.keys.push(NewKey::new(admission, key));
             }
             match work {
-                Work::Events(events) => {
-                    for (place, new) in events.iter().enumerate() {
-                        all.events.push(OutboxEvent::new(admission, place, new));
-                    }
-                }
+                Work::Events(events) => all.events.add(admission, events),
                 Work::Execution(new) => {
                     let NewRecord { execution, announcement, claim } = &**new;
                     let execution = NewExecution::new(admission, execution, claim.as_ref())?;
                     all.executions.push(execution);
-                    all.events.push(OutboxEvent::new(admission, 0, announcement));
+                    all.events.add(admission, slice::from_ref(announcement));
                 }
             }
         }
@@ -150,39 +131,18 @@ impl<'a> NewExecution<'a> {
     }
 }
 
-impl<'a> OutboxEvent<'a> {
-    fn new(admission: i32, place: usize, new: &'a NewEvent) -> Self {
-        let slot = new.event.slot();
-        Self {
-            admission,
-            place: number(place),
-            // For the program before this one, which knows no slots.
-            lane: Lanes::SIXTEEN.lane_of(slot),
-            slot,
-            lifecycle: new.event.is_lifecycle(),
-            source: &new.event.source,
-            event_id: &new.event.id,
-            content_hash: new.fingerprint.as_str(),
-            earlier_hash: new.fingerprint.earlier(),
-            event: new.event.document(),
-        }
-    }
-}
-
 impl QueryFragment<Pg> for AcceptAll<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(
-            "WITH clock AS MATERIALIZED (SELECT \
-             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now), \
-             new_key AS MATERIALIZED (SELECT new.*, now FROM clock, ",
-        );
+        out.push_sql("WITH clock AS MATERIALIZED (SELECT ");
+        out.push_sql(NOW);
+        out.push_sql(" AS now), new_key AS MATERIALIZED (SELECT new.*, now FROM clock, ");
         self.keys.walk(&mut out)?;
         out.push_sql("), new_execution AS MATERIALIZED (SELECT new.*, now FROM clock, ");
         self.executions.walk(&mut out)?;
         out.push_sql("), new_event AS MATERIALIZED (SELECT new.*, now FROM clock, ");
         self.events.walk(&mut out)?;
         out.push_sql("), ");
-        for part in [KNOWN, REFUSED, STORED_KEYS, STORED_WORK] {
+        for part in [KNOWN, REFUSED, STORED_KEYS, STORED_EXECUTIONS, INSERT, STORED_EVENTS] {
             out.push_sql(part);
         }
         Ok(())
@@ -214,7 +174,7 @@ const KNOWN: &str = "\
     holder AS (SELECT admission, holder.request_id = new.request_id AS same \
         FROM new_execution AS new, \
         LATERAL (SELECT request_id FROM executions WHERE id = new.id OFFSET 0) AS holder), \
-    known AS (SELECT admission, place, known.content_hash = new.content_hash \
+    known AS (SELECT item AS admission, place, known.content_hash = new.content_hash \
             OR known.content_hash IS NOT DISTINCT FROM earlier_hash AS same \
         FROM new_event AS new, \
         LATERAL (SELECT content_hash FROM outbox \
@@ -247,8 +207,7 @@ const STORED_KEYS: &str = "\
     barred AS (SELECT admission FROM refused UNION ALL SELECT admission FROM raced), ";
 
 /// Work that another process stores at the same time fails the statement, which then is repeated.
-/// The sequence numbers the events in the order of acceptance.
-const STORED_WORK: &str = "\
+const STORED_EXECUTIONS: &str = "\
     stored_execution AS (INSERT INTO executions \
         (id, workflow, input, status, created_at, backend, request_id, timeout_ms, definition, \
         traceparent, owner, claimed_until, fence, tried_at, refusals) \
@@ -260,14 +219,14 @@ const STORED_WORK: &str = "\
         FROM new_execution \
         WHERE admission NOT IN (SELECT admission FROM barred) \
         AND admission NOT IN (SELECT admission FROM holder)), \
-    stored_event AS (INSERT INTO outbox \
-        (lane, slot, lifecycle, source, event_id, content_hash, event, state, created_at, \
-        refusals) \
-        SELECT lane, slot, lifecycle, source, event_id, content_hash, event, 'pending', now, 0 \
-        FROM new_event \
-        WHERE admission NOT IN (SELECT admission FROM barred) \
-        AND (admission, place) NOT IN (SELECT admission, place FROM known) \
-        ORDER BY admission, place) \
+    stored_event AS (";
+
+/// The sequence numbers the events in the order of acceptance.
+const STORED_EVENTS: &str = "\
+    new_event \
+        WHERE item NOT IN (SELECT admission FROM barred) \
+        AND (item, place) NOT IN (SELECT admission, place FROM known) \
+        ORDER BY item, place) \
     SELECT admission, outcome, answer, place FROM (\
         SELECT * FROM refused UNION ALL SELECT admission, 3, 'raced', NULL, NULL FROM raced\
     ) AS exceptions ORDER BY admission, rank";
