@@ -12,7 +12,7 @@ use crate::{
     connection::guarded,
     error::Error,
     model::{
-        backlog::{Backlog, Count},
+        backlog::Count,
         events::Position,
         executions::{
             Ending, Execution, ListFilter, ListedEnd, OpenExecution, Outcome, StartRequest,
@@ -59,7 +59,6 @@ guarded! {
             backend: &str, limit: i64
         ) -> Vec<(String, Result<Ending, Error>)>;
         idempotent forget_wish(id: &str) -> ();
-        idempotent waiting_executions(most: i64) -> Backlog;
     }
 
     RunStore {

@@ -7,10 +7,7 @@ use async_trait::async_trait;
 use super::NewEvent;
 use crate::{
     error::Error,
-    model::{
-        backlog::Backlog,
-        executions::{Ending, Execution, OpenExecution, Outcome},
-    },
+    model::executions::{Ending, Execution, OpenExecution, Outcome},
 };
 
 /// An accepted execution that this process has claimed.
@@ -144,10 +141,4 @@ pub trait ExecutionQueue {
     /// # Errors
     /// When the database cannot be asked.
     async fn forget_wish(&self, id: &str) -> Result<(), Error>;
-
-    /// The executions not yet started; counting stops at one more than `most`.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    async fn waiting_executions(&self, most: i64) -> Result<Backlog, Error>;
 }

@@ -156,7 +156,7 @@ impl Follower {
         let running = self.records.database.unconfirmed(backend, BATCH).await?;
         let Some(oldest) = running.first() else {
             // What starts from now on cannot have ended before.
-            *progress = Progress { pace: self.begin().pace, ..self.begin() };
+            *progress = self.begin();
             return Ok(false);
         };
         let more = self.take_over_page(progress, oldest).await?;

@@ -102,7 +102,7 @@ async fn a_refused_execution_is_a_dead_letter_until_it_is_redriven(database: &dy
     assert!(!reject(fence + 1).await, "who lost the claim has no say");
     assert!(reject(fence).await);
     assert!(!reject(fence).await, "it is rejected once");
-    let dead = database.waiting_executions(10).await.expect("it is counted").dead;
+    let dead = super::count(database, 10).await.executions.dead;
     assert_eq!(dead, 1);
     let removed = database.remove_ended(Duration::ZERO, 1000).await;
     removed.expect("old executions are removed");

@@ -9,14 +9,14 @@ use diesel_async::RunQueryDsl;
 use super::{
     super::{
         super::{
-            Counts, ExecutionQueue,
+            Counts,
             dialect::Dialect,
-            rows::{PENDING, micros},
-            schema::{outbox, outbox_counts},
+            rows::{PENDING, from_micros_span, micros},
+            schema::{executions, outbox, outbox_counts},
         },
         dialect::{Conn, Db},
     },
-    count_up_to,
+    ACCEPTED, count_up_to,
 };
 use crate::{
     error::Error,
@@ -39,10 +39,6 @@ struct CountRow {
     dead_executions: i64,
 }
 
-fn span(micros: i64) -> Duration {
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-}
-
 impl CountRow {
     fn new(count: &Count, begun_at: i64, ended_at: i64) -> Self {
         let since = |oldest: Duration| begun_at.saturating_sub(micros(oldest));
@@ -61,7 +57,7 @@ impl CountRow {
     }
 
     fn read(&self, now: i64) -> Count {
-        let age = |at: i64| span(self.begun_at - at);
+        let age = |at: i64| from_micros_span(self.begun_at - at);
         Count {
             events: Backlog {
                 rows: self.events,
@@ -74,8 +70,8 @@ impl CountRow {
                 oldest: self.oldest_execution_at.map(age),
                 dead: self.dead_executions,
             },
-            begun_ago: span(now - self.begun_at),
-            ended_ago: span(now - self.ended_at),
+            begun_ago: from_micros_span(now - self.begun_at),
+            ended_ago: from_micros_span(now - self.ended_at),
         }
     }
 }
@@ -99,6 +95,21 @@ async fn waiting_events(conn: &mut Conn, most: i64) -> Result<Waiting, Error> {
          (SELECT count(*) FROM ({pending} LIMIT {all}) AS found) AS waiting"
     );
     Ok(diesel::sql_query(statement).get_result(conn).await?)
+}
+
+async fn waiting_executions(conn: &mut Conn, now: i64, most: i64) -> Result<Backlog, Error> {
+    let oldest: Option<i64> = executions::table
+        .filter(executions::status.eq(ACCEPTED))
+        .select(executions::created_at)
+        .order(executions::created_at.asc())
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(Backlog {
+        rows: count_up_to(conn, "executions WHERE status = 'accepted'", most).await?,
+        oldest: oldest.map(|at| from_micros_span(now - at)),
+        dead: count_up_to(conn, "executions WHERE rejected_at IS NOT NULL", most).await?,
+    })
 }
 
 async fn store(conn: &mut Conn, row: &CountRow) -> Result<(), Error> {
@@ -128,9 +139,9 @@ impl Counts for Db {
             .optional()?;
         let Waiting { lifecycle, waiting } = waiting_events(&mut conn, most).await?;
         let dead = count_up_to(&mut conn, "outbox WHERE state = 'dead'", most).await?;
+        let executions = waiting_executions(&mut conn, begun_at, most).await?;
         drop(conn);
-        let executions = self.waiting_executions(most).await?;
-        let oldest = oldest.map(|at| span(begun_at - at));
+        let oldest = oldest.map(|at| from_micros_span(begun_at - at));
         let count = Count {
             events: Backlog { rows: waiting, oldest, dead },
             lifecycle_events: lifecycle,

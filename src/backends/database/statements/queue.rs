@@ -18,15 +18,11 @@ use super::{
     },
     ACCEPTED, RUNNING,
     accept::announce,
-    count_up_to,
     executions::change_status,
 };
 use crate::{
     error::Error,
-    model::{
-        backlog::Backlog,
-        executions::{Ending, Outcome},
-    },
+    model::executions::{Ending, Outcome},
 };
 
 /// Claims the first waiting executions that fit the bounds.
@@ -204,22 +200,5 @@ impl ExecutionQueue for Db {
             .execute(&mut conn)
             .await?;
         Ok(())
-    }
-
-    async fn waiting_executions(&self, most: i64) -> Result<Backlog, Error> {
-        let mut conn = self.reader().await?;
-        let now = Db::now(&mut conn).await?;
-        let oldest: Option<i64> = executions::table
-            .filter(executions::status.eq(ACCEPTED))
-            .select(executions::created_at)
-            .order(executions::created_at.asc())
-            .first(&mut conn)
-            .await
-            .optional()?;
-        Ok(Backlog {
-            rows: count_up_to(&mut conn, "executions WHERE status = 'accepted'", most).await?,
-            oldest: oldest.map(|at| Duration::from_micros(u64::try_from(now - at).unwrap_or(0))),
-            dead: count_up_to(&mut conn, "executions WHERE rejected_at IS NOT NULL", most).await?,
-        })
     }
 }

@@ -87,9 +87,9 @@ impl Held {
         Self { claimed, until: Instant::now() + lease / 2 }
     }
 
-    /// Gives the claim back. `untried`: the backend has certainly not received a start.
+    /// Gives the claim back. `untried`: the backend has certainly not received a start by it.
     pub(super) fn release(self, untried: bool) -> Release {
-        let ClaimedExecution { execution, fence, .. } = self.claimed;
-        Release { id: execution.id, fence, untried }
+        let ClaimedExecution { execution, fence, first_tried } = self.claimed;
+        Release { id: execution.id, fence, untried: untried && first_tried.is_none() }
     }
 }

@@ -98,7 +98,7 @@ impl HandOvers {
         while let Some(tried) = self.starting.join_next().await {
             self.answered(tried.ok());
         }
-        self.release_held();
+        self.release_held(Vec::new());
         while self.storing.join_next().await.is_some() {}
     }
 
@@ -178,10 +178,9 @@ impl HandOvers {
                 self.throttled();
             }
             Answer::Failed { untried } => {
-                let untried = untried && held.claimed.first_tried.is_none();
-                self.release(vec![held.release(untried)]);
                 // Other processes may reach the backend.
-                self.release_held();
+                let held = held.release(untried);
+                self.release_held(vec![held]);
                 self.failed();
             }
             answer => {
@@ -225,17 +224,9 @@ impl HandOvers {
         self.hand_over.queue.set_failing(failures > 0);
     }
 
-    fn release_held(&mut self) {
-        let held = self.ready.drain(..);
-        let released = held.map(|held| {
-            let untried = held.claimed.first_tried.is_none();
-            held.release(untried)
-        });
-        let released = released.collect();
-        self.release(released);
-    }
-
-    fn release(&mut self, released: Vec<Release>) {
+    /// Gives all claims back that are held, beside others.
+    fn release_held(&mut self, mut released: Vec<Release>) {
+        released.extend(self.ready.drain(..).map(|held| held.release(true)));
         if !released.is_empty() {
             let hand_over = Arc::clone(&self.hand_over);
             self.storing.spawn(async move { hand_over.release(released).await });
