@@ -20,7 +20,7 @@ use super::{
 use crate::{
     connection::ConnectionReport,
     health,
-    model::{backlog::Backlog, time},
+    model::{backlog, time},
 };
 
 #[derive(Tags)]
@@ -145,15 +145,28 @@ struct Waiting {
     /// How long ago all of this was counted.
     #[oai(skip_serializing_if_is_none)]
     counted_seconds_ago: Option<f64>,
+    /// What this process accepted, a second, over the last minute, repetitions included.
+    accepted_per_second: f64,
+    /// What this process delivered or started, a second, over the last minute.
+    delivered_per_second: f64,
+    /// The time since which some has waited for longer than `outbox.degraded_after`, for which the
+    /// status is `degraded`. Absent while none has.
+    #[oai(skip_serializing_if_is_none)]
+    late_since: Option<DateTime>,
 }
 
 impl Waiting {
-    fn new(backlog: Backlog, age: Option<Duration>) -> Self {
+    fn new(waiting: &backlog::Waiting) -> Self {
+        let seconds = |time: Duration| time.as_secs_f64();
+        let backlog = &waiting.backlog;
         Self {
             rows: backlog.rows,
-            oldest_seconds: backlog.oldest.map(|oldest| oldest.as_secs_f64()),
+            oldest_seconds: backlog.oldest.map(seconds),
             dead_letters: backlog.dead,
-            counted_seconds_ago: age.map(|age| age.as_secs_f64()),
+            counted_seconds_ago: waiting.counted_ago.map(seconds),
+            accepted_per_second: waiting.accepted_per_second,
+            delivered_per_second: waiting.delivered_per_second,
+            late_since: waiting.late_since.map(DateTime),
         }
     }
 }
@@ -386,8 +399,8 @@ fn report(
             }),
         },
         outbox: details.then(|| Outbox {
-            event_broker: Waiting::new(state.relay.backlog(), state.relay.count_age()),
-            execution_service: Waiting::new(state.executions.backlog(), state.relay.count_age()),
+            event_broker: Waiting::new(&state.relay.waiting()),
+            execution_service: Waiting::new(&state.executions.waiting()),
         }),
         timestamp: DateTime(time::now()),
     }

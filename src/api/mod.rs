@@ -88,7 +88,9 @@ pub struct State {
 impl State {
     /// The status of the service, derived from these reports.
     fn status(&self, reports: &[ConnectionReport]) -> crate::health::Status {
-        let late = self.relay.is_late() || self.executions.are_late();
+        let late = [self.relay.waiting(), self.executions.waiting()]
+            .iter()
+            .any(|waiting| waiting.late_since.is_some());
         let hopeless = self.tasks.hopeless().is_some();
         crate::health::status(reports, hopeless, self.draining.is_on(), late)
     }

@@ -10,7 +10,7 @@ use crate::{
     config::Details,
     connection::{ConnectionReport, Transition},
     model::{
-        backlog::Backlog,
+        backlog::{Backlog, Waiting},
         time::{self, Timestamp},
     },
 };
@@ -103,18 +103,17 @@ fn brief(reports: &[ConnectionReport]) -> String {
 /// The part for callers who may see details.
 fn detailed(state: &State, reports: &[ConnectionReport]) -> String {
     let connections = section("Connections", &cards(reports.iter().map(card)));
-    let waiting = [
-        ("events, for the event broker", state.relay.backlog()),
-        ("executions, for the execution service", state.executions.backlog()),
-    ];
-    let rows: String = waiting.map(|(what, backlog)| waiting_row(what, backlog)).concat();
-    let counted = state
-        .relay
-        .count_age()
+    let (events, executions) = (state.relay.waiting(), state.executions.waiting());
+    let rows = waiting_row("events, for the event broker", &events)
+        + &waiting_row("executions, for the execution service", &executions);
+    let counted = events
+        .counted_ago
         .map_or("not yet".to_owned(), |age| format!("{:.0} s ago", age.as_secs_f64()));
     let outbox = format!(
-        "<table><caption>What was accepted and is not handed over yet, counted {counted}.</caption><thead><tr>\
+        "<table><caption>What was accepted and is not handed over yet, counted {counted}; what this \
+         process accepts and hands over, over the last minute.</caption><thead><tr>\
          <th scope=col>Accepted</th><th scope=col>Waiting</th><th scope=col>Oldest</th>\
+         <th scope=col>In</th><th scope=col>Out</th><th scope=col>Late since</th>\
          <th scope=col>Dead letters</th></tr></thead><tbody>{rows}</tbody></table>"
     );
     let timeline = timeline(state);
@@ -174,11 +173,16 @@ fn card(report: &ConnectionReport) -> String {
     )
 }
 
-fn waiting_row(what: &str, backlog: Backlog) -> String {
-    let oldest =
-        backlog.oldest.map_or("–".to_owned(), |age| format!("{:.0} s", age.as_secs_f64()));
-    let (rows, dead) = (backlog.rows, backlog.dead);
-    format!("<tr><th scope=row>{what}</th><td>{rows}</td><td>{oldest}</td><td>{dead}</td></tr>")
+fn waiting_row(what: &str, waiting: &Waiting) -> String {
+    let Backlog { rows, oldest, dead } = waiting.backlog;
+    let none = || "–".to_owned();
+    let oldest = oldest.map_or_else(none, |age| format!("{:.0} s", age.as_secs_f64()));
+    let late = waiting.late_since.map_or_else(none, moment);
+    let (accepted, delivered) = (waiting.accepted_per_second, waiting.delivered_per_second);
+    format!(
+        "<tr><th scope=row>{what}</th><td>{rows}</td><td>{oldest}</td><td>{accepted:.1}/s</td>\
+         <td>{delivered:.1}/s</td><td>{late}</td><td>{dead}</td></tr>"
+    )
 }
 
 /// The last state changes of all connections, newest first.

@@ -3,6 +3,7 @@
 //! One process counts for all and stores what it found; every process reads that, and adds what it
 //! has accepted and subtracts what it has delivered since.
 
+mod flow;
 mod since;
 
 use std::{sync::Arc, time::Duration};
@@ -10,13 +11,13 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use self::since::Since;
+use self::{flow::Flow, since::Since};
 use crate::{
     backends::database::{Database, Role},
     config,
     connection::Client,
     error::{Error, ErrorKind},
-    model::backlog::{Backlog, Count},
+    model::backlog::{Backlog, Count, Waiting},
     telemetry::metrics::{Destination, Metrics},
 };
 
@@ -72,11 +73,17 @@ impl Depths {
         config: &config::Outbox,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let depth = |waiting| Depth::new(waiting, config);
+        let flow = |destination| {
+            Arc::new(Flow::new(destination, config.degraded_after, Arc::clone(&metrics)))
+        };
+        let (events, executions) =
+            (flow(Destination::EventBroker), flow(Destination::ExecutionService));
+        let depth =
+            |waiting, flow: &Arc<Flow>| Depth::new(waiting, config.max_rows, Arc::clone(flow));
         Self {
-            clients: depth("as much accepted work waits for the event broker"),
-            lifecycle: depth("as many events about executions wait for the event broker"),
-            executions: depth("as much accepted work waits for the execution service"),
+            clients: depth("as much accepted work waits for the event broker", &events),
+            lifecycle: depth("as many events about executions wait for the event broker", &events),
+            executions: depth("as much accepted work waits for the execution service", &executions),
             owner,
             database,
             max_rows: config.max_rows,
@@ -85,23 +92,26 @@ impl Depths {
         }
     }
 
-    /// All waiting events, as last counted.
-    pub(super) fn events(&self) -> Backlog {
-        let clients = self.clients.backlog();
-        Backlog { rows: clients.rows + self.lifecycle.backlog().rows, ..clients }
-    }
-
-    /// How long ago all of it was counted; `None` before the first count.
-    pub(super) fn age(&self) -> Option<Duration> {
-        Some(self.clients.0.state.lock().counted_at?.elapsed())
+    /// All events, whatever they are about.
+    pub(super) fn events(&self) -> Waiting {
+        let clients = self.clients.waiting();
+        let rows = clients.backlog.rows + self.lifecycle.backlog().rows;
+        Waiting { backlog: Backlog { rows, ..clients.backlog }, ..clients }
     }
 
     /// Sets the metrics to the present.
     pub(super) fn show(&self) {
-        self.metrics.show_outbox(Destination::EventBroker, &self.events());
-        self.metrics.show_outbox(Destination::ExecutionService, &self.executions.backlog());
-        let age = self.age().unwrap_or_else(|| self.created.elapsed());
+        let (events, executions) = (self.events(), self.executions.waiting());
+        self.clients.flow.show(&events.backlog);
+        self.executions.flow.show(&executions.backlog);
+        let age = events.counted_ago.unwrap_or_else(|| self.created.elapsed());
         self.metrics.show_outbox_count_age(age);
+    }
+
+    /// Tells when work is late.
+    fn watch(&self) {
+        self.clients.flow.watch(&self.events().backlog);
+        self.executions.flow.watch(&self.executions.backlog());
     }
 
     /// Keeps the depth current, and counts for all while this process has that role. Outages are
@@ -111,13 +121,11 @@ impl Depths {
         let mut counting = Counting { role, is_ours: false, due: Instant::now() };
         loop {
             match self.look(&mut counting).await {
-                Ok(Some(counted)) => {
-                    self.apply(&counted);
-                    self.show();
-                }
+                Ok(Some(counted)) => self.apply(&counted),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "accepted work cannot be counted"),
             }
+            self.watch();
             sleep(LOOK_EVERY).await;
         }
     }
@@ -182,14 +190,16 @@ impl Depths {
 
 /// The waiting work that has one limit.
 #[derive(Clone, Debug)]
-pub(super) struct Depth(Arc<Shared>);
+pub(super) struct Depth {
+    limit: Arc<Limit>,
+    flow: Arc<Flow>,
+}
 
 #[derive(Debug)]
-struct Shared {
+struct Limit {
     /// Says what waits, in the error.
     waiting: &'static str,
     max_rows: i64,
-    degraded_after: Duration,
     state: Mutex<State>,
 }
 
@@ -209,39 +219,46 @@ impl State {
 }
 
 impl Depth {
-    fn new(waiting: &'static str, config: &config::Outbox) -> Self {
-        Self(Arc::new(Shared {
-            waiting,
-            max_rows: config.max_rows,
-            degraded_after: config.degraded_after,
-            state: Mutex::default(),
-        }))
+    fn new(waiting: &'static str, max_rows: i64, flow: Arc<Flow>) -> Self {
+        Self { limit: Arc::new(Limit { waiting, max_rows, state: Mutex::default() }), flow }
     }
 
     /// Refuses further work while too much waits.
     pub(super) fn admit(&self) -> Result<(), Error> {
-        if self.0.state.lock().rows() < self.0.max_rows {
+        if self.limit.state.lock().rows() < self.limit.max_rows {
             return Ok(());
         }
-        let message = format!("{} as outbox.max_rows allows", self.0.waiting);
+        let message = format!("{} as outbox.max_rows allows", self.limit.waiting);
         Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(RETRY_AFTER))
     }
 
     /// Records that this many rows were accepted: their commit has ended.
     pub(super) fn accepted(&self, rows: usize) {
-        self.0.state.lock().accepted.add(Instant::now(), rows);
+        self.may_wait(rows);
+        self.flow.accepted(rows);
+    }
+
+    /// Records that this many rows may wait, until the next count.
+    pub(super) fn may_wait(&self, rows: usize) {
+        self.limit.state.lock().accepted.add(Instant::now(), rows);
     }
 
     /// Records that this many rows wait no more. `begun` is a time before the database was told.
     pub(super) fn delivered(&self, begun: Instant, rows: usize) {
-        self.0.state.lock().delivered.add(begun, rows);
+        self.limit.state.lock().delivered.add(begun, rows);
+        self.flow.delivered(rows);
+    }
+
+    /// Records that this many rows left. The next count tells whether they belong here.
+    pub(super) fn left(&self, rows: usize) {
+        self.flow.delivered(rows);
     }
 
     /// Applies a count that was made between these times. Work may be counted twice until the next
     /// one, never missed: what may have been accepted after the count is added to it, and only what
     /// was certainly delivered after it is subtracted.
     fn counted(&self, backlog: Backlog, from: Instant, until: Instant) {
-        let mut state = self.0.state.lock();
+        let mut state = self.limit.state.lock();
         if state.counted_at.is_some_and(|at| at > from) {
             return;
         }
@@ -252,14 +269,23 @@ impl Depth {
 
     /// The waiting work, as last counted.
     pub(super) fn backlog(&self) -> Backlog {
-        let state = self.0.state.lock();
+        let state = self.limit.state.lock();
         let age = state.counted_at.map(|at| at.elapsed()).unwrap_or_default();
         Backlog { oldest: state.counted.oldest.map(|oldest| oldest + age), ..state.counted }
     }
 
-    /// True when some of it has waited so long that the service is degraded.
-    pub(super) fn is_late(&self) -> bool {
-        self.backlog().oldest.is_some_and(|oldest| oldest > self.0.degraded_after)
+    /// What is known of it.
+    pub(super) fn waiting(&self) -> Waiting {
+        let backlog = self.backlog();
+        let counted_at = self.limit.state.lock().counted_at;
+        let (accepted_per_second, delivered_per_second) = self.flow.per_second();
+        Waiting {
+            backlog,
+            counted_ago: counted_at.map(|at| at.elapsed()),
+            accepted_per_second,
+            delivered_per_second,
+            late_since: self.flow.late_since(&backlog),
+        }
     }
 }
 
@@ -268,7 +294,9 @@ mod tests {
     use super::*;
 
     fn depth(max_rows: i64) -> Depth {
-        Depth::new("as much waits", &config::Outbox { max_rows, ..config::Outbox::default() })
+        let metrics = Metrics::new("0", "0");
+        let flow = Flow::new(Destination::EventBroker, Duration::from_mins(1), metrics);
+        Depth::new("as much waits", max_rows, Arc::new(flow))
     }
 
     fn counted(depth: &Depth, rows: i64, from: Instant, until: Instant) {
@@ -298,13 +326,13 @@ mod tests {
         depth.delivered(Instant::now(), 1);
         depth.admit().unwrap();
         depth.delivered(Instant::now(), 10_000);
-        assert_eq!(depth.0.state.lock().rows(), 0, "never below zero");
+        assert_eq!(depth.limit.state.lock().rows(), 0, "never below zero");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_count_replaces_what_it_certainly_includes() {
         let depth = depth(100);
-        let rows = || depth.0.state.lock().rows();
+        let rows = || depth.limit.state.lock().rows();
         depth.accepted(10);
         sleep(MILLI * 10).await;
         let from = Instant::now();
@@ -331,9 +359,9 @@ mod tests {
         let oldest = Some(Duration::from_secs(50));
         let backlog = Backlog { rows: 1, oldest, dead: 0 };
         depth.counted(backlog, Instant::now(), Instant::now());
-        assert!(!depth.is_late());
+        assert!(depth.waiting().late_since.is_none());
         sleep(Duration::from_secs(20)).await;
         assert_eq!(depth.backlog().oldest, Some(Duration::from_secs(70)));
-        assert!(depth.is_late());
+        assert!(depth.waiting().late_since.is_some());
     }
 }

@@ -37,7 +37,7 @@ use crate::{
     connection::Client,
     error::{Error, ErrorKind},
     model::{
-        backlog::Backlog,
+        backlog::Waiting,
         executions::{Ending, Execution, ListFilter, OpenExecution, Status},
         json::Json,
         time,
@@ -228,16 +228,10 @@ impl Executions {
         }
     }
 
-    /// The executions that wait to be started, as last counted.
+    /// The executions that wait to be started.
     #[must_use]
-    pub fn backlog(&self) -> Backlog {
-        self.0.hand_over.depth.backlog()
-    }
-
-    /// True when an execution has waited so long that the service is degraded.
-    #[must_use]
-    pub fn are_late(&self) -> bool {
-        self.0.hand_over.depth.is_late()
+    pub fn waiting(&self) -> Waiting {
+        self.0.hand_over.depth.waiting()
     }
 
     /// Starts a dead letter again. False when there is none.

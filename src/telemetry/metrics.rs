@@ -129,14 +129,19 @@ impl Metrics {
     }
 
     /// Sets how much accepted work waits for `destination`, since when, and how much of it was
-    /// refused for good.
-    pub fn show_outbox(&self, destination: Destination, backlog: &Backlog) {
-        self.outbox.show(destination, backlog);
+    /// refused for good, and for how long some of it has been late.
+    pub fn show_outbox(&self, destination: Destination, backlog: &Backlog, late_for: Duration) {
+        self.outbox.show(destination, backlog, late_for);
     }
 
     /// Sets how long ago the waiting work was counted.
     pub fn show_outbox_count_age(&self, age: Duration) {
         self.outbox.show_count_age(age);
+    }
+
+    /// Counts work that was accepted for `destination`.
+    pub fn outbox_accepted(&self, destination: Destination, rows: usize) {
+        self.outbox.accepted(destination, rows);
     }
 
     /// Counts accepted work that `destination` has acknowledged.

@@ -56,6 +56,12 @@ struct Waiting {
     rows: i64,
     oldest_seconds: Option<f64>,
     dead_letters: i64,
+    /// Absent from a service of an earlier release.
+    #[serde(default)]
+    accepted_per_second: f64,
+    #[serde(default)]
+    delivered_per_second: f64,
+    late_since: Option<String>,
 }
 
 fn tone(state: &str) -> Tone {
@@ -117,9 +123,15 @@ impl Report {
     fn waiting(&self) -> String {
         let Some(outbox) = &self.outbox else { return String::new() };
         let lines = outbox.iter().map(|(destination, waiting)| {
-            let Waiting { rows, oldest_seconds, dead_letters } = waiting;
-            let since = oldest_seconds.map_or_else(String::new, |s| format!(" for {s:.0} s"));
-            format!("\n{rows} waiting{since} for {destination}, {dead_letters} dead letters")
+            let Waiting { rows, oldest_seconds, dead_letters, .. } = waiting;
+            let age = oldest_seconds.map_or_else(String::new, |s| format!(" for {s:.0} s"));
+            let late = waiting.late_since.as_ref();
+            let late = late.map_or_else(String::new, |at| format!(", late since {at}"));
+            let (accepted, delivered) = (waiting.accepted_per_second, waiting.delivered_per_second);
+            format!(
+                "\n{rows} waiting{age} for {destination}, {accepted:.1}/s in, {delivered:.1}/s out\
+                 {late}, {dead_letters} dead letters"
+            )
         });
         lines.collect::<Vec<_>>().concat() + "\n"
     }

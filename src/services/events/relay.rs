@@ -35,13 +35,13 @@ use crate::{
     connection::Client,
     error::{Error, ErrorKind},
     model::{
-        backlog::Backlog,
+        backlog::Waiting,
         backoff::Backoff,
         events::{Event, Position},
         lanes::{Lanes, Slots},
     },
     tasks::Tasks,
-    telemetry::metrics::{Destination, Metrics},
+    telemetry::metrics::Metrics,
 };
 
 /// The most bytes that are read for one batch, unless its first event alone has more. In memory
@@ -65,7 +65,6 @@ struct Shared {
     database: Client<dyn Database>,
     broker: Client<dyn EventBroker>,
     config: config::Outbox,
-    metrics: Arc<Metrics>,
     wakeups: Wakeups,
     depths: Arc<Depths>,
     /// True once the number of lanes that this process wants is stored.
@@ -95,14 +94,12 @@ impl Relay {
         config: config::Outbox,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let depths =
-            Depths::new(Arc::clone(&owner), database.clone(), &config, Arc::clone(&metrics));
+        let depths = Depths::new(Arc::clone(&owner), database.clone(), &config, metrics);
         Self(Arc::new(Shared {
             owner,
             database,
             broker,
             config,
-            metrics,
             wakeups: Wakeups::default(),
             wanted: AtomicBool::new(false),
             depths: Arc::new(depths),
@@ -148,27 +145,15 @@ impl Relay {
         self.0.wakeups.accepted(&Slots::ALL);
     }
 
-    /// The waiting events, as last counted.
+    /// The waiting events.
     #[must_use]
-    pub fn backlog(&self) -> Backlog {
+    pub fn waiting(&self) -> Waiting {
         self.0.depths.events()
-    }
-
-    /// How long ago the waiting events and executions were counted; `None` before the first count.
-    #[must_use]
-    pub fn count_age(&self) -> Option<Duration> {
-        self.0.depths.age()
     }
 
     /// Sets the metrics of the waiting work to the present.
     pub fn collect(&self) {
         self.0.depths.show();
-    }
-
-    /// True when an event has waited so long that the service is degraded.
-    #[must_use]
-    pub fn is_late(&self) -> bool {
-        self.0.depths.clients.is_late()
     }
 
     /// Starts delivery, until `stop`. Returns the task that shutdown waits for.
@@ -193,7 +178,7 @@ impl Shared {
     /// Counts events of unknown kind, until the next count, as events of either.
     fn wait_again(&self, events: usize) {
         self.depths.clients.accepted(events);
-        self.depths.lifecycle.accepted(events);
+        self.depths.lifecycle.may_wait(events);
     }
 
     /// Ends between two batches, so that delivered events are marked.
@@ -393,8 +378,9 @@ impl Shared {
                 batch.iter().filter(|pending| pending.event.is_lifecycle()).count();
             self.depths.lifecycle.delivered(begun, about_executions);
             self.depths.clients.delivered(begun, marked - about_executions);
+        } else {
+            self.depths.clients.left(marked);
         }
-        self.metrics.outbox_delivered(Destination::EventBroker, marked);
         Ok(marked)
     }
 }

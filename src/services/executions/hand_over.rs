@@ -37,7 +37,6 @@ use crate::{
         time,
     },
     services::depth::Depth,
-    telemetry::metrics::{Destination, Metrics},
 };
 
 /// The most executions that are started side by side.
@@ -69,7 +68,6 @@ pub(super) struct HandOver {
     max_refusals: i32,
     /// The most starts side by side, so that requests of clients find room on the connection.
     most_starts: usize,
-    metrics: Arc<Metrics>,
 }
 
 /// The answer of the backend to a start.
@@ -105,7 +103,6 @@ impl HandOver {
             max_refusals: config.outbox.max_refusals,
             most_starts: (config.execution_service.concurrency.max_in_flight / 2)
                 .clamp(1, MOST_STARTS),
-            metrics: Arc::clone(&parts.metrics),
         }
     }
 
@@ -220,7 +217,6 @@ impl HandOver {
             }
         }
         self.depth.delivered(begun, 1);
-        self.metrics.outbox_delivered(Destination::ExecutionService, 1);
         Ok(())
     }
 

@@ -52,6 +52,8 @@ struct ByDestination {
 pub(super) struct OutboxMetrics {
     rows: Family<ByDestination, Gauge>,
     oldest: Family<ByDestination, Seconds>,
+    late: Family<ByDestination, Seconds>,
+    accepted: Family<ByDestination, Counter>,
     delivered: Family<ByDestination, Counter>,
     dead_letters: Family<ByDestination, Gauge>,
     count_age: Seconds,
@@ -66,6 +68,17 @@ impl OutboxMetrics {
             "How long the oldest accepted work has waited",
             Unit::Seconds,
             outbox.oldest.clone(),
+        );
+        registry.register_with_unit(
+            "outbox_late",
+            "How long accepted work has been waiting for longer than outbox.degraded_after",
+            Unit::Seconds,
+            outbox.late.clone(),
+        );
+        registry.register(
+            "outbox_accepted",
+            "Work that was accepted, repetitions included",
+            outbox.accepted.clone(),
         );
         registry.register(
             "outbox_delivered",
@@ -84,22 +97,29 @@ impl OutboxMetrics {
             outbox.count_age.clone(),
         );
         for &destination in Destination::VARIANTS {
-            outbox.show(destination, &Backlog::default());
+            outbox.show(destination, &Backlog::default(), Duration::ZERO);
+            outbox.accepted(destination, 0);
             outbox.delivered(destination, 0);
         }
         outbox
     }
 
-    pub(super) fn show(&self, destination: Destination, backlog: &Backlog) {
+    pub(super) fn show(&self, destination: Destination, backlog: &Backlog, late_for: Duration) {
         let label = destination.label();
         self.rows.get_or_create(&label).set(backlog.rows);
         let oldest = backlog.oldest.unwrap_or_default().as_secs_f64();
         self.oldest.get_or_create(&label).set(oldest);
+        self.late.get_or_create(&label).set(late_for.as_secs_f64());
         self.dead_letters.get_or_create(&label).set(backlog.dead);
     }
 
     pub(super) fn show_count_age(&self, age: Duration) {
         self.count_age.set(age.as_secs_f64());
+    }
+
+    pub(super) fn accepted(&self, destination: Destination, rows: usize) {
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+        self.accepted.get_or_create(&destination.label()).inc_by(rows);
     }
 
     pub(super) fn delivered(&self, destination: Destination, rows: usize) {
