@@ -213,8 +213,9 @@ impl Shared {
                 }
             };
             tokio::select! {
-                () = woken => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = woken => {}
             }
         }
     }
@@ -247,16 +248,17 @@ impl Shared {
                 set_aside => Ok(set_aside),
             };
         }
-        match self.publish(&batch).await {
+        let events: Vec<&PendingEvent> = batch.iter().collect();
+        match self.publish(&events).await {
             Ok(places) => {
                 // Before the mark: once these events are marked, the next process looks for their
                 // places, and nobody would notice a loss of earlier ones.
                 self.look_for_loss(claims, places.last().copied()).await?;
-                self.mark(&claims.lanes, &batch, &places).await
+                self.mark(&claims.lanes, &events, &places).await
             }
             // The broker refuses one of the events as such; the others must not wait for it.
             Err(error) if error.kind().refuses_call() => {
-                self.hand_over_one_by_one(&claims.lanes, &batch).await
+                self.hand_over_in_parts(claims, &batch).await
             }
             Err(error) => Err(error),
         }
@@ -340,6 +342,7 @@ impl Shared {
             let heard = async {
                 let lease = self.database.lease().await?;
                 tokio::select! {
+                    biased;
                     woken = lease.woken() => woken,
                     // The next round listens to the backend's successor.
                     () = lease.retired() => Ok(Slots::ALL),
@@ -355,7 +358,7 @@ impl Shared {
         }
     }
 
-    async fn publish(&self, batch: &[PendingEvent]) -> Result<Vec<Position>, Error> {
+    async fn publish(&self, batch: &[&PendingEvent]) -> Result<Vec<Position>, Error> {
         let events: Vec<&Event> = batch.iter().map(|pending| &pending.event).collect();
         let events = &events;
         self.broker.unretried().publish(events).await
@@ -364,7 +367,7 @@ impl Shared {
     async fn mark(
         &self,
         held: &[Lane],
-        batch: &[PendingEvent],
+        batch: &[&PendingEvent],
         places: &[Position],
     ) -> Result<usize, Error> {
         let owner = &*self.owner;

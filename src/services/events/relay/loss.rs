@@ -249,8 +249,9 @@ mod tests {
                 store(&database, (stored..stored + 500).map(new_event).collect()).await;
                 stored += 500;
                 let waiting = database.pending_events(&claims.lanes, 1000, i64::MAX).await.unwrap();
-                let places = relay.0.publish(&waiting.readable).await.unwrap();
-                delivered += relay.0.mark(&claims.lanes, &waiting.readable, &places).await.unwrap();
+                let waiting: Vec<_> = waiting.readable.iter().collect();
+                let places = relay.0.publish(&waiting).await.unwrap();
+                delivered += relay.0.mark(&claims.lanes, &waiting, &places).await.unwrap();
                 other().await;
                 relay.0.claim(&mut claims).await.unwrap();
             }
@@ -273,8 +274,9 @@ mod tests {
 
             // Whoever lost the lanes stops.
             let waiting = database.pending_events(&claims.lanes, 1000, i64::MAX).await.unwrap();
-            let places = relay.0.publish(&waiting.readable).await.unwrap();
-            relay.0.mark(&claims.lanes, &waiting.readable, &places).await.unwrap();
+            let waiting: Vec<_> = waiting.readable.iter().collect();
+            let places = relay.0.publish(&waiting).await.unwrap();
+            relay.0.mark(&claims.lanes, &waiting, &places).await.unwrap();
             claims.places = database.newest_places(&claims.lanes).await.unwrap();
             claims.looked = None;
             database.release_lanes("one").await.unwrap();

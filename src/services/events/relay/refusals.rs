@@ -2,34 +2,42 @@
 
 use std::collections::BTreeSet;
 
-use super::Shared;
+use super::{Claims, Shared};
 use crate::{
     backends::database::{Lane, PendingEvent, UnreadableEvent},
     error::Error,
 };
 
 impl Shared {
-    /// Delivers in order; a lane stops at its first failure.
-    pub(super) async fn hand_over_one_by_one(
+    /// Delivers a batch of which the broker has refused some event, in parts: a part that is refused
+    /// too is halved, until the refused events are alone. A lane stops at its first one.
+    pub(super) async fn hand_over_in_parts(
         &self,
-        held: &[Lane],
+        claims: &mut Claims,
         batch: &[PendingEvent],
     ) -> Result<usize, Error> {
+        let held = claims.lanes.clone();
         let mut stopped = BTreeSet::new();
         let mut done = 0;
-        for pending in batch {
-            if stopped.contains(&pending.lane) {
-                continue;
+        let mut parts = halves(batch.iter().collect());
+        while let Some(part) = parts.pop() {
+            let part: Vec<&PendingEvent> =
+                part.into_iter().filter(|pending| !stopped.contains(&pending.lane)).collect();
+            let Some(first) = part.first() else { continue };
+            // Many parts may take longer than a lease.
+            self.claim(claims).await?;
+            if claims.lanes != held {
+                break;
             }
-            let one = std::slice::from_ref(pending);
-            match self.publish(one).await {
-                Ok(places) => done += self.mark(held, one, &places).await?,
+            match self.publish(&part).await {
+                Ok(places) => done += self.mark(&held, &part, &places).await?,
                 Err(error) if !error.kind().refuses_call() => return Err(error),
+                Err(_) if part.len() > 1 => parts.extend(halves(part)),
                 Err(error) => {
-                    let dead = self.refused(held, pending, &error).await?;
+                    let dead = self.refused(&held, first, &error).await?;
                     done += usize::from(dead);
                     if !dead {
-                        stopped.insert(pending.lane);
+                        stopped.insert(first.lane);
                     }
                 }
             }
@@ -86,4 +94,10 @@ impl Shared {
         }
         Ok(dead)
     }
+}
+
+/// The parts in which a refused part is delivered, the first at the end.
+fn halves(mut part: Vec<&PendingEvent>) -> Vec<Vec<&PendingEvent>> {
+    let second = part.split_off(part.len() / 2);
+    vec![second, part]
 }

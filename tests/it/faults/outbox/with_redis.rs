@@ -110,7 +110,14 @@ async fn events_accepted_while_redis_is_down_arrive_when_it_is_back() {
     assert_eq!(outbox["dead_letters"], 0);
     // A service that dies meanwhile delivers the events after its restart.
     let service = service.kill().start().await;
-    service.health("the outage shows", |health| health["status"] == "degraded").await;
+    let late_since = |health: &Value| health["outbox"]["event_broker"]["late_since"].clone();
+    let late = service
+        .health("work is late", |health| {
+            health["status"] == "degraded" && late_since(health).is_string()
+        })
+        .await;
+    assert!(late["outbox"]["execution_service"]["late_since"].is_null(), "{late}");
+    assert!(metric(&service, "agentarea_outbox_late_seconds").await > 0.0);
     redis.up().await;
     service.healthy().await;
     let mut events = from_the_beginning(&service).await;
@@ -121,6 +128,17 @@ async fn events_accepted_while_redis_is_down_arrive_when_it_is_back() {
     })
     .await;
     assert!(metric(&service, "agentarea_dead_letters").await < 1.0);
+    let outbox = service.json("/health").await["outbox"]["event_broker"].clone();
+    assert!(outbox["late_since"].is_null(), "{outbox}");
+    assert!(outbox["delivered_per_second"].as_f64().unwrap() > 0.0, "{outbox}");
+    eventually("it is told", async || {
+        let log = service.log();
+        let told = log.matches("for longer than outbox.degraded_after").count();
+        assert!(told <= 1, "it is told once: {log}");
+        let over = log.contains("accepted work leaves for the event broker in time again");
+        (told == 1 && over).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
