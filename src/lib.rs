@@ -44,6 +44,8 @@ pub mod lifecycle;
 pub mod manager;
 pub mod model;
 pub mod services;
+#[cfg(test)]
+mod simulation;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

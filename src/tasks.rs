@@ -178,6 +178,7 @@ impl Kept {
             let mut running = start();
             *self.running.lock() = Some(running.abort_handle());
             let ended = tokio::select! {
+                biased;
                 ended = &mut running => ended,
                 () = sleep(WELL_AFTER), if failures > 0 => {
                     self.hopeless.store(false, Ordering::Relaxed);
@@ -193,8 +194,9 @@ impl Kept {
             let (task, how) = (&*self.name, how(ended));
             tracing::error!(task, failures, "the task {task} {how}; restarting it");
             tokio::select! {
-                () = sleep(RESTART.pause_after(failures)) => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = sleep(RESTART.pause_after(failures)) => {}
             }
         }
     }

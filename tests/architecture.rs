@@ -19,7 +19,7 @@ const ORDER: [&[&str]; 12] = [
     &["backends"],
     &["manager"],
     &["services", "health"],
-    &["api"],
+    &["api", "simulation"],
     &["lifecycle"],
     &["app"],
     &["cli"],

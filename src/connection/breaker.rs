@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use self::state::{Core, Ticket};
 use super::report::Circuit;
-use crate::config::CircuitBreaker as Policy;
+use crate::{config::CircuitBreaker as Policy, model::chance::chance};
 
 /// The verdict of a finished call on the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl Pass<'_> {
         if good && breaker.counts_good(ticket, now) {
             return None;
         }
-        breaker.locked(|core| core.finish(ticket, sample, now, rand::random))
+        breaker.locked(|core| core.finish(ticket, sample, now, chance))
     }
 }
 

@@ -163,6 +163,7 @@ impl<B: ?Sized + Backend> Slot<B> {
     ) -> Result<Arc<Live<B>>, Error> {
         let begin = Instant::now();
         let result = tokio::select! {
+            biased;
             () = self.stop.cancelled() => {
                 Err(Error::new(ErrorKind::Closed, format!("{} is closed", self.name)))
             }

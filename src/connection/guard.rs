@@ -48,6 +48,7 @@ use crate::{
     error::{Error, ErrorKind, RetryClass},
     model::{
         backoff::{Backoff, jittered},
+        chance::chance,
         time,
     },
     telemetry::metrics::{ConnectionMetrics, Outcome, Rejection},
@@ -322,8 +323,8 @@ impl Call<'_> {
         {
             return None;
         }
-        let pause = pause_before(retry, number, rand::random())
-            .max(error.retry_after().unwrap_or_default());
+        let pause =
+            pause_before(retry, number, chance()).max(error.retry_after().unwrap_or_default());
         (now + pause < self.deadline && self.applied.budget.withdraw(now)).then_some(pause)
     }
 }

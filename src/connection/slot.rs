@@ -16,7 +16,6 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use parking_lot::{Mutex, RwLock};
-use rand::Rng;
 use tokio::{sync::OnceCell, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, RetryClass},
+    model::chance::chance,
     tasks::Tasks,
     telemetry::metrics::{ConnectionMetrics, Outcome},
 };
@@ -313,5 +313,5 @@ impl<B: ?Sized + Backend> Slot<B> {
 
 /// Up to a tenth shorter or longer, so that replicas do not probe in step.
 fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(rand::rng().random_range(0.9..=1.1))
+    interval.mul_f64(0.9 + 0.2 * chance())
 }

@@ -8,6 +8,10 @@ pub const MAX_CLIENT_ID: usize = 200;
 /// Returns a new id: a `UUIDv7` in lower case, so that ids sort by the time of their creation.
 #[must_use]
 pub fn new_id() -> String {
+    #[cfg(test)]
+    if let Some(id) = super::simulated::id() {
+        return id;
+    }
     Uuid::now_v7().to_string()
 }
 

@@ -2,10 +2,13 @@
 
 pub mod backlog;
 pub mod backoff;
+pub mod chance;
 pub mod circuit;
 pub mod events;
 pub mod executions;
 pub mod ids;
 pub mod json;
 pub mod lanes;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod time;

@@ -9,6 +9,10 @@ pub use jiff::Timestamp;
 /// back equals the original.
 #[must_use]
 pub fn now() -> Timestamp {
+    #[cfg(test)]
+    if let Some(now) = super::simulated::now() {
+        return from_micros(now.as_microsecond());
+    }
     from_micros(Timestamp::now().as_microsecond())
 }
 

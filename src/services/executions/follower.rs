@@ -231,5 +231,7 @@ fn confirmed_at(execution: &OpenExecution) -> Timestamp {
 }
 
 fn age(execution: &OpenExecution) -> Duration {
-    time::now().duration_since(confirmed_at(execution)).unsigned_abs()
+    let age = time::now().duration_since(confirmed_at(execution));
+    // The database's clock may be ahead of ours.
+    age.try_into().unwrap_or_default()
 }
