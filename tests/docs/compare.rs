@@ -19,7 +19,7 @@ static REDACTIONS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{64}\b", "SUM"),
         (r"\b(start_ms|lasted_ms|held_ms)=\d+", "$1=MS"),
         (
-            r#""(latency_ms|age_seconds|counted_seconds_ago|duration_ms|uses)":( ?)[0-9.e-]+"#,
+            r#""(latency_ms|age_seconds|counted_seconds_ago|(?:accepted|delivered)_per_second|duration_ms|uses)":( ?)[0-9.e-]+"#,
             r#""$1":${2}NUMBER"#,
         ),
         // The width of a column depends on its numbers.
