@@ -11,7 +11,13 @@ pub(crate) use self::servers::Link;
 #[cfg(feature = "redis")]
 pub(crate) use self::servers::{Redis, free_port};
 #[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
-pub(crate) use self::servers::{certificate, variable};
+pub(crate) use self::servers::{certificate, small_pool, variable};
+
+/// The text, such as a URL, with all servers in it as far away as the tests want them.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
+pub(crate) fn far(text: &str) -> String {
+    servers::away(text, servers::rtt())
+}
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 impl Link {

@@ -4,12 +4,13 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
 };
 
 use reqwest::Client;
 use tempfile::TempDir;
 
-use super::{DEADLINE, eventually, http_client};
+use super::{DEADLINE, away, eventually, http_client, rtt, small_pool};
 
 /// The settings for a start of the program.
 pub(crate) struct Setup {
@@ -17,6 +18,8 @@ pub(crate) struct Setup {
     folder: TempDir,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    /// The distance to the servers.
+    rtt: Duration,
 }
 
 impl Setup {
@@ -25,6 +28,12 @@ impl Setup {
         ["event_broker", "execution_service", "database"]
             .iter()
             .fold(Self::as_shipped(), |setup, connection| {
+                let setup = match small_pool() {
+                    Some(size) if *connection != "execution_service" => {
+                        setup.set(&format!("{connection}.pool.max_size"), &size.to_string())
+                    }
+                    _ => setup,
+                };
                 setup
                     .set(&format!("{connection}.probe.interval"), "\"200ms\"")
                     .set(&format!("{connection}.probe.timeout"), "\"200ms\"")
@@ -44,6 +53,7 @@ impl Setup {
             folder: tempfile::tempdir().expect("a folder"),
             arguments: Vec::new(),
             variables: Vec::new(),
+            rtt: rtt(),
         }
     }
 
@@ -90,13 +100,34 @@ impl Setup {
         fs::write(folder.join("development.toml"), text).expect("a file");
     }
 
+    /// Puts all servers so far away.
+    pub(crate) fn away(mut self, rtt: Duration) -> Self {
+        self.rtt = rtt;
+        self
+    }
+
+    /// A variable as the program sees it.
+    fn seen(&self, name: &str, value: &str) -> String {
+        match name {
+            "REDIS_URL" | "DATABASE_URL" | "TEMPORAL_ADDRESS" => away(value, self.rtt),
+            // A probe takes some round trips, which the short ones of these tests have no room for.
+            _ if name.contains("__PROBE__") => {
+                let millis = value.strip_suffix("ms").and_then(|millis| millis.parse().ok());
+                let longer = |millis| Duration::from_millis(millis) + self.rtt * 10;
+                millis
+                    .map_or(value.to_owned(), |millis| format!("{}ms", longer(millis).as_millis()))
+            }
+            _ => value.to_owned(),
+        }
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             .current_dir(self.path())
             .env_clear()
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .envs(self.variables.iter().map(|(name, value)| (name, self.seen(name, value))))
             .stdin(Stdio::null());
         command
     }

@@ -102,11 +102,22 @@ pub(super) fn context() -> BuildContext {
     BuildContext {
         connection: super::FAMILY,
         instance: "contract".into(),
-        pool: Pool::default(),
+        pool: pool(),
         metrics: Metrics::new("0", "0").connection(super::FAMILY),
         tasks: Tasks::default(),
         closing: CancellationToken::new(),
     }
+}
+
+/// Of the default size, unless the tests try a small one.
+fn pool() -> Pool {
+    let default = Pool::default();
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "temporal"))]
+    let default = Pool {
+        max_size: crate::backends::test_server::small_pool().unwrap_or(default.max_size),
+        ..default
+    };
+    default
 }
 
 fn execution(workflow: &str) -> Execution {

@@ -213,14 +213,18 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn postgres_fulfils_the_contract() {
         let database = test_server::PostgresDatabase::create().await;
-        contract::suite(&Factory, &Section(serde_json::json!({"url": database.url}))).await;
+        contract::suite(
+            &Factory,
+            &Section(serde_json::json!({"url": test_server::far(&database.url)})),
+        )
+        .await;
         database.drop().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn postgres_is_safe_beside_the_version_before() {
         let server = test_server::PostgresDatabase::create().await;
-        let section = Section(serde_json::json!({"url": server.url}));
+        let section = Section(serde_json::json!({"url": test_server::far(&server.url)}));
         let database = Factory.build(&section, &contract::context()).await.unwrap();
         let execute = async |statements: String| server.within(&statements).await;
         contract::beside_the_version_before(&*database, execute).await;
@@ -231,7 +235,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn postgres_understands_the_version_before() {
         let server = test_server::PostgresDatabase::create().await;
-        let section = Section(serde_json::json!({"url": server.url}));
+        let section = Section(serde_json::json!({"url": test_server::far(&server.url)}));
         let database = Factory.build(&section, &contract::context()).await.unwrap();
         let mut before =
             <Conn as diesel_async::AsyncConnection>::establish(&server.url).await.unwrap();

@@ -7,6 +7,8 @@ mod chaos;
 mod clock;
 #[cfg(feature = "sqlite")]
 mod disk;
+#[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
+mod distance;
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod network;
 mod outbox;

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "postgres")]
 mod database;
+mod distance;
 mod environment;
 mod link;
 #[cfg(feature = "postgres")]
@@ -24,6 +25,7 @@ pub(crate) use self::temporal::Temporal;
 #[cfg(feature = "postgres")]
 pub(crate) use self::{database::Database, postgres::Postgres};
 pub(crate) use self::{
+    distance::{away, rtt, small_pool},
     environment::{certificate, variable},
     link::{Link, Passing},
     process::{Process, free_port, listens, signal},

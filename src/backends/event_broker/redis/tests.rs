@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     backends::{
         event_broker::contract,
-        test_server::{Link, Redis as Server, SecretFile, free_port, variable},
+        test_server::{Link, Redis as Server, SecretFile, far, free_port, variable},
     },
     config::Pool as Limits,
     error::RetryClass,
@@ -54,7 +54,7 @@ impl Scratch {
     }
 
     async fn broker(&self, more: Value) -> Arc<dyn EventBroker> {
-        let mut section = json!({"url": self.url, "stream": self.stream});
+        let mut section = json!({"url": far(&self.url), "stream": self.stream});
         section.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         build(section).await.unwrap()
     }
@@ -222,7 +222,7 @@ async fn the_contract_holds_with_agentarea_s_envelope() {
 async fn the_contract_holds_over_resp3() {
     let scratch = Scratch::new();
     let url = format!("{}/?protocol=resp3", scratch.url);
-    contract::suite(scratch.broker(json!({"url": url})).await).await;
+    contract::suite(scratch.broker(json!({"url": far(&url)})).await).await;
 }
 
 #[tokio::test]

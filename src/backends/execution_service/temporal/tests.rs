@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::{
-    backends::test_server::{SecretFile, variable},
+    backends::test_server::{SecretFile, far, variable},
     config::Pool,
     error::RetryClass,
     model::executions::Workflow,
@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The server that the tests use, `host:port`.
 fn address() -> String {
-    variable("TEST_TEMPORAL_ADDRESS")
+    far(&variable("TEST_TEMPORAL_ADDRESS"))
 }
 
 /// Settings with a task queue that no other test uses.
