@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use reqwest::{RequestBuilder, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,52 @@ pub(crate) async fn from_the_beginning(service: &Service) -> Events {
 /// Whether a client may retry.
 fn is_retryable(response: &Response) -> bool {
     matches!(response.status().as_u16(), 503 | 504)
+}
+
+/// What a client sends at once, from this number of its subject on.
+struct Parcel {
+    /// More than one are a batch with an idempotency key.
+    events: Vec<Value>,
+    /// It is sent once more after it was accepted.
+    twice: bool,
+}
+
+impl Parcel {
+    /// Mostly one small event; now and then a deep or a large one, a batch, or a repetition.
+    fn new(subject: &str, n: usize) -> Self {
+        let size = if n % 20 == 10 { 5 } else { 1 };
+        let events = (n..n + size).map(|n| {
+            let mut event = cloud_event(subject, n);
+            event["data"] = match n % 40 {
+                7 => (0..90).fold(json!(n), |data, _| json!([data])),
+                27 => json!({"n": n, "text": "x".repeat(64 << 10)}),
+                _ => json!(n),
+            };
+            event
+        });
+        Self { events: events.collect(), twice: n % 10 == 3 }
+    }
+
+    fn request(&self, http: &reqwest::Client, base: &str) -> RequestBuilder {
+        let request = http.post(format!("{base}/v1/events"));
+        match &*self.events {
+            [event] => request
+                .header("content-type", "application/cloudevents+json")
+                .body(event.to_string()),
+            events => request
+                .header("content-type", "application/cloudevents-batch+json")
+                .header("Idempotency-Key", events[0]["id"].as_str().expect("a text"))
+                .body(Value::from(events).to_string()),
+        }
+    }
+}
+
+/// The number of an event, whatever is around it.
+fn number(mut data: &Value) -> u64 {
+    while let Some(inner) = data.get(0).or_else(|| data.get("n")) {
+        data = inner;
+    }
+    data.as_u64().expect("a number")
 }
 
 /// The addresses that clients use, and the promises made to them.
@@ -94,18 +140,17 @@ impl Ledger {
     /// Sends the events of one subject, each after the previous one was accepted.
     async fn client(self, subject: String) {
         let http = http_client().timeout(Duration::from_secs(5)).build().unwrap();
-        let mut turn = 0;
-        for n in 0.. {
-            let body = cloud_event(&subject, n).to_string();
-            let request = |base: String| {
-                http.post(format!("{base}/v1/events"))
-                    .header("content-type", "application/cloudevents+json")
-                    .body(body.clone())
-            };
-            if !self.until_accepted(&mut turn, request).await {
-                return;
+        let (mut turn, mut n) = (0, 0);
+        loop {
+            let parcel = Parcel::new(&subject, n);
+            for _ in 0..=usize::from(parcel.twice) {
+                let request = |base: String| parcel.request(&http, &base);
+                if !self.until_accepted(&mut turn, request).await {
+                    return;
+                }
+                self.accepted.lock().insert(subject.clone(), n + parcel.events.len());
             }
-            self.accepted.lock().insert(subject.clone(), n + 1);
+            n += parcel.events.len();
         }
     }
 
@@ -141,7 +186,7 @@ impl Ledger {
             assert_eq!(sent.name, None, "{:?}", sent.data);
             missing.remove(sent.data["id"].as_str().unwrap());
             let subject = sent.data["subject"].as_str().unwrap().to_owned();
-            let n = sent.data["data"].as_u64().unwrap();
+            let n = number(&sent.data["data"]);
             let expected = next.entry(subject.clone()).or_default();
             assert!(n <= *expected, "{subject}-{n} came before {subject}-{expected}");
             repeats += usize::from(n < *expected);

@@ -3,6 +3,8 @@
 mod client;
 mod events;
 pub(crate) mod faketime;
+#[cfg(feature = "temporal")]
+pub(crate) mod gateway;
 #[cfg(feature = "redis")]
 pub(crate) mod ledger;
 mod program;

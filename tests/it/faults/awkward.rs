@@ -153,24 +153,34 @@ async fn a_repetition_in_another_layout_is_recognised_and_one_with_other_digits_
     }
 }
 
+/// A statement that adds an event that cannot be read.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) fn unreadable_event(id: &str, lane: i32) -> String {
+    format!(
+        "INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at,
+         refusals) VALUES ({lane}, 's', '{id}', 'h', '{{\"broken', 'pending', 1, 0);"
+    )
+}
+
+/// A statement that adds an execution that cannot be read.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) fn unreadable_execution(id: &str, status: &str, backend: &str) -> String {
+    format!(
+        "INSERT INTO executions
+         (id, workflow, status, created_at, backend, request_id, definition, input)
+         VALUES ('{id}', 'echo', '{status}', 1, '{backend}', '{id}',
+         '{{\"kind\":\"echo\",\"delay\":{{\"secs\":0,\"nanos\":0}}}}', '{{\"broken');"
+    )
+}
+
 /// Statements that add an event to each lane, an accepted and a running execution, of which none
 /// can be read.
 #[cfg(feature = "sqlite")]
 fn insert_unreadable() -> String {
-    let columns = "id, workflow, status, created_at, backend, request_id, definition, input";
-    let execution = |id: &str, status: &str| {
-        format!(
-            "INSERT INTO executions ({columns}) VALUES ('{id}', 'echo', '{status}', 1, 'embedded',
-             '{id}', '{{\"kind\":\"echo\",\"delay\":{{\"secs\":0,\"nanos\":0}}}}', '{{\"broken');"
-        )
-    };
-    let lanes = (0..16).map(|lane| {
-        format!(
-            "INSERT INTO outbox (lane, source, event_id, content_hash, event, state, created_at,
-             refusals) VALUES ({lane}, 's', 'broken-{lane}', 'h', '{{\"broken', 'pending', 1, 0);"
-        )
-    });
-    lanes.chain([execution("waits", "accepted"), execution("runs", "running")]).collect()
+    let events = (0..16).map(|lane| unreadable_event(&format!("broken-{lane}"), lane));
+    let executions = [("waits", "accepted"), ("runs", "running")]
+        .map(|(id, status)| unreadable_execution(id, status, "embedded"));
+    events.chain(executions).collect()
 }
 
 #[cfg(feature = "sqlite")]

@@ -25,9 +25,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::awkward::{unreadable_event, unreadable_execution};
 use crate::support::{
     DEADLINE, Database, Link, Passing, Postgres, Redis, Service, Setup, Temporal, eventually,
-    faketime::Clock, http_client, ledger::Ledger, signal,
+    faketime::Clock, http_client, ledger::Ledger, rtt, signal,
 };
 
 /// Faults of the short form, each kind once.
@@ -45,6 +46,11 @@ enum Fault {
     EndPostgresSessions,
     StopTemporal,
     KillWorker,
+    /// Rows that nobody can read.
+    SpoilRows,
+    /// A replica dies while a server does not answer it: between claim and start, between start and
+    /// store, or in the middle of a batch.
+    KillBetween(Peer),
     /// A fault of the link from all replicas to a server.
     Link(Peer, Passing),
 }
@@ -57,7 +63,7 @@ enum Peer {
 }
 
 impl Fault {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 23] = [
         Self::KillReplica,
         Self::PauseReplica,
         Self::JumpClocks,
@@ -68,6 +74,10 @@ impl Fault {
         Self::EndPostgresSessions,
         Self::StopTemporal,
         Self::KillWorker,
+        Self::SpoilRows,
+        Self::KillBetween(Peer::Redis),
+        Self::KillBetween(Peer::Postgres),
+        Self::KillBetween(Peer::Temporal),
         Self::Link(Peer::Redis, Passing::Cut),
         Self::Link(Peer::Redis, Passing::Stalled),
         Self::Link(Peer::Redis, Passing::Reset),
@@ -83,6 +93,10 @@ impl Fault {
 /// The choices that a seed makes.
 struct Schedule {
     replicas: usize,
+    /// The size of each replica's pools.
+    pool: usize,
+    /// The distance to all servers, unless `TEST_RTT` sets it.
+    rtt: Duration,
     /// The fault, and the replica that it hits, if any.
     faults: Vec<(Fault, usize, Duration)>,
 }
@@ -92,6 +106,8 @@ impl Schedule {
     fn new(seed: u64, count: usize) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let replicas = random.random_range(2..=4);
+        let pool = if random.random_bool(0.5) { 2 } else { 10 };
+        let micros = *[0, 600, 2000, 20_000].choose(&mut random).expect("there are some");
         let mut faults = Vec::new();
         while faults.len() < count {
             let kinds: Vec<Fault> =
@@ -103,7 +119,8 @@ impl Schedule {
             }
         }
         faults.truncate(count);
-        Self { replicas, faults }
+        let rtt = if rtt().is_zero() { Duration::from_micros(micros) } else { rtt() };
+        Self { replicas, pool, rtt, faults }
     }
 }
 
@@ -122,10 +139,12 @@ struct Fleet {
     prefix: String,
     worker: Service,
     replicas: Vec<Service>,
+    /// How often rows were spoiled.
+    spoiled: usize,
 }
 
 impl Fleet {
-    async fn start(replicas: usize) -> Self {
+    async fn start(schedule: &Schedule) -> Self {
         let (redis, postgres, temporal) =
             tokio::join!(Redis::start(), Postgres::start(), Temporal::start());
         let database = Database::create_on(postgres.url()).await;
@@ -138,12 +157,16 @@ impl Fleet {
         let worker = setup(&redis.address(), &database.url, &temporal.address(), &prefix);
         let worker = worker.argument("worker").launch();
         let url = database.url_at(&to_postgres.address);
+        let pool = schedule.pool.to_string();
         let replica = || {
-            let setup = setup(&to_redis.address, &url, &to_temporal.address, &prefix);
+            let setup = setup(&to_redis.address, &url, &to_temporal.address, &prefix)
+                .set("database.pool.max_size", &pool)
+                .set("event_broker.pool.max_size", &pool)
+                .away(schedule.rtt);
             clock.rule(setup).start()
         };
         let mut running = Vec::new();
-        for _ in 0..replicas {
+        for _ in 0..schedule.replicas {
             running.push(replica().await);
         }
         for replica in &running {
@@ -162,6 +185,7 @@ impl Fleet {
             prefix,
             worker,
             replicas: running,
+            spoiled: 0,
         }
     }
 
@@ -213,6 +237,15 @@ impl Fleet {
             }
             Fault::EndPostgresSessions => self.end_postgres_sessions().await,
             Fault::KillWorker => self.kill_worker(lasts).await,
+            Fault::SpoilRows => self.spoil_rows().await,
+            Fault::KillBetween(peer) => {
+                self.link(peer).set(Passing::Stalled);
+                sleep(lasts).await;
+                let killed = self.replicas.remove(replica).kill();
+                self.link(peer).set(Passing::Open);
+                ledger.send_to(&self.running(None));
+                self.replicas.push(killed.start().await);
+            }
             Fault::Link(peer, passing) => {
                 let link = self.link(peer);
                 link.set(passing);
@@ -238,6 +271,13 @@ impl Fleet {
         let (redis, temporal) = (self.redis.address(), self.temporal.address());
         let worker = setup(&redis, &self.database.url, &temporal, &self.prefix);
         self.worker = worker.argument("worker").launch();
+    }
+
+    async fn spoil_rows(&mut self) {
+        let id = format!("spoiled-{}", self.spoiled);
+        self.spoiled += 1;
+        self.database.within(&unreadable_event(&id, 0)).await;
+        self.database.within(&unreadable_execution(&id, "accepted", "temporal")).await;
     }
 
     fn link(&self, peer: Peer) -> &Link {
@@ -366,9 +406,10 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
 async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
     let seed = number("CHAOS_SEED").unwrap_or_else(rand::random);
     let schedule = Schedule::new(seed, number("CHAOS_FAULTS").unwrap_or(FAULTS));
-    println!("CHAOS_SEED={seed}, {} replicas", schedule.replicas);
+    let Schedule { replicas, pool, rtt, .. } = schedule;
+    println!("CHAOS_SEED={seed}, {replicas} replicas with pools of {pool}, servers {rtt:?} away");
     let begin = Instant::now();
-    let mut fleet = Fleet::start(schedule.replicas).await;
+    let mut fleet = Fleet::start(&schedule).await;
     let ledger = Ledger::new(&fleet.running(None));
     let executions = Arc::new(Mutex::new(BTreeMap::new()));
     let proof = async {
@@ -379,16 +420,15 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
         let repeats = ledger.check(service).await;
         service.healthy().await;
         for destination in ["event_broker", "execution_service"] {
-            let letters = format!("/v1/dead-letters?destination={destination}");
-            let letters = service.json(&letters).await;
-            assert_eq!(letters["items"], json!([]), "dead letters without cause");
+            only_what_is_spoiled_is_dead(service, destination, fleet.spoiled).await;
         }
         println!(
             "{:.0} s: {} events accepted, {repeats} delivered again, {} executions accepted, \
-             {started} started; 0 lost, 0 started twice, 0 dead letters, order kept",
+             {started} started; 0 lost, 0 started twice, {} dead letters of each kind, as expected, order kept",
             begin.elapsed().as_secs_f64(),
             ledger.total(),
             executions.len(),
+            fleet.spoiled,
         );
     };
     let proved = AssertUnwindSafe(proof).catch_unwind().await;
@@ -396,6 +436,20 @@ async fn nothing_accepted_is_lost_or_started_twice_whatever_happens() {
         let kept = fleet.keep(&ledger, &executions.lock());
         eprintln!("CHAOS_SEED={seed} failed, see {}", kept.display());
         resume_unwind(panic);
+    }
+}
+
+/// Asserts that the dead letters are exactly the rows that cannot be read.
+async fn only_what_is_spoiled_is_dead(service: &Service, destination: &str, spoiled: usize) {
+    let path = format!("/v1/dead-letters?destination={destination}&limit=200");
+    let letters = eventually("what cannot be read is set aside", async || {
+        let letters = service.json(&path).await["items"].as_array()?.clone();
+        (letters.len() >= spoiled).then_some(letters)
+    })
+    .await;
+    assert_eq!(letters.len(), spoiled, "dead letters without cause: {letters:?}");
+    for letter in letters {
+        assert!(letter["error"].as_str().unwrap().contains("cannot be read"), "{letter}");
     }
 }
 

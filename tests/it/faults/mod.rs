@@ -12,3 +12,5 @@ mod distance;
 #[cfg(any(feature = "redis", feature = "temporal", feature = "postgres"))]
 mod network;
 mod outbox;
+#[cfg(all(feature = "sqlite", feature = "temporal"))]
+mod throttled;
