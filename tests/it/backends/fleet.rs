@@ -6,7 +6,8 @@ use crate::support::{
     DEADLINE, Database, Link, Passing, Redis, Setup, Temporal, answer, eventually, signal, variable,
 };
 
-fn fleet(redis: &Redis, database: &Database, queue: &str) -> Setup {
+/// Settings that all processes share, with a task queue of their own.
+pub(crate) fn fleet(redis: &Redis, database: &Database, queue: &str) -> Setup {
     Setup::new()
         .variable("REDIS_URL", &redis.url())
         .variable("DATABASE_URL", &database.url)

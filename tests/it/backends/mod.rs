@@ -1,7 +1,7 @@
 //! Tests on the production backends, and with each pool and database.
 
 #[cfg(all(feature = "redis", feature = "worker", feature = "postgres"))]
-mod fleet;
+pub(crate) mod fleet;
 #[cfg(feature = "postgres")]
 mod locks;
 #[cfg(feature = "sqlite")]

@@ -1,8 +1,12 @@
 //! The move from the embedded database to `PostgreSQL`.
 
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use serde_json::json;
 
-use crate::support::{Database, Redis, Setup, answer, eventually, free_port};
+use crate::{
+    faults::awkward::unreadable_event,
+    support::{Database, Redis, Setup, answer, eventually, free_port},
+};
 
 /// A service that was started beside the file may have accepted other work under the same id.
 #[tokio::test]
@@ -57,8 +61,12 @@ async fn everything_in_the_embedded_database_moves_to_postgres() {
     let (status, published) = embedded.send("/v1/events", &event).await;
     assert_eq!(status, 202);
 
+    let file = embedded.path().join("data/agentarea.db");
     let setup =
         embedded.kill().variable("REDIS_URL", &redis.url()).variable("DATABASE_URL", &database.url);
+    let mut damaging = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+    damaging.batch_execute(&unreadable_event("damaged", 0)).unwrap();
+    drop(damaging);
     // The service warns if the move was forgotten.
     let forgetful = setup.start().await;
     forgetful.healthy().await;
@@ -67,7 +75,6 @@ async fn everything_in_the_embedded_database_moves_to_postgres() {
     })
     .await;
 
-    let file = forgetful.path().join("data/agentarea.db");
     let file = format!("sqlite:{}", file.display());
     let setup = forgetful.kill();
     let output = setup.output_of(&["migrate", "--from", &file]).await;
@@ -89,6 +96,11 @@ async fn everything_in_the_embedded_database_moves_to_postgres() {
     assert_eq!(events.ids(1).await, [published["id"].as_str().unwrap()]);
     assert_eq!(service.result("first").await["result"], 1);
     assert_eq!(start(&service).await, (status, first), "the key is known");
+    let damaged = eventually("what cannot be read has moved too", async || {
+        service.json("/v1/dead-letters").await["items"].as_array()?.first().cloned()
+    })
+    .await;
+    assert!(damaged["error"].as_str().unwrap().contains("cannot be read"), "{damaged}");
     assert!(!service.log().contains("migrate --from"), "nothing is left behind");
     drop(service);
     database.drop().await;

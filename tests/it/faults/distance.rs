@@ -5,9 +5,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{
-    Database, Redis, Service, Setup, answer, cloud_event, eventually, metric, send_cloud_event,
-    variable,
+use crate::{
+    backends::fleet::fleet,
+    support::{
+        Database, Redis, Service, answer, cloud_event, eventually, metric, send_cloud_event,
+    },
 };
 
 const NEAR: Duration = Duration::from_millis(2);
@@ -16,16 +18,6 @@ const FAR: Duration = Duration::from_millis(20);
 /// Events and executions of many clients at once.
 const CLIENTS: usize = 16;
 const EACH: usize = 4;
-
-fn fleet(redis: &Redis, database: &Database, queue: &str, rtt: Duration) -> Setup {
-    Setup::new()
-        .variable("REDIS_URL", &redis.url())
-        .variable("DATABASE_URL", &database.url)
-        .variable("TEMPORAL_ADDRESS", &variable("TEST_TEMPORAL_ADDRESS"))
-        .variable("TEMPORAL_TASK_QUEUE", queue)
-        .set("execution_service.probe.timeout", "\"400ms\"")
-        .away(rtt)
-}
 
 async fn sends_both(service: &Service, client: usize) -> Vec<String> {
     let mut ids = Vec::new();
@@ -41,7 +33,7 @@ async fn sends_both(service: &Service, client: usize) -> Vec<String> {
 async fn accepted_work_moves(rtt: Duration) {
     let (redis, database) = (Redis::start().await, Database::create().await);
     let queue = format!("it-{}", uuid::Uuid::now_v7());
-    let fleet = || fleet(&redis, &database, &queue, rtt);
+    let fleet = || fleet(&redis, &database, &queue).away(rtt);
     let worker = fleet().argument("worker").launch();
     let service = fleet()
         .set("database.pool.max_size", "2")
@@ -92,8 +84,11 @@ fn batch(from: usize, to: usize) -> Value {
 #[tokio::test]
 async fn a_batch_of_thousands_with_a_key_or_known_events_is_accepted_from_20_ms_away() {
     let (redis, database) = (Redis::start().await, Database::create().await);
-    let service =
-        fleet(&redis, &database, "batches", FAR).set("server.max_body", "\"8MiB\"").start().await;
+    let service = fleet(&redis, &database, "batches")
+        .away(FAR)
+        .set("server.max_body", "\"8MiB\"")
+        .start()
+        .await;
     service.healthy().await;
     let send = async |events: &Value, key: Option<&str>| {
         let mut request = service
