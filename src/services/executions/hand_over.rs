@@ -72,14 +72,8 @@ pub(super) struct HandOver {
 
 /// The answer of the backend to a start.
 enum Answer {
-    /// It runs, or has run.
-    Started,
-    /// Another execution holds the id.
-    IdTaken,
-    /// It was first tried so long ago that the backend may have forgotten it.
-    TooLate,
-    /// The backend refuses this very execution.
-    Refused(Error),
+    /// It concerns this very execution, and is stored.
+    Verdict(Verdict),
     /// The backend asks for fewer calls.
     Throttled,
     /// The backend was not reached, or did not answer.
@@ -87,6 +81,18 @@ enum Answer {
         /// True when it certainly has not received the start.
         untried: bool,
     },
+}
+
+/// What the backend says of one execution.
+enum Verdict {
+    /// It runs, or has run.
+    Started,
+    /// Another execution holds the id.
+    IdTaken,
+    /// It was first tried so long ago that the backend may have forgotten it.
+    TooLate,
+    /// The backend refuses it.
+    Refused(Error),
 }
 
 impl HandOver {
@@ -154,14 +160,14 @@ impl HandOver {
     /// Asks the backend to start an execution.
     async fn ask_to_start(&self, claimed: &ClaimedExecution) -> Answer {
         let error = match self.service.start(&start_request(claimed)).await {
-            Ok(Started::Started) => return Answer::Started,
-            Ok(Started::TooLate) => return Answer::TooLate,
+            Ok(Started::Started) => return Answer::Verdict(Verdict::Started),
+            Ok(Started::TooLate) => return Answer::Verdict(Verdict::TooLate),
             Err(error) => error,
         };
         match error.kind() {
-            ErrorKind::AlreadyExists => Answer::IdTaken,
+            ErrorKind::AlreadyExists => Answer::Verdict(Verdict::IdTaken),
             ErrorKind::Throttled => Answer::Throttled,
-            kind if kind.refuses_call() => Answer::Refused(error),
+            kind if kind.refuses_call() => Answer::Verdict(Verdict::Refused(error)),
             kind => {
                 let id = &claimed.execution.id;
                 tracing::debug!(%error, execution.id = id, "a start will be repeated");
@@ -170,25 +176,24 @@ impl HandOver {
         }
     }
 
-    /// Stores the backend's answer. If that fails, the claim ends by itself, and another attempt
-    /// gets the same answer.
-    async fn keep(&self, claimed: &ClaimedExecution, answer: Answer, stop: &CancellationToken) {
+    /// Stores a verdict. If that fails, the claim ends by itself, and another attempt gets the same
+    /// verdict.
+    async fn keep(&self, claimed: &ClaimedExecution, verdict: Verdict, stop: &CancellationToken) {
         let execution = &OpenExecution::from(&claimed.execution);
-        let kept = match answer {
-            Answer::Started => self.store(execution, &Outcome::running(time::now()), stop).await,
-            Answer::IdTaken => {
+        let kept = match verdict {
+            Verdict::Started => self.store(execution, &Outcome::running(time::now()), stop).await,
+            Verdict::IdTaken => {
                 let outcome = Outcome::ended(Status::Failed, "id_taken", time::now());
                 self.store(execution, &outcome, stop).await
             }
-            Answer::TooLate => {
+            Verdict::TooLate => {
                 let message = "it was first tried so long ago that it may have run since";
                 self.reject(execution, claimed.fence, message).await
             }
-            Answer::Refused(error) => self.refused(claimed, &error).await,
-            Answer::Throttled | Answer::Failed { .. } => Ok(()),
+            Verdict::Refused(error) => self.refused(claimed, &error).await,
         };
         if let Err(error) = kept {
-            tracing::debug!(%error, execution.id, "the answer to a start is not stored");
+            tracing::debug!(%error, execution.id, "what became of a start is not stored");
         }
     }
 

@@ -183,12 +183,12 @@ impl HandOvers {
                 self.release_held(vec![held]);
                 self.failed();
             }
-            answer => {
+            Answer::Verdict(verdict) => {
                 self.pace.started(took, self.starting.len() + 1);
                 self.reached();
                 let (hand_over, stop) = (Arc::clone(&self.hand_over), self.stop.clone());
                 self.storing
-                    .spawn(async move { hand_over.keep(&held.claimed, answer, &stop).await });
+                    .spawn(async move { hand_over.keep(&held.claimed, verdict, &stop).await });
             }
         }
     }
