@@ -104,17 +104,17 @@ fn brief(reports: &[ConnectionReport]) -> String {
 fn detailed(state: &State, reports: &[ConnectionReport]) -> String {
     let connections = section("Connections", &cards(reports.iter().map(card)));
     let (events, executions) = (state.relay.waiting(), state.executions.waiting());
-    let rows = waiting_row("events, for the event broker", &events)
-        + &waiting_row("executions, for the execution service", &executions);
     let counted = events
         .counted_ago
         .map_or("not yet".to_owned(), |age| format!("{:.0} s ago", age.as_secs_f64()));
+    let waiting = [
+        waiting_card("Events, for the event broker", &events),
+        waiting_card("Executions, for the execution service", &executions),
+    ];
     let outbox = format!(
-        "<table><caption>What was accepted and is not handed over yet, counted {counted}; what this \
-         process accepts and hands over, over the last minute.</caption><thead><tr>\
-         <th scope=col>Accepted</th><th scope=col>Waiting</th><th scope=col>Oldest</th>\
-         <th scope=col>In</th><th scope=col>Out</th><th scope=col>Late since</th>\
-         <th scope=col>Dead letters</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<p class=note>What was accepted and is not handed over yet, counted {counted}. In and out: \
+         what this process accepted and handed over, over the last minute.</p>{}",
+        cards(waiting.into_iter())
     );
     let timeline = timeline(state);
     connections + &section("Outbox", &outbox) + &section("State changes", &timeline)
@@ -159,13 +159,11 @@ fn card(report: &ConnectionReport) -> String {
     if let Some((kind, at)) = report.last_error {
         facts.push(("last error", format!("{}, {}", kind.as_str(), moment(at))));
     }
-    let facts: Vec<_> =
-        facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
-    let facts = facts.concat();
+    let facts = list(&facts);
     let latency = report.probe.map_or(0.0, |probe| probe.latency.as_secs_f64() * 1e3);
     format!(
         "<article data-connection=\"{}\" data-uses=\"{}\" data-acquire-mean=\"{mean}\" \
-         data-latency=\"{latency}\" data-ok=\"{}\">{}<dl>{facts}</dl></article>",
+         data-latency=\"{latency}\" data-ok=\"{}\">{}{facts}</article>",
         report.name,
         report.uses,
         report.probe.is_none_or(|probe| probe.ok),
@@ -173,16 +171,23 @@ fn card(report: &ConnectionReport) -> String {
     )
 }
 
-fn waiting_row(what: &str, waiting: &Waiting) -> String {
+fn waiting_card(what: &str, waiting: &Waiting) -> String {
     let Backlog { rows, oldest, dead } = waiting.backlog;
     let none = || "–".to_owned();
-    let oldest = oldest.map_or_else(none, |age| format!("{:.0} s", age.as_secs_f64()));
-    let late = waiting.late_since.map_or_else(none, moment);
     let (accepted, delivered) = (waiting.accepted_per_second, waiting.delivered_per_second);
-    format!(
-        "<tr><th scope=row>{what}</th><td>{rows}</td><td>{oldest}</td><td>{accepted:.1}/s</td>\
-         <td>{delivered:.1}/s</td><td>{late}</td><td>{dead}</td></tr>"
-    )
+    let facts = list(&[
+        ("waiting", rows.to_string()),
+        ("oldest", oldest.map_or_else(none, |age| format!("{:.0} s", age.as_secs_f64()))),
+        ("in, out", format!("{accepted:.1}/s, {delivered:.1}/s")),
+        ("late since", waiting.late_since.map_or_else(none, moment)),
+        ("dead letters", dead.to_string()),
+    ]);
+    format!("<article><h3>{what}</h3>{facts}</article>")
+}
+
+fn list(facts: &[(&str, String)]) -> String {
+    let facts = facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>"));
+    format!("<dl>{}</dl>", facts.collect::<String>())
 }
 
 /// The last state changes of all connections, newest first.
