@@ -242,7 +242,8 @@ mod health {
         let key = key_file.to_str().unwrap();
         let text = stdout(&ask(&service, &["--key-file", key]).output().unwrap());
         assert!(text.contains("sqlite") && text.contains("ok in "), "{text}");
-        assert!(text.contains("0 waiting for event_broker, 0 dead letters"), "{text}");
+        let waiting = "0 waiting for event_broker, 0.0/s in, 0.0/s out, 0 dead letters";
+        assert!(text.contains(waiting), "{text}");
         assert!(!text.contains(ESCAPE), "{text}");
         let output =
             ask(&service, &["--format", "json"]).env("AGENTAREA_KEY_FILE", key).output().unwrap();
