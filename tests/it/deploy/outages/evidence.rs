@@ -25,10 +25,13 @@ const VARYING: [&str; 11] = [
     "timestamp",
 ];
 /// Keys that are irrelevant to an outage.
-const ASIDE: [&str; 8] = [
+const ASIDE: [&str; 11] = [
+    "accepted_per_second",
     "counted_seconds_ago",
+    "delivered_per_second",
     "event",
     "input",
+    "late_since",
     "name",
     "pool",
     "recoveries",
